@@ -1,0 +1,1 @@
+"""Runs on every host: libvirt lives only here; threads, no gevent."""

@@ -1,0 +1,29 @@
+"""DataCenter and Cluster rows."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.db import Base, HasId, ref
+
+
+class DataCenter(HasId, Base):
+    """Hosts that share storage and networks."""
+
+    __tablename__ = "data_center"
+    kind = "datacenter"
+    name: Mapped[str] = mapped_column(unique=True)
+    description: Mapped[str] = mapped_column(default="", server_default="")
+
+
+class Cluster(HasId, Base):
+    """Hosts alike enough that a VM may run on any of them."""
+
+    __tablename__ = "cluster"
+    kind = "cluster"
+    name: Mapped[str] = mapped_column(unique=True)
+    description: Mapped[str] = mapped_column(default="", server_default="")
+    data_center_id: Mapped[UUID] = ref("data_center.id")
+    memory_overcommit_percent: Mapped[int] = mapped_column(default=100, server_default="100")

@@ -1,0 +1,97 @@
+"""A person's permissions read from rows, and the questions every page, call and stream asks of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backend.clusters.models import Cluster
+from backend.db import Tx
+from backend.directory.models import Membership, Permission
+from backend.directory.rules import Grant, Path, may, places
+from backend.errors import Denied, NotFound
+from backend.tasks.command import Actor
+
+# where an object of each kind hangs: (table, its parents' kinds by column, nearest first)
+_PARENTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "vm": ("vm", (("pool", "pool_id"), ("cluster", "cluster_id"))),
+    "pool": ("pool", (("cluster", "cluster_id"),)),
+    "template": ("template", (("cluster", "cluster_id"),)),
+    "host": ("host", (("cluster", "cluster_id"),)),
+    "cluster": ("cluster", (("datacenter", "data_center_id"),)),
+    "storagedomain": ("storage_domain", (("datacenter", "data_center_id"),)),
+    "lease": ("lease", (("pool", "pool_id"),)),
+    "member": ("pool_member", (("pool", "pool_id"),)),
+}
+
+
+def grants_of(tx: Tx, user_id: UUID) -> list[Grant]:
+    """The person's own permissions and those of all their groups, nested ones included."""
+    mine = sa.select(Membership.group_id).where(Membership.user_id == user_id)
+    rows = tx.execute(
+        sa.select(Permission.role, Permission.object_type, Permission.object_id, Permission.valid_from, Permission.valid_until)
+        .where(sa.or_(Permission.user_id == user_id, Permission.group_id.in_(mine)))
+    )
+    return [Grant(*row) for row in rows]
+
+
+def path_of(tx: Tx, kind: str, id: UUID | None) -> Path:
+    """The object and everything above it, nearest first; `NotFound` when there is no such object."""
+    found: list[tuple[str, UUID | None]] = []
+    todo: list[tuple[str, UUID]] = [(kind, id)] if id is not None else []
+    while todo:
+        here = todo.pop(0)
+        if here in found:
+            continue
+        found.append(here)
+        if here[0] not in _PARENTS:
+            continue
+        table, parents = _PARENTS[here[0]]
+        columns = [sa.column(column) for _, column in parents]
+        row = tx.execute(sa.select(*columns).select_from(sa.table(table)).where(sa.column("id") == here[1])).first()
+        if row is None:
+            raise NotFound("not_found", f"There is no {here[0]} with the id {here[1]}.", kind=here[0], id=str(here[1]))
+        todo += [(parent, value) for (parent, _), value in zip(parents, row, strict=True) if value is not None]
+    return (*found, ("system", None))
+
+
+def require(tx: Tx, actor: Actor, permit: str, kind: str, id: UUID | None, now: datetime) -> None:
+    """`Denied` in words unless the actor may; `NotFound` when they may not even know of the thing."""
+    if actor.is_system:
+        return
+    assert actor.user_id is not None
+    grants, path = grants_of(tx, actor.user_id), path_of(tx, kind, id)
+    if may(grants, permit, path, now):
+        return
+    if id is not None and not may(grants, see_permit(kind), path, now) and not may(grants, "desktop.use", path, now):
+        raise NotFound("not_found", f"There is no {kind} with the id {id}.", kind=kind, id=str(id))
+    raise Denied("denied", f"You may not do this: it needs the right “{permit}”. Ask your administrator.", permit=permit)
+
+
+def see_permit(kind: str) -> str:
+    """The permit that lets one see objects of this kind."""
+    return {
+        "member": "pool.see", "disk": "storage.see", "storagedomain": "storage.see", "datacenter": "cluster.see",
+        "group": "user.see", "permission": "user.see", "session": "user.see", "directory": "user.see", "decision": "lease.see",
+    }.get(kind, f"{kind}.see")
+
+
+def visible(grants: list[Grant], permit: str, now: datetime, *, columns: dict[str, Any]) -> Any:
+    """A WHERE clause for a list: rows below an object on which the permit is given.
+
+    `columns` maps object types to the row's column: {"vm": Vm.id, "pool": Vm.pool_id, "cluster": Vm.cluster_id};
+    clusters of a permitted data center count where a "cluster" column is given.
+    """
+    given = places(grants, permit, now)
+    if ("system", None) in given:
+        return sa.true()
+    clauses = []
+    for kind, column in columns.items():
+        if ids := [id for k, id in given if k == kind]:
+            clauses.append(column.in_(ids))
+    if "cluster" in columns and (ids := [id for k, id in given if k == "datacenter"]):
+        clauses.append(columns["cluster"].in_(sa.select(Cluster.id).where(Cluster.data_center_id.in_(ids))))
+    return sa.or_(*clauses) if clauses else sa.false()

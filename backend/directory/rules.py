@@ -1,0 +1,76 @@
+"""Pure: may these permissions do this on this object; roles, permits and the tree of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+OBJECT_TYPES = ("system", "datacenter", "cluster", "host", "storagedomain", "template", "vm", "pool")
+
+ROLES: dict[str, frozenset[str]] = {
+    # the person whose desktop it is
+    "user": frozenset({"desktop.use"}),
+    # runs pools: members, leases, entitlements, and the VMs and tasks below them
+    "pool_admin": frozenset({
+        "pool.see", "pool.edit", "pool.entitle", "pool.remove", "lease.see", "lease.reclaim", "vm.see", "vm.operate",
+        "task.see", "event.see", "directory.search", "console.see", "console.end", "template.see", "cluster.see",
+    }),
+    # may look at everything and change nothing
+    "auditor": frozenset({
+        "pool.see", "lease.see", "vm.see", "host.see", "task.see", "event.see", "console.see", "template.see",
+        "cluster.see", "storage.see", "user.see", "directory.search",
+    }),
+    # runs the place
+    "system_admin": frozenset({"*"}),
+}
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One permission as plain data; `object_id` is None for the system itself."""
+
+    role: str
+    object_type: str
+    object_id: UUID | None
+    valid_from: datetime | None = None
+    valid_until: datetime | None = None
+
+    def holds(self, now: datetime) -> bool:
+        """Whether `now` lies within its period."""
+        return (self.valid_from is None or self.valid_from <= now) and (self.valid_until is None or now < self.valid_until)
+
+
+Path = tuple[tuple[str, UUID | None], ...]
+"""An object and everything above it, nearest first: (("vm", id), ("pool", id), ("cluster", id), …, ("system", None))."""
+
+
+def permits(role: str, permit: str) -> bool:
+    """Whether the role has the permit."""
+    held = ROLES.get(role, frozenset())
+    return "*" in held or permit in held
+
+
+def may(grants: Iterable[Grant], permit: str, path: Path, now: datetime) -> bool:
+    """Whether any of the grants allows this on the object at the head of the path.
+
+    `desktop.use` is never given by an administrator's role: who runs a pool is not thereby its user."""
+    places = set(path)
+    for grant in grants:
+        if (grant.object_type, grant.object_id) not in places or not grant.holds(now):
+            continue
+        if permit == "desktop.use":
+            if grant.role == "user":
+                return True
+        elif permits(grant.role, permit):
+            return True
+    return False
+
+
+def places(grants: Iterable[Grant], permit: str, now: datetime) -> set[tuple[str, UUID | None]]:
+    """The objects on which the permit is given directly; everything below them counts too."""
+    return {
+        (g.object_type, g.object_id) for g in grants
+        if g.holds(now) and (g.role == "user" if permit == "desktop.use" else permits(g.role, permit))
+    }

@@ -1,0 +1,41 @@
+"""Host and HostStats rows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.db import Base, HasId, Json, ref
+from backend.hosts.machine import HOST
+
+
+class Host(HasId, Base):
+    """A machine that runs VMs, and what its agent last said of it."""
+
+    __tablename__ = "host"
+    kind = "host"
+    machine = HOST
+    name: Mapped[str] = mapped_column(unique=True)
+    cluster_id: Mapped[UUID] = ref("cluster.id", index=True)
+    state: Mapped[str] = mapped_column(default=HOST.initial)
+    address: Mapped[str] = mapped_column(default="", server_default="")  # how the manager reaches the agent
+    port: Mapped[int] = mapped_column(default=0, server_default="0")  # asks, over mutual TLS
+    console_port: Mapped[int] = mapped_column(default=0, server_default="0")  # consoles, over mutual TLS
+    enroll_hash: Mapped[bytes | None] = mapped_column(sa.LargeBinary)  # SHA-256 of the one-time token
+    enroll_until: Mapped[datetime | None]
+    enroll_csr: Mapped[str | None]  # waits for the manager's CA
+    certificate: Mapped[str | None]  # PEM, as signed
+    virt_type: Mapped[str] = mapped_column(default="qemu", server_default="qemu")
+    hypervisor: Mapped[str] = mapped_column(default="", server_default="")
+    agent_version: Mapped[str] = mapped_column(default="", server_default="")
+    boot_id: Mapped[str] = mapped_column(default="", server_default="")
+    cpus: Mapped[int] = mapped_column(default=0, server_default="0")
+    memory_mib: Mapped[int] = mapped_column(default=0, server_default="0")
+    memory_free_mib: Mapped[int] = mapped_column(default=0, server_default="0")
+    load1: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    silences: Mapped[int] = mapped_column(default=0, server_default="0")  # reports missed in a row
+    reported_at: Mapped[datetime | None]
+    facts: Mapped[Json] = mapped_column(default=dict, server_default="{}")

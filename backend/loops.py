@@ -1,0 +1,85 @@
+"""`Loop`: every N seconds, on one leader (advisory lock): `gather()` without, `apply(tx, …)` within a transaction."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+import structlog
+
+from backend.db import Sessions, Tx
+
+log = structlog.get_logger("loops")
+
+
+class Loop(Protocol):
+    """Work that comes again: a name, a pace, what to find out, and what to decide of it."""
+
+    name: str
+    every_s: float
+
+    def gather(self) -> Any:
+        """Find out, outside any transaction: ask hosts, directories. None when there is nothing to ask."""
+
+    def apply(self, tx: Tx, found: Any) -> None:
+        """Decide and record, in one transaction; never asks the outside world."""
+
+
+def tick(sessions: Sessions, loop: Loop) -> None:
+    """One round of the loop."""
+    found = loop.gather()
+    with sessions.begin() as tx:
+        loop.apply(tx, found)
+
+
+class Leader:
+    """Leadership of one loop: a session-level advisory lock on a connection of its own, lost with it."""
+
+    def __init__(self, sessions: Sessions, name: str) -> None:
+        self._engine: sa.Engine = sessions.kw["bind"]
+        self._key = zlib.crc32(f"leasehold-loop:{name}".encode())
+        self._connection: sa.Connection | None = None
+
+    def leads(self) -> bool:
+        """Whether this process leads now; tries to become the leader when nobody is."""
+        try:
+            if self._connection is not None:
+                self._connection.execute(sa.text("SELECT 1"))
+                return True
+            connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            if connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": self._key}).scalar():
+                self._connection = connection
+                return True
+            connection.close()
+        except sa.exc.DBAPIError:
+            self.resign()
+        return False
+
+    def resign(self) -> None:
+        """Let another process lead."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection = None
+
+
+def run(sessions: Sessions, loops: Sequence[Loop], stopping: threading.Event) -> list[threading.Thread]:
+    """Run every loop in a thread of its own until `stopping` is set."""
+
+    def forever(loop: Loop) -> None:
+        leader = Leader(sessions, loop.name)
+        while not stopping.wait(loop.every_s):
+            try:
+                if leader.leads():
+                    tick(sessions, loop)
+            except Exception:  # noqa: BLE001 -- the edge: one bad round must not end the loop
+                log.exception("loop round failed", loop=loop.name)
+        leader.resign()
+
+    threads = [threading.Thread(target=forever, args=(loop,), name=f"loop-{loop.name}", daemon=True) for loop in loops]
+    for thread in threads:
+        thread.start()
+    return threads
+

@@ -1,0 +1,1 @@
+"""Alembic revisions, each marked pre or post."""

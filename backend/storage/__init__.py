@@ -1,0 +1,1 @@
+"""Storage domains, disks and their volumes."""

@@ -1,0 +1,103 @@
+"""`Command` (what is wanted), `Call` (what to ask a host), `Job`, `Actor`; the contract every command file follows.
+
+A command is a frozen dataclass whose fields are what its caller must say. It declares
+
+    name         wire name, "vm.start"; noun first
+    permission   the permit its actor needs on its target, "vm.operate"
+    steps        the names of its steps; () for one that only writes rows
+
+and answers
+
+    target(tx)          (kind, id) of the object it is about, for the permission and for the task's row
+    title(tx)           "Start VM w7": what people read in the task list
+    locks(tx)           the things no other task may hold meanwhile
+    check(tx)           may refuse, may not change anything
+
+and then either, without steps,
+
+    run(tx, actor, now) do it now, in the caller's transaction; answers the task's result (JSON) or None
+
+or, for each step x,
+
+    x(tx, job)                  first transaction: decide, change rows, and answer a `Call` or None
+    x_done(tx, job, result)     second transaction: record the host's answer (already typed)
+    x_failed(tx, job, failure)  … or its refusal; the task then fails, after undoing what was done
+    x_undo(tx, job)             optional: answer the `Call` (or None) that takes the finished step back
+    ended(tx, job, state)       optional: last words in the transaction that ends the task
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar, Protocol
+from uuid import UUID
+
+from backend.db import Tx
+from backend.errors import Refused
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who wants it: a signed-in person, or the system itself (which may do everything)."""
+
+    user_id: UUID | None
+    name: str
+    reason: str = ""
+
+    @property
+    def is_system(self) -> bool:
+        return self.user_id is None
+
+
+SYSTEM = Actor(None, "Leasehold")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A question for one host: a verb of `hostapi.verbs.STEPS` and its arguments by name."""
+
+    host_id: UUID
+    verb: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a step may know of the task that it belongs to and of the time; `results` are earlier steps' answers by name."""
+
+    task_id: int
+    actor: Actor
+    results: Mapping[str, Any]
+    now: datetime
+
+
+class Command(Protocol):
+    """What somebody wants; see this module's docstring."""
+
+    name: ClassVar[str]
+    permission: ClassVar[str]
+    steps: ClassVar[tuple[str, ...]]
+
+    def target(self, tx: Tx) -> tuple[str, UUID | None]: ...
+    def title(self, tx: Tx) -> str: ...
+    def locks(self, tx: Tx) -> list[str]: ...
+    def check(self, tx: Tx) -> None: ...
+
+
+class Plain:
+    """The answers most commands share; a command overrides what it means otherwise."""
+
+    steps: ClassVar[tuple[str, ...]] = ()
+
+    def locks(self, tx: Tx) -> list[str]:
+        kind, id = self.target(tx)  # type: ignore[attr-defined]
+        return [f"{kind}:{id}"] if id else []
+
+    def check(self, tx: Tx) -> None:
+        return None
+
+
+class HostLost(Refused):
+    """The host that was asked is proved off, or has forgotten the step in a reboot."""

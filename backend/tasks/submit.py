@@ -1,0 +1,85 @@
+"""`submit(tx, command, actor)`: permission, check, locks, one Task row."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+from backend.changes import touch
+from backend.db import Tx
+from backend.directory import rights
+from backend.errors import Busy
+from backend.events import move, record
+from backend.tasks.command import Actor, Job
+from backend.tasks.models import ResourceLock, Task
+
+WAKE = "leasehold_tasks"  # the channel that runners listen on
+
+
+def submit(tx: Tx, command: Any, actor: Actor, now: datetime) -> Task:
+    """Write the wanted thing down as a task, or refuse in words; nothing is asked of a host here.
+
+    A command without steps is carried out at once, in this transaction, and its task is already `succeeded`.
+    """
+    kind, id = command.target(tx)
+    rights.require(tx, actor, command.permission, kind, id, now)
+    command.check(tx)
+    task = Task(
+        command=command.name, args=msgspec.to_builtins(command), title=command.title(tx), object_kind=kind, object_id=id,
+        actor_id=actor.user_id, actor_name=actor.name, reason=actor.reason, not_before=now, created_at=now,
+    )
+    tx.add(task)
+    tx.flush()
+    _lock(tx, task, sorted(set(command.locks(tx))))
+    if command.steps:
+        tx.execute(sa.text(f"NOTIFY {WAKE}"))
+        touch(tx, "task", task.id, user_id=task.actor_id)
+    else:
+        move(tx, task, "claim", started_at=now)
+        result = command.run(tx, actor, now)
+        finish(tx, task, "succeed", now, result=None if result is None else msgspec.to_builtins(result), progress=100)
+    return task
+
+
+def finish(tx: Tx, task: Task, event: str, now: datetime, **changes: Any) -> None:
+    """End a task and free what it holds."""
+    move(tx, task, event, ended_at=now, worker_id=None, claim=None, **changes)
+    tx.execute(sa.delete(ResourceLock).where(ResourceLock.task_id == task.id))
+    if event == "fail" and (error := changes.get("error")):
+        record(tx, "task.failed", task, task_id=task.id, task=task.id, title=task.title, why=error["message"])
+
+
+def cancel(tx: Tx, task: Task, now: datetime) -> None:
+    """Wish the task away: a queued one ends at once, a running one stops before its next step or within it."""
+    if task.state == "queued":
+        finish(tx, task, "cancelled", now, message="Cancelled before it began.")
+    elif task.state == "running" and not task.cancel_wanted:
+        task.cancel_wanted = True
+        task.not_before = now
+        tx.execute(sa.text(f"NOTIFY {WAKE}"))
+
+
+def job_of(task: Task, results: dict[str, Any], now: datetime) -> Job:
+    """What the steps of this task may know of it."""
+    return Job(task.id, Actor(task.actor_id, task.actor_name, task.reason), results, now)
+
+
+def _lock(tx: Tx, task: Task, resources: list[str]) -> None:
+    """Take all of them in sorted order, so that two tasks never wait for each other; `Busy` names the holder."""
+    for resource in resources:
+        taken = tx.execute(
+            pg.insert(ResourceLock).values(resource=resource, task_id=task.id)
+            .on_conflict_do_nothing().returning(ResourceLock.resource)
+        ).first()
+        if taken is None:
+            holder = tx.execute(
+                sa.select(Task.id, Task.title).join(ResourceLock, ResourceLock.task_id == Task.id)
+                .where(ResourceLock.resource == resource)
+            ).first()
+            by = f"task {holder.id}, “{holder.title}”," if holder else "another task that has just ended"
+            raise Busy("busy", f"Not now: {by} is at it. Try again when it is done.",
+                       resource=resource, task=holder.id if holder else None)

@@ -1,0 +1,69 @@
+"""Vm, Template and VmScreen rows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.db import Base, HasId, Json, ref
+from backend.vms.machine import TEMPLATE, VM
+
+
+class Template(HasId, Base):
+    """What VMs are made from: a version of a name, its size, and how it boots."""
+
+    __tablename__ = "template"
+    __table_args__ = (sa.UniqueConstraint("name", "version"),)
+    kind = "template"
+    machine = TEMPLATE
+    name: Mapped[str]
+    version: Mapped[int] = mapped_column(default=1, server_default="1")
+    description: Mapped[str] = mapped_column(default="", server_default="")
+    cluster_id: Mapped[UUID] = ref("cluster.id")
+    state: Mapped[str] = mapped_column(default=TEMPLATE.initial)
+    memory_mib: Mapped[int]
+    vcpus: Mapped[int] = mapped_column(default=1, server_default="1")
+    boot: Mapped[Json | None]  # {"kernel", "initrd", "cmdline"}: direct kernel boot; {name} in cmdline is the VM's
+    video: Mapped[str] = mapped_column(default="virtio", server_default="virtio")
+    guest_agent: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
+    boot_timeout_s: Mapped[int] = mapped_column(default=180, server_default="180")
+
+
+class Vm(HasId, Base):
+    """A virtual machine. The manager alone remembers it: hosts run transient domains."""
+
+    __tablename__ = "vm"
+    kind = "vm"
+    machine = VM
+    name: Mapped[str] = mapped_column(unique=True)
+    description: Mapped[str] = mapped_column(default="", server_default="")
+    cluster_id: Mapped[UUID] = ref("cluster.id", index=True)
+    template_id: Mapped[UUID | None] = ref("template.id", index=True)
+    pool_id: Mapped[UUID | None] = ref("pool.id", index=True)
+    host_id: Mapped[UUID | None] = ref("host.id", index=True)  # where it runs, or where it was last asked to start
+    state: Mapped[str] = mapped_column(default=VM.initial)
+    why: Mapped[str] = mapped_column(default="", server_default="")  # a sentence when the last thing went wrong
+    memory_mib: Mapped[int]
+    vcpus: Mapped[int] = mapped_column(default=1, server_default="1")
+    boot: Mapped[Json | None]
+    video: Mapped[str] = mapped_column(default="virtio", server_default="virtio")
+    guest_agent: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
+    boot_timeout_s: Mapped[int] = mapped_column(default=180, server_default="180")
+    protocols: Mapped[list[str]] = mapped_column(default=lambda: ["vnc", "spice"])
+    guest: Mapped[Json | None]  # hostapi GuestReport: hostname, os, ips, users; null while no agent answers
+    cpu_s: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    started_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class VmScreen(Base):
+    """A small picture of a VM's screen, fetched while somebody looks at its card."""
+
+    __tablename__ = "vm_screen"
+    vm_id: Mapped[UUID] = ref("vm.id", ondelete="CASCADE", primary_key=True)
+    wanted_at: Mapped[datetime]
+    taken_at: Mapped[datetime | None]
+    webp: Mapped[bytes | None] = mapped_column(sa.LargeBinary)

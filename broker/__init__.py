@@ -1,0 +1,1 @@
+"""Who gets which desktop, and the ticket to reach it."""

@@ -1,0 +1,76 @@
+"""Ticket, ConsoleSession and Decision rows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.db import Base, HasId, Json, ref
+from backend.states import StateTable
+
+TICKET = StateTable("ticket", "minted", {
+    ("minted", "redeem"): "redeemed",
+    ("minted", "expire"): "expired",
+    ("minted", "revoke"): "revoked",
+})
+
+
+class Ticket(HasId, Base):
+    """A single-use right of one person to reach one console for seconds. Its secrets are derived, not stored."""
+
+    __tablename__ = "ticket"
+    kind = "ticket"
+    machine = TICKET
+    user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE")
+    session_id: Mapped[UUID] = ref("web_session.id", ondelete="CASCADE", index=True)
+    vm_id: Mapped[UUID] = ref("vm.id", ondelete="CASCADE", index=True)
+    lease_id: Mapped[UUID | None] = ref("lease.id", index=True)
+    protocol: Mapped[str]
+    client: Mapped[str]  # browser | native
+    state: Mapped[str] = mapped_column(default=TICKET.initial)
+    armed_at: Mapped[datetime | None]  # when the display had its password
+    task_id: Mapped[int | None] = ref("task.id", ondelete="SET NULL")  # the task that arms it
+    fetched_at: Mapped[datetime | None]  # when its viewer file was handed out: once
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class ConsoleSession(HasId, Base):
+    """Who watches which VM since when, from where, over which protocol, and how many bytes went by."""
+
+    __tablename__ = "console_session"
+    __table_args__ = (sa.Index("ix_console_live", "gateway", postgresql_where=sa.text("ended_at IS NULL")),)
+    kind = "console"
+    ticket_id: Mapped[UUID] = ref("ticket.id", ondelete="CASCADE", unique=True)
+    user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE", index=True)
+    vm_id: Mapped[UUID] = ref("vm.id", ondelete="CASCADE", index=True)
+    lease_id: Mapped[UUID | None] = ref("lease.id", index=True)
+    protocol: Mapped[str]
+    client: Mapped[str]
+    address: Mapped[str]
+    gateway: Mapped[str]
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    end_wanted: Mapped[str | None]  # a sentence: why the gateway is to close it
+    end_reason: Mapped[str | None]
+    bytes_to_client: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
+    bytes_to_vm: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
+
+
+class Decision(HasId, Base):
+    """What the broker decided for a person and why: the candidates, and for each the reason."""
+
+    __tablename__ = "decision"
+    kind = "decision"
+    at: Mapped[datetime]
+    user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE")
+    pool_id: Mapped[UUID | None] = ref("pool.id", ondelete="CASCADE")
+    lease_id: Mapped[UUID | None] = ref("lease.id", ondelete="CASCADE", index=True)
+    outcome: Mapped[str]  # kept | given | starting | queued | refused
+    vm_id: Mapped[UUID | None]
+    sentence: Mapped[str]  # for the person
+    candidates: Mapped[Json]  # {"members": [{"vm_id", "name", "state", "reason"}, …]}

@@ -1,0 +1,1 @@
+"""What manager and host say to each other, defined once."""

@@ -1,0 +1,170 @@
+"""The frozen dataclasses that travel between manager and host: plain data, msgspec-encodable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+Protocol = Literal["spice", "vnc"]
+VirtType = Literal["kvm", "qemu"]
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A secret by name; the runner fills `value` in at the wire, so that no row ever holds it."""
+
+    name: str
+    value: str = ""
+
+    def __repr__(self) -> str:
+        return f"Secret({self.name!r}, ***)"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True)
+class DiskSpec:
+    """A disk as a running VM sees it: the top volume of its chain."""
+
+    volume_id: UUID
+    path: str
+    format: Literal["qcow2", "raw"] = "qcow2"
+    bus: Literal["virtio", "scsi", "sata"] = "virtio"
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
+class NicSpec:
+    """A virtual NIC on a bridge of the host."""
+
+    mac: str
+    bridge: str
+    model: str = "virtio"
+
+
+@dataclass(frozen=True)
+class BootSpec:
+    """Direct kernel boot; `cmdline` is final, with the VM's name already in it."""
+
+    kernel: str
+    initrd: str
+    cmdline: str
+
+
+@dataclass(frozen=True)
+class VmSpec:
+    """Everything a host needs to run a VM. Domains are transient: the manager alone remembers VMs."""
+
+    vm_id: UUID
+    name: str
+    memory_mib: int
+    vcpus: int
+    virt_type: VirtType = "qemu"
+    disks: tuple[DiskSpec, ...] = ()
+    nics: tuple[NicSpec, ...] = ()
+    boot: BootSpec | None = None
+    protocols: tuple[Protocol, ...] = ("spice", "vnc")
+    video: Literal["virtio", "vga", "qxl"] = "virtio"
+
+
+@dataclass(frozen=True)
+class VolumeSpec:
+    """A qcow2 volume as a file below a storage domain; `backing` is the full path of the base it overlays."""
+
+    volume_id: UUID
+    domain_path: str
+    capacity_mib: int
+    backing: str | None = None
+
+
+@dataclass(frozen=True)
+class TicketSpec:
+    """A display password: accepted for `valid_s` seconds from now, over `protocol` alone."""
+
+    ticket_id: UUID
+    protocol: Protocol
+    password: Secret
+    valid_s: int
+    issued_ms: int  # Unix time in ms: an older ticket never replaces a newer one of the same VM and protocol
+
+
+@dataclass(frozen=True)
+class GuestReport:
+    """What the guest agent says of the inside of a VM."""
+
+    hostname: str | None = None
+    os: str | None = None
+    ips: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VmReport:
+    """A VM as its host sees it; `guest` is None while no guest agent answers."""
+
+    vm_id: UUID
+    name: str
+    state: Literal["running", "paused", "off"]
+    guest: GuestReport | None = None
+    memory_mib: int = 0
+    cpu_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class StorageReport:
+    """A storage domain's folder as this host sees it; `why` says what is wrong when it is not `ok`."""
+
+    path: str
+    ok: bool
+    total_mib: int = 0
+    free_mib: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """The host, its VMs and its storage, as they are now. `boot_id` changes with every boot of the host."""
+
+    hostname: str
+    boot_id: str
+    agent_version: str
+    hypervisor: str
+    virt_type: VirtType
+    cpus: int
+    memory_mib: int
+    memory_free_mib: int
+    load1: float
+    vms: tuple[VmReport, ...] = ()
+    storage: tuple[StorageReport, ...] = ()
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A small picture of a VM's screen: WebP bytes, at most 480 pixels wide."""
+
+    vm_id: UUID
+    width: int
+    height: int
+    webp: bytes
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a host could not do what was asked: a code for programs, a sentence for people."""
+
+    code: str
+    message: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The answer to a step, asked by uid: still running, done with a result, or failed."""
+
+    uid: UUID
+    state: Literal["running", "done", "failed"]
+    progress: int = 0  # per cent
+    message: str = ""
+    result: Any = None
+    failure: Failure | None = None

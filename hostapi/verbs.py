@@ -1,0 +1,93 @@
+"""`HostAgent`: every verb a host answers, as typed method signatures; the host API's one definition.
+
+Two kinds. *Steps* change something, are asked by uid, journalled, and harmless when asked twice.
+*Questions* change nothing and are not journalled. A verb that cannot do what it is asked raises
+`HostRefused`, which crosses the wire as a `Failure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+from uuid import UUID
+
+from hostapi.types import (
+    Failure,
+    GuestReport,
+    HostReport,
+    Screen,
+    StorageReport,
+    TicketSpec,
+    VmReport,
+    VmSpec,
+    VolumeSpec,
+)
+
+
+class HostRefused(Exception):
+    """The host says no, or could not: `failure` has the code, the sentence and the facts."""
+
+    def __init__(self, code: str, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.failure = Failure(code, message, facts)
+
+
+class Steering(Protocol):
+    """What a long verb is handed to report progress and to hear that it is no longer wanted."""
+
+    def progress(self, per_cent: int, message: str = "") -> None:
+        """Note how far the step is; kept in the journal and shown to people."""
+
+    def check_cancelled(self) -> None:
+        """Raise `HostRefused('cancelled', …)` when the manager has cancelled this step."""
+
+
+class HostAgent(Protocol):
+    """Everything a host can be asked. Every step may be asked twice."""
+
+    # -- steps: asked by uid, journalled ---------------------------------------------------------
+    def start_vm(self, spec: VmSpec, steering: Steering) -> VmReport:
+        """Run this VM, its displays closed until a ticket is set. A VM that already runs is left alone."""
+
+    def await_boot(self, vm_id: UUID, timeout_s: int, steering: Steering) -> GuestReport:
+        """Wait until the guest agent answers. Refuses with `boot_timeout` after `timeout_s` seconds,
+        `vm_not_running` when the VM dies meanwhile."""
+
+    def shutdown_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
+        """Ask the guest to shut down (agent first, then the power button) and wait until the VM is off.
+        A VM that does not run is success; refuses with `shutdown_timeout` when the guest will not."""
+
+    def stop_vm(self, vm_id: UUID, steering: Steering) -> None:
+        """Cut the VM's power and answer once it is proved off. A VM that does not run is success."""
+
+    def set_ticket(self, vm_id: UUID, ticket: TicketSpec, steering: Steering) -> None:
+        """Let the console be opened with this password until it expires. The newest ticket of a VM and protocol
+        counts (`issued_ms`); an older one is success and changes nothing."""
+
+    def attach_domain(self, path: str, steering: Steering) -> StorageReport:
+        """Make the folder a storage domain of this host (idempotent); refuses when it cannot be written."""
+
+    def create_volume(self, volume: VolumeSpec, steering: Steering) -> str:
+        """Create a qcow2 volume and answer its path. One that exists with the same spec is success."""
+
+    def reset_volume(self, volume: VolumeSpec, steering: Steering) -> str:
+        """Throw the overlay's changes away: a fresh, empty overlay takes its place in one rename.
+        Refuses with `volume_in_use` while a VM runs on it."""
+
+    def delete_volume(self, domain_path: str, volume_id: UUID, steering: Steering) -> None:
+        """Delete a volume; one that is not there is success, one a VM runs on is `volume_in_use`."""
+
+    # -- questions: nothing changes, nothing is journalled ---------------------------------------
+    def report(self) -> HostReport:
+        """The host, its VMs and storage, as they are now."""
+
+    def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
+        """Small pictures of these VMs' screens; a VM that is not running here is left out."""
+
+
+QUESTIONS = ("report", "screens")
+STEPS = tuple(
+    name
+    for name, value in vars(HostAgent).items()
+    if isinstance(value, Callable) and not name.startswith("_") and name not in QUESTIONS  # type: ignore[arg-type]
+)

@@ -1,0 +1,1 @@
+"""Manager process root."""

@@ -1,0 +1,90 @@
+"""Pool, PoolMember and Lease rows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.db import Base, HasId, ref
+from pools.machine import LEASE, MEMBER, POOL
+
+LIVE = "state <> 'ended'"
+
+
+class Pool(HasId, Base):
+    """Desktops made from a template version, leased to people by this policy. Lengths are in seconds."""
+
+    __tablename__ = "pool"
+    kind = "pool"
+    machine = POOL
+    name: Mapped[str] = mapped_column(unique=True)
+    description: Mapped[str] = mapped_column(default="", server_default="")
+    cluster_id: Mapped[UUID] = ref("cluster.id")
+    template_id: Mapped[UUID] = ref("template.id")
+    domain_id: Mapped[UUID] = ref("storage_domain.id")  # where members' disks are made
+    state: Mapped[str] = mapped_column(default=POOL.initial)
+    type: Mapped[str] = mapped_column(default="floating", server_default="floating")  # floating | dedicated
+    stateless: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
+    size: Mapped[int]
+    spares: Mapped[int] = mapped_column(default=0, server_default="0")
+    lease_s: Mapped[int | None]  # none: until returned
+    extend_s: Mapped[int] = mapped_column(default=0, server_default="0")
+    extensions: Mapped[int] = mapped_column(default=0, server_default="0")  # how many times a holder may extend
+    warn_s: Mapped[int] = mapped_column(default=300, server_default="300")  # warning this long before the end
+    grace_s: Mapped[int] = mapped_column(default=60, server_default="60")
+    shutdown_s: Mapped[int] = mapped_column(default=60, server_default="60")  # how long a guest may take to shut down
+    per_user: Mapped[int] = mapped_column(default=1, server_default="1")
+    rights: Mapped[list[str]] = mapped_column(default=lambda: ["start", "shutdown", "reset"])
+    protocols: Mapped[list[str]] = mapped_column(default=lambda: ["vnc", "spice"])  # offered, preferred first
+    next_member: Mapped[int] = mapped_column(default=1, server_default="1")  # number in the next member's name
+
+
+class PoolMember(HasId, Base):
+    """A desktop of a pool: one VM, and where it is in its round from ready to leased and back."""
+
+    __tablename__ = "pool_member"
+    kind = "member"
+    machine = MEMBER
+    pool_id: Mapped[UUID] = ref("pool.id", index=True)
+    vm_id: Mapped[UUID] = ref("vm.id", unique=True)
+    state: Mapped[str] = mapped_column(default=MEMBER.initial)
+    why: Mapped[str] = mapped_column(default="", server_default="")
+    task_id: Mapped[int | None] = ref("task.id", ondelete="SET NULL")  # the task that moves it on
+
+
+class Lease(HasId, Base):
+    """One person's right to one desktop of a pool for a period; queued while there is no desktop.
+
+    `period` is [given, released): PostgreSQL itself refuses two overlapping ones on a VM.
+    """
+
+    __tablename__ = "lease"
+    __table_args__ = (
+        pg.ExcludeConstraint(("vm_id", "="), ("period", "&&"), name="one_holder_at_a_time", using="gist"),
+        sa.Index("uq_lease_live_vm", "vm_id", unique=True, postgresql_where=sa.text(LIVE)),
+        sa.Index("ix_lease_live_user", "user_id", "pool_id", postgresql_where=sa.text(LIVE)),
+        sa.Index("ix_lease_queue", "pool_id", "queue_place", postgresql_where=sa.text("state = 'queued'")),
+        sa.Index("ix_lease_live_ends", "ends_at", postgresql_where=sa.text(LIVE)),
+    )
+    kind = "lease"
+    machine = LEASE
+    pool_id: Mapped[UUID] = ref("pool.id", index=True)
+    user_id: Mapped[UUID] = ref("user_account.id")
+    vm_id: Mapped[UUID | None] = ref("vm.id", ondelete="SET NULL")
+    state: Mapped[str] = mapped_column(default=LEASE.initial)
+    why: Mapped[str] = mapped_column(default="", server_default="")  # why it waits or ended, for the person
+    queue_place: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity())  # order of asking; never changes
+    asked_at: Mapped[datetime]
+    period: Mapped[Any | None] = mapped_column(pg.TSTZRANGE)
+    starts_at: Mapped[datetime | None]
+    ends_at: Mapped[datetime | None]  # none: until returned
+    extensions_used: Mapped[int] = mapped_column(default=0, server_default="0")
+    grace_until: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    end_reason: Mapped[str | None]  # returned | expired | reclaimed | failed | left_queue | entitlement_ended
+    attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # members that broke under it

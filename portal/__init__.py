@@ -1,0 +1,1 @@
+"""The web face: pages for people, REST for programs. Flask lives only here."""

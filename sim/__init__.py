@@ -1,0 +1,1 @@
+"""A data centre that is not there: for tests, for demos, for 200 hosts on a laptop."""

@@ -1,0 +1,1 @@
+"""Web process root."""
