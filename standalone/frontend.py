@@ -1,0 +1,67 @@
+"""Copies the front-end files that the pages use from node_modules/ to static/vendor/: `python -m standalone.frontend`.
+
+Run after `npm ci`. Files go in as they are, nothing is bundled; the icons that the templates name are joined
+into one SVG sprite, and what compresses well lies beside its gzip form, which portal/assets.py serves.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PATTERNFLY = "@patternfly/patternfly"
+FONTS = ("RedHatText/RedHatTextVF", "RedHatDisplay/RedHatDisplayVF", "RedHatMono/RedHatMonoVF")
+COPIES = {
+    f"{PATTERNFLY}/patternfly.min.css": "patternfly/patternfly.min.css",
+    **{f"{PATTERNFLY}/assets/fonts/{font}.woff2": f"patternfly/assets/fonts/{font}.woff2" for font in FONTS},
+    "htmx.org/dist/htmx.min.js": "htmx.min.js",
+    "@novnc/novnc/core": "novnc/core",
+    "@novnc/novnc/vendor": "novnc/vendor",
+}
+ICON = re.compile(r"""icon\(["']([a-z0-9-]+)["']|["']icon:([a-z0-9-]+)["']""")
+
+
+def vendor(root: Path = ROOT) -> Path:
+    """Make static/vendor/ anew and answer where it is; exits with a sentence when `npm ci` has not run."""
+    modules, target = root / "node_modules", root / "static" / "vendor"
+    if missing := [name for name in COPIES if not (modules / name).exists()]:
+        raise SystemExit(f"node_modules lacks {missing[0]}: run “npm ci” in {root} first.")
+    fresh = target.with_name("vendor.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    for source, name in COPIES.items():
+        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (modules / source).is_dir() else shutil.copyfile
+        copy(modules / source, fresh / name)
+    (fresh / "icons.svg").write_text(sprite(modules / "lucide-static" / "icons", icon_names(root)))
+    for path in sorted(fresh.rglob("*")):
+        if path.suffix in {".css", ".js", ".svg"}:
+            path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    return target
+
+
+def icon_names(root: Path = ROOT) -> list[str]:
+    """The icons that templates name as icon("…") and Python as "icon:…"."""
+    sources = [*(root / "templates").rglob("*.html"), *(root / "portal").glob("*.py")]
+    return sorted({a or b for path in sources for a, b in ICON.findall(path.read_text())})
+
+
+def sprite(folder: Path, names: list[str]) -> str:
+    """One SVG with a symbol per icon; exits with a sentence when there is no such icon."""
+    symbols = []
+    for name in names:
+        if not (folder / f"{name}.svg").exists():
+            raise SystemExit(f"There is no icon “{name}” in {folder}.")
+        inner = re.search(r"<svg[^>]*>(.*)</svg>", (folder / f"{name}.svg").read_text(), re.S)
+        assert inner is not None
+        symbols.append(f'<symbol id="{name}" viewBox="0 0 24 24">{" ".join(inner[1].split())}</symbol>')
+    return f'<svg xmlns="http://www.w3.org/2000/svg">{"".join(symbols)}</svg>\n'
+
+
+if __name__ == "__main__":
+    print(f"Front-end files are in {vendor()}.", file=sys.stderr)
