@@ -1,0 +1,127 @@
+"""`HostClient`: asks one host over mutual TLS; starting, polling and resuming a step are the same call."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import urllib3
+from urllib3.connection import HTTPSConnection
+from urllib3.exceptions import HTTPError, ProtocolError
+
+from hostapi.tls import client_context, roles
+from hostapi.types import HostReport, Outcome, Screen
+from hostapi.wire import API_HEADER, Answer, api_version, decode_outcome, decode_result
+
+CONNECT_S, ANSWER_S = (
+    5.0,
+    15.0,
+)  # how long a host may take to accept, and to answer beyond what it was told to wait
+
+
+class HostUnreachable(Exception):
+    """No answer: silence, a broken connection, another API version, a hypervisor that is down.
+
+    `str()` is a sentence for people, `code` is for programs. It never means that a VM is off."""
+
+    def __init__(self, message: str, code: str = "unreachable") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _HostConnection(HTTPSConnection):
+    """Talks to hosts only: a gateway's or a manager's certificate is not a host's, whatever its address."""
+
+    def connect(self) -> None:
+        super().connect()
+        assert isinstance(self.sock, ssl.SSLSocket)
+        if "host" not in roles(self.sock.getpeercert()):
+            self.close()
+            raise ssl.SSLCertVerificationError("the certificate shown is not a host's")
+
+
+class _HostPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HostConnection
+
+
+class HostClient:
+    """One host's door over the wire; safe to share between threads, connections are kept open."""
+
+    def __init__(
+        self, address: str, port: int, ssl_context: ssl.SSLContext, *, connect_s: float = CONNECT_S
+    ) -> None:
+        self.where = f"{address}:{port}"
+        self._connect_s = connect_s
+        self._pool = _HostPool(address, port, ssl_context=ssl_context, maxsize=8, block=False, retries=False)
+
+    def ask(self, uid: UUID, verb: str, args: Mapping[str, Any], *, wait_s: float) -> Outcome:
+        """Start this step, or hear how it is; waits up to `wait_s` seconds for its end."""
+        body = {"uid": uid, "verb": verb, "args": args, "wait_s": wait_s}
+        answer = self._post("/ask", body, answer_s=wait_s + ANSWER_S)
+        try:
+            return decode_outcome(verb, answer)
+        except msgspec.DecodeError as garbled:
+            raise HostUnreachable(
+                f"The host at {self.where} answered something unreadable: {garbled}", "garbled"
+            ) from garbled
+
+    def cancel(self, uid: UUID) -> None:
+        """Tell the host that this step is no longer wanted; its end is heard by asking."""
+        self._post("/cancel", {"uid": uid})
+
+    def report(self) -> HostReport:
+        """The host, its VMs and storage, as they are now."""
+        report: HostReport = self._question("report", {})
+        return report
+
+    def screens(self, vm_ids: Iterable[UUID]) -> tuple[Screen, ...]:
+        """Small pictures of these VMs' screens."""
+        screens: tuple[Screen, ...] = self._question("screens", {"vm_ids": tuple(vm_ids)})
+        return screens
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._pool.close()
+
+    def _question(self, verb: str, args: Mapping[str, Any]) -> Any:
+        body = self._post("/question", {"verb": verb, "args": args})
+        try:
+            return decode_result(verb, msgspec.json.decode(body, type=Answer).value)
+        except msgspec.DecodeError as garbled:
+            raise HostUnreachable(
+                f"The host at {self.where} answered something unreadable: {garbled}", "garbled"
+            ) from garbled
+
+    def _post(self, path: str, body: Mapping[str, Any], answer_s: float = ANSWER_S) -> bytes:
+        """The body of a 200, or `HostUnreachable`. A kept connection that the host has closed is tried
+        once more on a new one: every question may be asked twice."""
+        headers = {"Content-Type": "application/json", API_HEADER: api_version()}
+        timeout = urllib3.Timeout(connect=self._connect_s, read=answer_s)
+        payload = msgspec.json.encode(body)
+        for last in (False, True):
+            try:
+                answer = self._pool.request("POST", path, body=payload, headers=headers, timeout=timeout)
+                break
+            except ProtocolError as broken:
+                if last:
+                    raise HostUnreachable(f"The host at {self.where} broke off: {broken}") from broken
+            except (HTTPError, OSError) as silent:
+                raise HostUnreachable(f"The host at {self.where} does not answer: {silent}") from silent
+        if answer.status == 200:
+            return answer.data
+        raise self._refusal(answer.status, answer.data)
+
+    def _refusal(self, status: int, body: bytes) -> HostUnreachable:
+        try:
+            error = msgspec.json.decode(body, type=Answer).error
+        except msgspec.DecodeError:
+            error = None
+        if error is None:
+            return HostUnreachable(f"The host at {self.where} answered with status {status}.", "garbled")
+        return HostUnreachable(error.message, error.code)
+
+
+__all__ = ["HostClient", "HostUnreachable", "client_context"]

@@ -71,7 +71,7 @@ class Runner:
                 if not self.step():
                     self._wake.wait(POLL_S)
                     self._wake.clear()
-            except Exception:  # noqa: BLE001 -- the edge: a bug or a database restart must not end the worker
+            except Exception:
                 log.exception("task pass failed")
                 self.stopping.wait(1)
 
@@ -79,7 +79,7 @@ class Runner:
         while not self.stopping.wait(BEAT_S):
             try:
                 self.beat()
-            except Exception:  # noqa: BLE001 -- the edge: the database may be restarting
+            except Exception:
                 log.exception("heartbeat failed")
 
     def _listen_forever(self) -> None:
@@ -96,7 +96,7 @@ class Runner:
                             raw.notifies.clear()
                             self._wake.set()
                     raw.autocommit = False
-            except Exception:  # noqa: BLE001 -- the edge: the database may be restarting
+            except Exception:
                 log.warning("listening for tasks failed; trying again", exc_info=True)
                 self.stopping.wait(1)
 
@@ -118,7 +118,7 @@ class Runner:
             return False
         try:
             self.advance(task_id, claim)
-        except Exception as bug:  # noqa: BLE001 -- the edge: a bug in a command ends its task, not the runner
+        except Exception as bug:
             log.exception("task failed by a bug", task=task_id)
             self._release_after_bug(task_id, claim, bug)
         return True
@@ -183,7 +183,7 @@ class Runner:
             door = self.doors(host_id, where, port)
             if cancel:
                 door.cancel(uid)
-            return door.ask(uid, verb, encode_args(args, self.reveal), wait_s=1.0)
+            return door.ask(uid, verb, encode_args(verb, args, self.reveal), wait_s=1.0)
         except HostUnreachable as silent:
             return silent
 
@@ -276,6 +276,8 @@ class Runner:
         if step.undoes is not None:
             undone = tx.get(Step, step.undoes)
             assert undone is not None
+            if undone_words := getattr(command, f"{undone.name}_undone", None):
+                undone_words(tx, self._job(tx, task))
             move(tx, undone, "undo")
             self._release(tx, task, 0, "Undoing")
             return
@@ -359,7 +361,7 @@ class Runner:
         failure = Failure("internal_error", "Something went wrong inside Leasehold; the log has the details.", {"type": type(bug).__name__})
         try:
             self._refuse(task_id, claim, failure)
-        except Exception:  # noqa: BLE001 -- the edge: even the failure could not be told; end the task bare
+        except Exception:
             log.exception("ending a failed task failed", task=task_id)
             with self.sessions.begin() as tx:
                 task = self._mine(tx, task_id, claim)

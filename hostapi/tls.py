@@ -1,0 +1,38 @@
+"""Mutual TLS between manager, gateway and hosts; a certificate's OU says which of them its holder is."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+Role = Literal["manager", "gateway", "host"]
+
+
+def client_context(ca_file: str | Path, cert_file: str | Path, key_file: str | Path) -> ssl.SSLContext:
+    """For the side that calls: shows its certificate, believes only our CA and checks the host's address."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return _ours(context, ca_file, cert_file, key_file)
+
+
+def server_context(ca_file: str | Path, cert_file: str | Path, key_file: str | Path) -> ssl.SSLContext:
+    """For the side that answers: nobody without a certificate of our CA gets past the handshake."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return _ours(context, ca_file, cert_file, key_file)
+
+
+def roles(peer: Mapping[str, Any] | None) -> set[str]:
+    """The roles in a verified peer's certificate, as `SSLSocket.getpeercert()` answers it."""
+    subject = (peer or {}).get("subject", ())
+    return {value for rdn in subject for name, value in rdn if name == "organizationalUnitName"}
+
+
+def _ours(
+    context: ssl.SSLContext, ca_file: str | Path, cert_file: str | Path, key_file: str | Path
+) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cafile=str(ca_file))
+    context.load_cert_chain(str(cert_file), str(key_file))
+    return context
