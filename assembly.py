@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+from uuid import UUID
+
 from backend import changes, events
+from backend.ca import Authority
+from backend.clock import Clock
 from backend.clusters import models as cluster_rows
 from backend.directory import models as directory_rows
 from backend.hosts import models as host_rows
+from backend.hosts.loop import Enroll, Monitor, Screens
+from backend.loops import Loop
+from backend.secrets import Keyring
 from backend.storage import models as storage_rows
 from backend.tasks import models as task_rows
 from backend.vms import models as vm_rows
@@ -14,4 +25,56 @@ from pools import models as pool_rows
 
 ROWS = (changes, events, cluster_rows, directory_rows, host_rows, storage_rows, task_rows, vm_rows, broker_rows, pool_rows)
 
-COMMANDS: dict[str, type] = {}
+ROOMS_OF_COMMANDS = (
+    "backend.clusters.commands",
+    "backend.hosts.commands",
+    "backend.storage.commands.domains",
+    "backend.vms.commands.power",
+    "backend.vms.commands.define",
+    "backend.vms.commands.templates",
+    "backend.directory.commands",
+    "pools.commands",
+    "broker.tickets",
+)
+
+
+def _commands() -> dict[str, type]:
+    """Every command class by its wire name; two of one name is a mistake."""
+    found: dict[str, type] = {}
+    for room in ROOMS_OF_COMMANDS:
+        if find_spec(room) is None:
+            continue  # building site: room not there yet
+        for thing in vars(import_module(room)).values():
+            if (
+                isinstance(thing, type)
+                and thing.__module__ == room
+                and isinstance(vars(thing).get("name"), str)
+                and "permission" in vars(thing)
+            ):
+                if thing.name in found:
+                    raise ValueError(f"{thing.name} is the name of two commands.")
+                found[thing.name] = thing
+    return found
+
+
+COMMANDS = _commands()
+
+
+def loops(doors: Callable[[UUID, str, int], Any], clock: Clock, keyring: Keyring, authority: Authority) -> list[Loop]:
+    """Every loop of the manager. `doors` answers how a host is reached."""
+    from backend.directory.loop import RefreshDirectory
+    from broker.tickets import TicketsLoop
+    from pools.loop import LeaseLoop, SpareLoop
+
+    from backend.history import Forget
+
+    return [
+        Monitor(doors, clock),
+        Enroll(authority, clock),
+        Screens(doors, clock),
+        Forget(clock),
+        LeaseLoop(clock),
+        SpareLoop(clock),
+        TicketsLoop(clock),
+        RefreshDirectory(clock, keyring),
+    ]

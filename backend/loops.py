@@ -1,4 +1,5 @@
-"""`Loop`: every N seconds, on one leader (advisory lock): `gather()` without, `apply(tx, …)` within a transaction."""
+"""`Loop`: every N seconds, on one leader (advisory lock): `read(tx)`, `gather()` outside any
+transaction, `apply(tx, …)`."""
 
 from __future__ import annotations
 
@@ -16,21 +17,36 @@ log = structlog.get_logger("loops")
 
 
 class Loop(Protocol):
-    """Work that comes again: a name, a pace, what to find out, and what to decide of it."""
+    """Work that comes again: a name, a pace, what to ask whom, and what to decide of the answers."""
 
     name: str
     every_s: float
 
-    def gather(self) -> Any:
-        """Find out, outside any transaction: ask hosts, directories. None when there is nothing to ask."""
+    def read(self, tx: Tx) -> Any:
+        """What there is to ask, from rows: a short transaction of its own."""
+
+    def gather(self, wanted: Any) -> Any:
+        """Ask hosts, directories, outside any transaction."""
 
     def apply(self, tx: Tx, found: Any) -> None:
         """Decide and record, in one transaction; never asks the outside world."""
 
 
+class FromRows:
+    """A loop that asks nobody: it decides from rows alone, in `apply`."""
+
+    def read(self, tx: Tx) -> None:
+        return None
+
+    def gather(self, wanted: None) -> None:
+        return None
+
+
 def tick(sessions: Sessions, loop: Loop) -> None:
     """One round of the loop."""
-    found = loop.gather()
+    with sessions.begin() as tx:
+        wanted = loop.read(tx)
+    found = loop.gather(wanted)
     with sessions.begin() as tx:
         loop.apply(tx, found)
 
@@ -74,7 +90,7 @@ def run(sessions: Sessions, loops: Sequence[Loop], stopping: threading.Event) ->
             try:
                 if leader.leads():
                     tick(sessions, loop)
-            except Exception:  # noqa: BLE001 -- the edge: one bad round must not end the loop
+            except Exception:
                 log.exception("loop round failed", loop=loop.name)
         leader.resign()
 
@@ -82,4 +98,3 @@ def run(sessions: Sessions, loops: Sequence[Loop], stopping: threading.Event) ->
     for thread in threads:
         thread.start()
     return threads
-

@@ -2,19 +2,28 @@
 
 from backend.states import StateTable
 
-DOMAIN = StateTable("storage_domain", "unattached", {
-    ("unattached", "attach"): "activating",
-    ("activating", "activated"): "active",
-    ("activating", "activation_failed"): "inactive",
-    ("inactive", "activate"): "activating",
-    ("active", "vanished"): "inactive",
-    ("inactive", "came_back"): "active",
-}, label="storage domain")
+DOMAIN = StateTable(
+    "storage_domain",
+    "unattached",
+    {
+        ("unattached", "attach"): "activating",
+        ("activating", "activated"): "active",
+        ("activating", "activation_failed"): "inactive",
+        ("inactive", "activate"): "activating",
+        ("active", "vanished"): "inactive",
+        ("inactive", "came_back"): "active",
+    },
+    label="storage domain",
+)
 
-DISK = StateTable("disk", "locked", {
-    ("locked", "created"): "ok",
-    ("locked", "creation_failed"): "illegal",
-    ("ok", "lock"): "locked",
-    ("illegal", "lock"): "locked",
-    ("locked", "unlocked"): "ok",
-})
+DISK = StateTable(
+    "disk",
+    "locked",
+    {
+        ("locked", "created"): "ok",
+        ("locked", "creation_failed"): "illegal",
+        ("ok", "lock"): "locked",
+        ("illegal", "lock"): "locked",
+        ("locked", "unlocked"): "ok",
+    },
+)

@@ -23,6 +23,7 @@ or, for each step x,
     x_done(tx, job, result)     second transaction: record the host's answer (already typed)
     x_failed(tx, job, failure)  … or its refusal; the task then fails, after undoing what was done
     x_undo(tx, job)             optional: answer the `Call` (or None) that takes the finished step back
+    x_undone(tx, job)           optional: record that the host has taken it back
     ended(tx, job, state)       optional: last words in the transaction that ends the task
 """
 
@@ -71,6 +72,7 @@ class Job:
     actor: Actor
     results: Mapping[str, Any]
     now: datetime
+    cancelled: bool = False
 
 
 class Command(Protocol):

@@ -11,19 +11,27 @@ from sqlalchemy.orm import Mapped, mapped_column
 from backend.db import Base, HasId, Json, ref
 from backend.states import StateTable
 
-TASK = StateTable("task", "queued", {
-    ("queued", "claim"): "running",
-    ("queued", "cancelled"): "cancelled",
-    ("running", "succeed"): "succeeded",
-    ("running", "fail"): "failed",
-    ("running", "cancelled"): "cancelled",
-})
+TASK = StateTable(
+    "task",
+    "queued",
+    {
+        ("queued", "claim"): "running",
+        ("queued", "cancelled"): "cancelled",
+        ("running", "succeed"): "succeeded",
+        ("running", "fail"): "failed",
+        ("running", "cancelled"): "cancelled",
+    },
+)
 
-STEP = StateTable("step", "asked", {
-    ("asked", "done"): "done",
-    ("asked", "fail"): "failed",
-    ("done", "undo"): "undone",
-})
+STEP = StateTable(
+    "step",
+    "asked",
+    {
+        ("asked", "done"): "done",
+        ("asked", "fail"): "failed",
+        ("done", "undo"): "undone",
+    },
+)
 
 
 class Task(Base):

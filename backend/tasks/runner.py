@@ -47,8 +47,13 @@ class Runner:
     """Carries tasks out. `doors` answers the door of a host; `reveal` fills in secrets at the wire."""
 
     def __init__(
-        self, sessions: Sessions, commands: Mapping[str, type], clock: Clock,
-        doors: Callable[[UUID, str, int], HostDoor], reveal: Callable[[str], str], name: str = "manager",
+        self,
+        sessions: Sessions,
+        commands: Mapping[str, type],
+        clock: Clock,
+        doors: Callable[[UUID, str, int], HostDoor],
+        reveal: Callable[[str], str],
+        name: str = "manager",
     ) -> None:
         self.sessions, self.commands, self.clock, self.doors, self.reveal = sessions, commands, clock, doors, reveal
         self.worker_id, self.name = uuid4(), name
@@ -133,8 +138,11 @@ class Runner:
                 sa.and_(Task.state == "running", sa.or_(Task.worker_id.is_(None), Task.worker_id.not_in(alive))),
             )
             task = tx.scalars(
-                sa.select(Task).where(Task.not_before <= now, due).order_by(Task.not_before, Task.id)
-                .limit(1).with_for_update(skip_locked=True)
+                sa.select(Task)
+                .where(Task.not_before <= now, due)
+                .order_by(Task.not_before, Task.id)
+                .limit(1)
+                .with_for_update(skip_locked=True)
             ).first()
             if task is None:
                 return None, claim
@@ -223,7 +231,9 @@ class Runner:
         return tx.scalars(sa.select(Step).where(Step.task_id == task.id, Step.state == "asked")).first()
 
     def _job(self, tx: Tx, task: Task) -> Any:
-        done = tx.scalars(sa.select(Step).where(Step.task_id == task.id, Step.undoes.is_(None), Step.state != "asked").order_by(Step.ordinal))
+        done = tx.scalars(
+            sa.select(Step).where(Step.task_id == task.id, Step.undoes.is_(None), Step.state != "asked").order_by(Step.ordinal)
+        )
         results = {s.name: decode_result(s.verb, (s.result or {}).get("value")) if s.verb else None for s in done}
         return job_of(task, results, self.clock.now())
 
@@ -244,7 +254,9 @@ class Runner:
 
     def _next_undo(self, tx: Tx, task: Task, command: Any) -> Step | None:
         done = tx.scalars(
-            sa.select(Step).where(Step.task_id == task.id, Step.undoes.is_(None), Step.state == "done").order_by(Step.ordinal.desc())
+            sa.select(Step)
+            .where(Step.task_id == task.id, Step.undoes.is_(None), Step.state == "done")
+            .order_by(Step.ordinal.desc())
         )
         for step in done:
             undo = getattr(command, f"{step.name}_undo", None)
@@ -259,9 +271,16 @@ class Runner:
         now = self.clock.now()
         ordinal = (tx.scalar(sa.select(sa.func.max(Step.ordinal)).where(Step.task_id == task.id)) or 0) + 1
         step = Step(
-            uid=uuid4(), task_id=task.id, ordinal=ordinal, name=name, undoes=undoes, asked_at=now,
-            host_id=call.host_id if call else None, verb=call.verb if call else None,
-            args=msgspec.to_builtins(dict(call.args)) if call else {}, state="asked",
+            uid=uuid4(),
+            task_id=task.id,
+            ordinal=ordinal,
+            name=name,
+            undoes=undoes,
+            asked_at=now,
+            host_id=call.host_id if call else None,
+            verb=call.verb if call else None,
+            args=msgspec.to_builtins(dict(call.args)) if call else {},
+            state="asked",
         )
         tx.add(step)
         tx.flush()
@@ -358,7 +377,9 @@ class Runner:
             self._begin_undo(tx, task, failure)
 
     def _release_after_bug(self, task_id: int, claim: UUID, bug: Exception) -> None:
-        failure = Failure("internal_error", "Something went wrong inside Leasehold; the log has the details.", {"type": type(bug).__name__})
+        failure = Failure(
+            "internal_error", "Something went wrong inside Leasehold; the log has the details.", {"type": type(bug).__name__}
+        )
         try:
             self._refuse(task_id, claim, failure)
         except Exception:

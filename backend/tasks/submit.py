@@ -29,8 +29,16 @@ def submit(tx: Tx, command: Any, actor: Actor, now: datetime) -> Task:
     rights.require(tx, actor, command.permission, kind, id, now)
     command.check(tx)
     task = Task(
-        command=command.name, args=msgspec.to_builtins(command), title=command.title(tx), object_kind=kind, object_id=id,
-        actor_id=actor.user_id, actor_name=actor.name, reason=actor.reason, not_before=now, created_at=now,
+        command=command.name,
+        args=msgspec.to_builtins(command),
+        title=command.title(tx),
+        object_kind=kind,
+        object_id=id,
+        actor_id=actor.user_id,
+        actor_name=actor.name,
+        reason=actor.reason,
+        not_before=now,
+        created_at=now,
     )
     tx.add(task)
     tx.flush()
@@ -65,21 +73,28 @@ def cancel(tx: Tx, task: Task, now: datetime) -> None:
 
 def job_of(task: Task, results: dict[str, Any], now: datetime) -> Job:
     """What the steps of this task may know of it."""
-    return Job(task.id, Actor(task.actor_id, task.actor_name, task.reason), results, now)
+    return Job(task.id, Actor(task.actor_id, task.actor_name, task.reason), results, now, task.cancel_wanted)
 
 
 def _lock(tx: Tx, task: Task, resources: list[str]) -> None:
     """Take all of them in sorted order, so that two tasks never wait for each other; `Busy` names the holder."""
     for resource in resources:
         taken = tx.execute(
-            pg.insert(ResourceLock).values(resource=resource, task_id=task.id)
-            .on_conflict_do_nothing().returning(ResourceLock.resource)
+            pg.insert(ResourceLock)
+            .values(resource=resource, task_id=task.id)
+            .on_conflict_do_nothing()
+            .returning(ResourceLock.resource)
         ).first()
         if taken is None:
             holder = tx.execute(
-                sa.select(Task.id, Task.title).join(ResourceLock, ResourceLock.task_id == Task.id)
+                sa.select(Task.id, Task.title)
+                .join(ResourceLock, ResourceLock.task_id == Task.id)
                 .where(ResourceLock.resource == resource)
             ).first()
             by = f"task {holder.id}, “{holder.title}”," if holder else "another task that has just ended"
-            raise Busy("busy", f"Not now: {by} is at it. Try again when it is done.",
-                       resource=resource, task=holder.id if holder else None)
+            raise Busy(
+                "busy",
+                f"Not now: {by} is at it. Try again when it is done.",
+                resource=resource,
+                task=holder.id if holder else None,
+            )

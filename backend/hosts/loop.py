@@ -1,0 +1,200 @@
+"""Monitor: ask every host for its report and apply the changes; sign agents' requests; fetch screens' pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+import sqlalchemy as sa
+import structlog
+
+from backend.ca import Authority
+from backend.changes import touch
+from backend.clock import Clock
+from backend.db import Tx
+from backend.errors import Refused
+from backend.events import move
+from backend.hosts.models import Host
+from backend.hosts.rules import Change, KnownHost, KnownVm, changes
+from backend.storage.models import StorageDomain
+from backend.vms.models import Vm, VmScreen
+from hostapi.client import HostUnreachable
+from hostapi.types import HostReport, Screen, StorageReport
+
+log = structlog.get_logger("monitor")
+ASKED = ("connecting", "up", "non_responsive", "preparing_for_maintenance", "maintenance")
+LOOKED_AT = timedelta(seconds=30)  # a screen is fetched while somebody has asked for it this lately
+ASK_AT_ONCE = 64
+
+
+class ReportDoor(Protocol):
+    """How the monitor reaches a host."""
+
+    def report(self) -> HostReport: ...
+    def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]: ...
+
+
+Doors = Callable[[UUID, str, int], ReportDoor]
+Address = tuple[UUID, str, int]
+
+
+def _ask_all(wanted: list[tuple[Address, Any]], ask: Callable[[Address, Any], Any]) -> list[tuple[UUID, Any]]:
+    """Ask every host at once; a host that does not answer answers None."""
+
+    def one(item: tuple[Address, Any]) -> tuple[UUID, Any]:
+        try:
+            return item[0][0], ask(*item)
+        except HostUnreachable as silent:
+            log.debug("host silent", host=str(item[0][0]), why=str(silent))
+            return item[0][0], None
+
+    if not wanted:
+        return []
+    with ThreadPoolExecutor(min(ASK_AT_ONCE, len(wanted)), "ask") as pool:
+        return list(pool.map(one, wanted))
+
+
+class Monitor:
+    """What every host says of itself, its VMs and its storage, into the rows."""
+
+    name = "monitor"
+
+    def __init__(self, doors: Doors, clock: Clock, every_s: float = 2.0) -> None:
+        self.doors, self.clock, self.every_s = doors, clock, every_s
+
+    def read(self, tx: Tx) -> list[tuple[Address, KnownHost]]:
+        """Hosts and their VMs before they are asked: a VM that starts meanwhile is not judged by an older report."""
+        vms: dict[UUID, list[KnownVm]] = {}
+        for vm_id, state, guest, host_id in tx.execute(
+            sa.select(Vm.id, Vm.state, Vm.guest, Vm.host_id).where(Vm.host_id.is_not(None), Vm.state != "down")
+        ):
+            vms.setdefault(host_id, []).append(KnownVm(vm_id, state, guest))
+        now = self.clock.now()
+        return [
+            ((h.id, h.address, h.port), KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ()))))
+            for h in tx.execute(
+                sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at).where(Host.state.in_(ASKED))
+            )
+        ]
+
+    def gather(self, wanted: list[tuple[Address, KnownHost]]) -> list[tuple[KnownHost, HostReport | None]]:
+        known = {address[0]: host for address, host in wanted}
+        answers = _ask_all(wanted, lambda address, _: self.doors(*address).report())
+        return [(known[host_id], report) for host_id, report in answers]
+
+    def apply(self, tx: Tx, found: list[tuple[KnownHost, HostReport | None]]) -> None:
+        now = self.clock.now()
+        for known, report in found:
+            for change in changes(known, report, now):
+                _apply(tx, change)
+            if report is None:
+                tx.execute(
+                    sa.update(Host)
+                    .where(Host.id == known.host_id)
+                    .values(silences=Host.silences + 1, reported_at=sa.func.coalesce(Host.reported_at, now))
+                )
+            else:
+                _apply_storage(tx, known.host_id, report.storage)
+
+
+def _apply(tx: Tx, change: Change) -> None:
+    """One change, unless somebody moved the thing meanwhile: then the next round sees it afresh."""
+    cls: Any = Host if change.kind == "host" else Vm
+    if change.event is None:
+        columns = [getattr(cls, name) for name in change.sets]
+        before = tx.execute(sa.select(*columns).where(cls.id == change.id)).first() if change.kind == "vm" else None
+        tx.execute(
+            sa.update(cls)
+            .where(cls.id == change.id, cls.state == change.was)
+            .values(**change.sets)
+            .execution_options(synchronize_session=False)
+        )
+        if before is not None and tuple(before) != tuple(change.sets.values()):
+            vm = tx.get(Vm, change.id)
+            touch(tx, "vm", change.id, pool_id=vm.pool_id if vm else None)
+        return
+    row = tx.get(cls, change.id, populate_existing=True)
+    if row is None or row.state != change.was:
+        return
+    try:
+        with tx.begin_nested():
+            move(tx, row, change.event, **change.sets)
+    except Refused as meanwhile:
+        log.info("change overtaken", kind=change.kind, id=str(change.id), change=change.event, why=meanwhile.message)
+
+
+def _apply_storage(tx: Tx, host_id: UUID, reports: tuple[StorageReport, ...]) -> None:
+    by_path = {report.path: report for report in reports}
+    for domain in tx.scalars(
+        sa.select(StorageDomain).where(StorageDomain.host_id == host_id, StorageDomain.state.in_(("active", "inactive")))
+    ):
+        report = by_path.get(domain.path)
+        if report is None:
+            continue
+        if (domain.total_mib, domain.free_mib) != (report.total_mib, report.free_mib):
+            domain.total_mib, domain.free_mib = report.total_mib, report.free_mib
+        if domain.state == "active" and not report.ok:
+            move(tx, domain, "vanished", why=report.why)
+        elif domain.state == "inactive" and report.ok:
+            move(tx, domain, "came_back", why="")
+
+
+class Enroll:
+    """Sign the requests of agents that showed a good token. The CA's key is in the manager alone."""
+
+    name = "enroll"
+
+    def __init__(self, authority: Authority, clock: Clock, every_s: float = 1.0) -> None:
+        self.authority, self.clock, self.every_s = authority, clock, every_s
+
+    def read(self, tx: Tx) -> list[tuple[UUID, str, str, str]]:
+        waiting = sa.select(Host.id, Host.name, Host.address, Host.enroll_csr).where(
+            Host.enroll_csr.is_not(None), Host.certificate.is_(None)
+        )
+        return [tuple(row) for row in tx.execute(waiting)]  # type: ignore[misc]
+
+    def gather(self, wanted: list[tuple[UUID, str, str, str]]) -> list[tuple[UUID, str]]:
+        now = self.clock.now()
+        return [(id, self.authority.sign_request(csr, name, "host", [name, address], now)) for id, name, address, csr in wanted]
+
+    def apply(self, tx: Tx, found: list[tuple[UUID, str]]) -> None:
+        for host_id, certificate in found:
+            host = tx.get(Host, host_id, with_for_update=True, populate_existing=True)
+            if host is not None and host.certificate is None:
+                move(tx, host, "enrolled", certificate=certificate, reported_at=self.clock.now())
+
+
+class Screens:
+    """Small pictures of the screens that somebody is looking at."""
+
+    name = "screens"
+
+    def __init__(self, doors: Doors, clock: Clock, every_s: float = 5.0) -> None:
+        self.doors, self.clock, self.every_s = doors, clock, every_s
+
+    def read(self, tx: Tx) -> list[tuple[Address, tuple[UUID, ...]]]:
+        wanted: dict[Address, list[UUID]] = {}
+        for vm_id, host_id, address, port in tx.execute(
+            sa.select(Vm.id, Host.id, Host.address, Host.port)
+            .join(Host, Host.id == Vm.host_id)
+            .join(VmScreen, VmScreen.vm_id == Vm.id)
+            .where(Vm.state == "up", Host.state == "up", VmScreen.wanted_at > self.clock.now() - LOOKED_AT)
+        ):
+            wanted.setdefault((host_id, address, port), []).append(vm_id)
+        return [(address, tuple(ids)) for address, ids in wanted.items()]
+
+    def gather(self, wanted: list[tuple[Address, tuple[UUID, ...]]]) -> list[Screen]:
+        answers = _ask_all(wanted, lambda address, ids: self.doors(*address).screens(ids))
+        return [screen for _, screens in answers for screen in screens or ()]
+
+    def apply(self, tx: Tx, found: list[Screen]) -> None:
+        now = self.clock.now()
+        for screen in found:
+            tx.execute(sa.update(VmScreen).where(VmScreen.vm_id == screen.vm_id).values(webp=screen.webp, taken_at=now))
+        tx.execute(sa.delete(VmScreen).where(VmScreen.wanted_at < now - timedelta(hours=1)))
+
+
+__all__ = ["Enroll", "Monitor", "Screens"]

@@ -1,0 +1,127 @@
+"""Pure: known rows + a host's report (or its silence) -> list of changes.
+
+No time-out ever concludes that a VM is off: a VM `died` only when its host answers and does not have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from backend.hosts.machine import HOST
+from backend.vms.machine import VM
+from hostapi.types import HostReport, VmReport
+
+SILENT_AFTER = timedelta(seconds=10)  # up -> connecting
+LOST_AFTER = timedelta(seconds=60)  # connecting -> non_responsive; its VMs become unknown
+_MAY_RUN = ("powering_up", "up", "paused", "powering_down", "unknown", "not_responding")
+
+
+@dataclass(frozen=True)
+class KnownVm:
+    """A VM that was on this host before the host was asked."""
+
+    vm_id: UUID
+    state: str
+    guest: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class KnownHost:
+    """A host and its VMs as the rows had them before it was asked."""
+
+    host_id: UUID
+    state: str
+    answered_at: datetime  # when it last answered, or was enrolled
+    vms: Sequence[KnownVm]
+
+
+@dataclass(frozen=True)
+class Change:
+    """An event for a thing's state table, with the columns to set; `event` None only sets columns."""
+
+    kind: Literal["host", "vm"]
+    id: UUID
+    was: str
+    event: str | None
+    sets: dict[str, Any]
+
+
+def changes(known: KnownHost, report: HostReport | None, now: datetime) -> list[Change]:
+    """What the host's answer, or its silence, makes of the host and of its VMs."""
+    return _silent(known, now) if report is None else [*_answered(known, report, now), *_vms(known, report)]
+
+
+def _answered(known: KnownHost, report: HostReport, now: datetime) -> list[Change]:
+    sets = {
+        "reported_at": now,
+        "silences": 0,
+        "hypervisor": report.hypervisor,
+        "agent_version": report.agent_version,
+        "boot_id": report.boot_id,
+        "cpus": report.cpus,
+        "memory_mib": report.memory_mib,
+        "memory_free_mib": report.memory_free_mib,
+        "load1": report.load1,
+        "virt_type": report.virt_type,
+    }
+    event = "answered" if HOST.may(known.state, "answered") else None
+    if known.state == "preparing_for_maintenance" and not known.vms:
+        event = "emptied"
+    return [Change("host", known.host_id, known.state, event, sets)]
+
+
+def _silent(known: KnownHost, now: datetime) -> list[Change]:
+    silence = now - known.answered_at
+    if known.state == "up" and silence >= SILENT_AFTER:
+        return [Change("host", known.host_id, known.state, "silent", {})]
+    if known.state == "connecting" and silence >= LOST_AFTER:
+        return [
+            Change("host", known.host_id, known.state, "lost", {}),
+            *(Change("vm", vm.vm_id, vm.state, "host_silent", {}) for vm in known.vms if VM.may(vm.state, "host_silent")),
+        ]
+    return []
+
+
+def _vms(known: KnownHost, report: HostReport) -> list[Change]:
+    running = {vm.vm_id: vm for vm in report.vms if vm.state != "off"}
+    found = []
+    for vm in known.vms:
+        if vm.state in _MAY_RUN:
+            change = _gone(vm) if vm.vm_id not in running else _there(vm, running[vm.vm_id])
+            if change is not None:
+                found.append(change)
+    return found
+
+
+def _gone(vm: KnownVm) -> Change:
+    # on the way down it was expected; the task that asked for it may record it first, which is as good
+    event = "stopped" if vm.state == "powering_down" else "died"
+    return Change("vm", vm.vm_id, vm.state, event, {"host_id": None, "guest": None})
+
+
+def _there(vm: KnownVm, report: VmReport) -> Change | None:
+    guest = (
+        None
+        if report.guest is None
+        else {
+            "hostname": report.guest.hostname,
+            "os": report.guest.os,
+            "ips": list(report.guest.ips),
+            "users": list(report.guest.users),
+        }
+    )
+    event = None
+    if vm.state == "unknown":
+        event = "seen_paused" if report.state == "paused" else "seen_running"
+    elif vm.state == "up" and report.state == "paused":
+        event = "pause"
+    elif vm.state == "paused" and report.state == "running":
+        event = "resume"
+    elif vm.state == "powering_up" and guest is not None:
+        event = "booted"
+    sets = {} if guest is None or guest == vm.guest else {"guest": guest}
+    return Change("vm", vm.vm_id, vm.state, event, sets) if event or sets else None

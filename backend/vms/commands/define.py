@@ -1,0 +1,230 @@
+"""Create a VM from a template, give it a fresh disk, remove it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backend.db import Tx, get
+from backend.errors import Impossible, Invalid
+from backend.events import move, record
+from backend.storage.models import Disk, StorageDomain
+from backend.tasks.command import Call, Job, Plain
+from backend.vms.machine import VM
+from backend.vms.models import Template, Vm
+from backend.vms.rules import require_name
+from hostapi.types import Failure, VolumeSpec
+
+
+def volume_spec(tx: Tx, disk: Disk) -> VolumeSpec:
+    """The disk's volume as its host knows it."""
+    domain = get(tx, StorageDomain, disk.domain_id)
+    backing = get(tx, Disk, disk.backing_id).path if disk.backing_id else None
+    return VolumeSpec(disk.id, domain.path, disk.capacity_mib, backing)
+
+
+def host_of(tx: Tx, disk: Disk) -> UUID:
+    """The host to ask about this disk; `Impossible` while its domain is not usable."""
+    domain = get(tx, StorageDomain, disk.domain_id)
+    if domain.state != "active" or domain.host_id is None:
+        raise Impossible(
+            "domain_not_active", f"Storage domain {domain.name} is {domain.state}; activate it first. {domain.why}".strip()
+        )
+    return domain.host_id
+
+
+def disk_of(tx: Tx, vm_id: UUID) -> Disk | None:
+    """The VM's disk, if it has one."""
+    return tx.scalars(sa.select(Disk).where(Disk.vm_id == vm_id).order_by(Disk.name)).first()
+
+
+@dataclass(frozen=True)
+class CreateVm(Plain):
+    """Create a VM from a template: its rows at once, then its disk as an overlay of the template's."""
+
+    vm_name: str
+    template_id: UUID
+    domain_id: UUID | None = None  # none: where the template's disk lies
+    pool_id: UUID | None = None
+    description: str = ""
+    memory_mib: int | None = None
+    vcpus: int | None = None
+    name, permission, steps = "vm.create", "vm.create", ("define", "volume")
+
+    def target(self, tx: Tx) -> tuple[str, UUID | None]:
+        return "template", self.template_id
+
+    def title(self, tx: Tx) -> str:
+        return f"Create VM {self.vm_name} from template {get(tx, Template, self.template_id).name}"
+
+    def locks(self, tx: Tx) -> list[str]:
+        return [f"vm-name:{self.vm_name}"]
+
+    def check(self, tx: Tx) -> None:
+        require_name(self.vm_name)
+        if tx.scalar(sa.select(Vm.id).where(Vm.name == self.vm_name)):
+            raise Invalid("name_taken", f"There is already a VM named {self.vm_name}; choose another name.", fields=["vm_name"])
+        template = get(tx, Template, self.template_id)
+        if template.state != "ok":
+            raise Impossible("template_not_ok", f"Template {template.name} is {template.state}; it can be used when it is ok.")
+        for field, value, least in (("memory_mib", self.memory_mib, 16), ("vcpus", self.vcpus, 1)):
+            if value is not None and value < least:
+                raise Invalid("too_small", f"{field} must be at least {least}.", fields=[field])
+
+    def define(self, tx: Tx, job: Job) -> None:
+        """The rows: VM and disk, both locked until the volume exists."""
+        self.check(tx)
+        template = get(tx, Template, self.template_id)
+        base = tx.scalars(sa.select(Disk).where(Disk.template_id == template.id)).first()
+        vm = Vm(
+            name=self.vm_name,
+            description=self.description,
+            cluster_id=template.cluster_id,
+            template_id=template.id,
+            pool_id=self.pool_id,
+            memory_mib=self.memory_mib or template.memory_mib,
+            vcpus=self.vcpus or template.vcpus,
+            boot=template.boot,
+            video=template.video,
+            guest_agent=template.guest_agent,
+            boot_timeout_s=template.boot_timeout_s,
+            state=VM.initial,
+        )
+        tx.add(vm)
+        tx.flush()
+        if base is not None:
+            tx.add(
+                Disk(
+                    name=f"{vm.name}-1",
+                    domain_id=self.domain_id or base.domain_id,
+                    vm_id=vm.id,
+                    backing_id=base.id,
+                    capacity_mib=base.capacity_mib,
+                    state="locked",
+                )
+            )
+
+    def volume(self, tx: Tx, job: Job) -> Call | None:
+        vm = self._vm(tx)
+        disk = disk_of(tx, vm.id)
+        if disk is None:
+            move(tx, vm, "created")
+            return None
+        return Call(host_of(tx, disk), "create_volume", {"volume": volume_spec(tx, disk)})
+
+    def volume_done(self, tx: Tx, job: Job, path: str) -> None:
+        vm = self._vm(tx)
+        disk = disk_of(tx, vm.id)
+        assert disk is not None
+        move(tx, disk, "created", path=path)
+        move(tx, vm, "created")
+
+    def volume_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
+        record(tx, "vm.create_failed", self._vm(tx), task_id=job.task_id, why=failure.message)
+
+    def volume_undo(self, tx: Tx, job: Job) -> Call | None:
+        disk = disk_of(tx, self._vm(tx).id)
+        return (
+            None
+            if disk is None
+            else Call(
+                host_of(tx, disk),
+                "delete_volume",
+                {"domain_path": get(tx, StorageDomain, disk.domain_id).path, "volume_id": disk.id},
+            )
+        )
+
+    def define_undo(self, tx: Tx, job: Job) -> None:
+        """Nothing stays of a VM that could not be created."""
+        vm = self._vm(tx)
+        forget(tx, vm)
+
+    def _vm(self, tx: Tx) -> Vm:
+        vm = tx.scalars(sa.select(Vm).where(Vm.name == self.vm_name)).first()
+        if vm is None:
+            raise Impossible("vm_gone", f"VM {self.vm_name} was removed meanwhile.")
+        return vm
+
+
+@dataclass(frozen=True)
+class ResetVm(Plain):
+    """Throw away everything a VM has written: a fresh overlay of its template takes the old one's place."""
+
+    vm_id: UUID
+    name, permission, steps = "vm.reset_disk", "vm.operate", ("reset",)
+
+    def target(self, tx: Tx) -> tuple[str, UUID | None]:
+        return "vm", self.vm_id
+
+    def title(self, tx: Tx) -> str:
+        return f"Give VM {get(tx, Vm, self.vm_id).name} a fresh disk"
+
+    def check(self, tx: Tx) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        VM.next(vm.state, "lock", vm.name)
+        disk = disk_of(tx, vm.id)
+        if disk is None or disk.backing_id is None:
+            raise Impossible("no_template", f"VM {vm.name} has no disk over a template, so there is nothing to go back to.")
+
+    def reset(self, tx: Tx, job: Job) -> Call:
+        vm = get(tx, Vm, self.vm_id, lock=True)
+        disk = disk_of(tx, vm.id)
+        assert disk is not None
+        host_id = host_of(tx, disk)
+        move(tx, vm, "lock")
+        return Call(host_id, "reset_volume", {"volume": volume_spec(tx, disk)})
+
+    def reset_done(self, tx: Tx, job: Job, path: str) -> None:
+        move(tx, get(tx, Vm, self.vm_id), "reset_done", why="")
+
+    def reset_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
+        """The old overlay is still whole (the new one comes in one rename), so the VM may be used as it was."""
+        vm = get(tx, Vm, self.vm_id)
+        if vm.state == "image_locked":
+            move(tx, vm, "reset_done", why=failure.message)
+
+
+@dataclass(frozen=True)
+class RemoveVm(Plain):
+    """Remove a VM that is down, with its disk."""
+
+    vm_id: UUID
+    name, permission, steps = "vm.remove", "vm.remove", ("delete", "forget")
+
+    def target(self, tx: Tx) -> tuple[str, UUID | None]:
+        return "vm", self.vm_id
+
+    def title(self, tx: Tx) -> str:
+        return f"Remove VM {get(tx, Vm, self.vm_id).name}"
+
+    def check(self, tx: Tx) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        VM.next(vm.state, "lock", vm.name)
+
+    def delete(self, tx: Tx, job: Job) -> Call | None:
+        vm = get(tx, Vm, self.vm_id, lock=True)
+        disk = disk_of(tx, vm.id)
+        host_id = host_of(tx, disk) if disk else None
+        move(tx, vm, "lock")
+        if disk is None or host_id is None:
+            return None
+        return Call(host_id, "delete_volume", {"domain_path": get(tx, StorageDomain, disk.domain_id).path, "volume_id": disk.id})
+
+    def delete_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        if vm.state == "image_locked":
+            move(tx, vm, "reset_done", why=failure.message)
+
+    def forget(self, tx: Tx, job: Job) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        record(tx, "vm.removed", vm, actor=job.actor.name, task_id=job.task_id)
+        forget(tx, vm)
+
+
+def forget(tx: Tx, vm: Vm) -> None:
+    """Delete a VM's rows; what others remember of it (leases, events) stays."""
+    tx.execute(sa.delete(Disk).where(Disk.vm_id == vm.id))
+    tx.delete(vm)
+    tx.flush()

@@ -1,0 +1,182 @@
+"""Start, shut down, power off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+
+from backend import facts
+from backend.db import Tx, get
+from backend.errors import Impossible, Invalid
+from backend.events import move, record
+from backend.hosts.models import Host
+from backend.storage.models import Disk
+from backend.tasks.command import Call, Job, Plain
+from backend.vms.machine import VM
+from backend.vms.models import Vm
+from backend.vms.rules import vm_spec
+from hostapi.types import Failure, GuestReport, VmReport
+
+
+class _OnVm(Plain):
+    """What the commands on one VM share."""
+
+    vm_id: UUID
+    verb = ""
+
+    def target(self, tx: Tx) -> tuple[str, UUID | None]:
+        return "vm", self.vm_id
+
+    def title(self, tx: Tx) -> str:
+        return f"{self.verb} VM {get(tx, Vm, self.vm_id).name}"
+
+
+@dataclass(frozen=True)
+class StartVm(_OnVm):
+    """Run a VM on the host the scheduler picks, and wait until its guest has booted."""
+
+    vm_id: UUID
+    name, permission, steps = "vm.start", "vm.operate", ("launch", "boot")
+    verb = "Start"
+
+    def check(self, tx: Tx) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        VM.next(vm.state, "start", vm.name)
+
+    def launch(self, tx: Tx, job: Job) -> Call:
+        """Choose the host, hold its memory, and say what it is to run."""
+        vm = get(tx, Vm, self.vm_id, lock=True)
+        VM.next(vm.state, "start", vm.name)
+        placement = facts.reserve(tx, vm)
+        host = get(tx, Host, placement.host_id)
+        move(tx, vm, "start", words={"host": host.name}, host_id=host.id, why="", guest=None, started_at=job.now)
+        disks = tx.execute(sa.select(Disk.id, Disk.path).where(Disk.vm_id == vm.id).order_by(Disk.name)).all()
+        spec = vm_spec(
+            vm_id=vm.id,
+            name=vm.name,
+            memory_mib=vm.memory_mib,
+            vcpus=vm.vcpus,
+            virt_type=host.virt_type,
+            boot=vm.boot,
+            protocols=vm.protocols,
+            video=vm.video,
+            disks=[(row.id, row.path) for row in disks],
+        )
+        return Call(host.id, "start_vm", {"spec": spec})
+
+    def launch_done(self, tx: Tx, job: Job, report: VmReport) -> None:
+        move(tx, get(tx, Vm, self.vm_id), "launched")
+
+    def launch_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        if vm.state == "wait_for_launch":
+            move(tx, vm, "start_failed", host_id=None, why=failure.message)
+        else:
+            vm.why = failure.message  # refused before anything was decided: the VM is as it was
+
+    def launch_undo(self, tx: Tx, job: Job) -> Call | None:
+        """A start that is cancelled while it boots ends with the VM off."""
+        vm = get(tx, Vm, self.vm_id)
+        if job.cancelled and vm.host_id is not None and VM.may(vm.state, "stop"):
+            move(tx, vm, "stop")
+            return Call(vm.host_id, "stop_vm", {"vm_id": vm.id})
+        return None
+
+    def launch_undone(self, tx: Tx, job: Job) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        if VM.may(vm.state, "stopped"):
+            move(tx, vm, "stopped", host_id=None, guest=None)
+
+    def boot(self, tx: Tx, job: Job) -> Call | None:
+        """Ask to be told when the guest agent answers; a guest without one counts as booted at once."""
+        vm = get(tx, Vm, self.vm_id)
+        if vm.state != "powering_up":
+            if vm.state == "up":
+                return None
+            raise Impossible("vm_went_down", f"VM {vm.name} went {vm.state.replace('_', ' ')} while it booted.")
+        if not vm.guest_agent:
+            move(tx, vm, "booted")
+            return None
+        assert vm.host_id is not None
+        return Call(vm.host_id, "await_boot", {"vm_id": vm.id, "timeout_s": vm.boot_timeout_s})
+
+    def boot_done(self, tx: Tx, job: Job, guest: GuestReport | None) -> None:
+        vm = get(tx, Vm, self.vm_id, lock=True)
+        if vm.state == "powering_up":  # the monitor may have seen it first
+            move(tx, vm, "booted", guest=msgspec.to_builtins(guest), why="")
+
+    def boot_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
+        vm = get(tx, Vm, self.vm_id, lock=True)
+        if failure.code == "vm_not_running" and VM.may(vm.state, "died"):  # the host's word, not a time-out
+            move(tx, vm, "died", host_id=None, guest=None)
+        vm.why = failure.message
+        if failure.code != "cancelled":
+            record(tx, "vm.boot_failed", vm, task_id=job.task_id, why=failure.message)
+
+
+@dataclass(frozen=True)
+class ShutdownVm(_OnVm):
+    """Ask the guest to shut down, and wait until the VM is off."""
+
+    vm_id: UUID
+    timeout_s: int = 120
+    name, permission, steps = "vm.shutdown", "vm.operate", ("shutdown",)
+    verb = "Shut down"
+
+    def check(self, tx: Tx) -> None:
+        if not 1 <= self.timeout_s <= 3600:
+            raise Invalid("bad_timeout", "A guest may take between 1 and 3,600 seconds to shut down.", fields=["timeout_s"])
+        vm = get(tx, Vm, self.vm_id)
+        VM.next(vm.state, "shutdown", vm.name)
+
+    def shutdown(self, tx: Tx, job: Job) -> Call:
+        vm = get(tx, Vm, self.vm_id, lock=True)
+        assert vm.host_id is not None
+        move(tx, vm, "shutdown")
+        return Call(vm.host_id, "shutdown_vm", {"vm_id": vm.id, "timeout_s": self.timeout_s})
+
+    def shutdown_done(self, tx: Tx, job: Job, result: Any) -> None:
+        now_off(tx, self.vm_id)
+
+    def shutdown_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        if VM.may(vm.state, "shutdown_failed"):
+            move(tx, vm, "shutdown_failed", words={"why": failure.message}, why=failure.message)
+
+
+@dataclass(frozen=True)
+class StopVm(_OnVm):
+    """Cut a VM's power."""
+
+    vm_id: UUID
+    name, permission, steps = "vm.stop", "vm.operate", ("stop",)
+    verb = "Power off"
+
+    def check(self, tx: Tx) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        VM.next(vm.state, "stop", vm.name)
+
+    def stop(self, tx: Tx, job: Job) -> Call:
+        vm = get(tx, Vm, self.vm_id, lock=True)
+        assert vm.host_id is not None
+        move(tx, vm, "stop")
+        return Call(vm.host_id, "stop_vm", {"vm_id": vm.id})
+
+    def stop_done(self, tx: Tx, job: Job, result: Any) -> None:
+        now_off(tx, self.vm_id)
+
+    def stop_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        if VM.may(vm.state, "shutdown_failed"):
+            move(tx, vm, "shutdown_failed", words={"why": failure.message}, why=failure.message)
+
+
+def now_off(tx: Tx, vm_id: UUID) -> None:
+    """The host has proved that the VM is off; the monitor may have recorded it first."""
+    vm = get(tx, Vm, vm_id, lock=True)
+    if VM.may(vm.state, "stopped"):
+        move(tx, vm, "stopped", host_id=None, guest=None, why="")

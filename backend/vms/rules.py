@@ -1,0 +1,50 @@
+"""Pure: rows' facts -> VmSpec; names that may be given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from backend.errors import Invalid
+from hostapi.types import BootSpec, DiskSpec, VmSpec
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def require_name(name: str, what: str = "VM") -> None:
+    """`Invalid` unless the name can be a host name inside the guest too (RFC 1123, 2.1, with dots and underscores)."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(
+            "bad_name",
+            f"“{name}” cannot name a {what}: use up to 63 letters, digits, dots, dashes "
+            "and underscores, beginning with a letter or digit.",
+            fields=["name"],
+        )
+
+
+def vm_spec(
+    *,
+    vm_id: UUID,
+    name: str,
+    memory_mib: int,
+    vcpus: int,
+    virt_type: str,
+    boot: dict[str, Any] | None,
+    protocols: Sequence[str],
+    video: str,
+    disks: Sequence[tuple[UUID, str]],
+) -> VmSpec:
+    """What the host is asked to run; `disks` are (volume id, path) in boot order."""
+    return VmSpec(
+        vm_id=vm_id,
+        name=name,
+        memory_mib=memory_mib,
+        vcpus=vcpus,
+        virt_type=virt_type,  # type: ignore[arg-type]
+        disks=tuple(DiskSpec(volume_id, path) for volume_id, path in disks),
+        boot=BootSpec(boot["kernel"], boot["initrd"], boot["cmdline"].replace("{name}", name)) if boot else None,
+        protocols=tuple(protocols),
+        video=video,  # type: ignore[arg-type]
+    )
