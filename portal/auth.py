@@ -1,0 +1,164 @@
+"""Sign in, out, who is this; a cookie for browsers, a bearer token for programs; CSRF for what comes by cookie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flask import Flask, Request, Response, current_app, g, request, session
+from flask_login import LoginManager, UserMixin, current_user
+from flask_wtf.csrf import CSRFError, CSRFProtect
+
+from backend.directory import sessions
+from backend.errors import Denied, NotSignedIn
+from backend.tasks.command import Actor
+from portal.errors import is_api, refused
+from portal.parts import parts
+from portal.transaction import commit, in_transaction, tx
+
+COOKIE = "__Host-leasehold"
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+T = TypeVar("T")
+
+
+class Person(UserMixin):
+    """flask-login's view of a session: everything but `get_id` is the session's facts."""
+
+    def __init__(self, facts: Any) -> None:
+        self.facts = facts
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.facts, name)
+
+    def get_id(self) -> str:
+        return str(self.facts.id)
+
+
+def person() -> Any:
+    """The `SessionFacts` of who asks; `NotSignedIn` when nobody does."""
+    if not current_user.is_authenticated:
+        raise NotSignedIn("not_signed_in", "Sign in first: nobody is signed in here, or the session has ended.")
+    return current_user.facts
+
+
+def actor() -> Actor:
+    """Who asks, as commands want to know it."""
+    who = person()
+    return Actor(who.user_id, who.user_name)
+
+
+def token_of(asked: Request) -> str | None:
+    """The token of the request: a bearer's before a cookie's."""
+    kind, _, token = asked.headers.get("Authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return token.strip()
+    return asked.cookies.get(COOKIE)
+
+
+def by_cookie() -> bool:
+    """Whether the request is a browser's: then another site may have sent it, and it must prove that none did."""
+    return "Authorization" not in request.headers
+
+
+def sign_in(name: str, password: str, *, client: str) -> Any:
+    """Check name and password; answers `SignedIn` with the new session's token, or raises the refusal.
+
+    The password is proved between two transactions: hashing and a domain controller both take their time.
+    """
+    from backend.directory import signin
+
+    commit()
+    address = request.remote_addr or ""
+    now = parts().clock.now
+    with in_transaction() as short:
+        attempt = signin.begin(short, name, address, now())
+    proof = aside(lambda: attempt.prove(password))
+    with in_transaction() as short:
+        signed = signin.finish(short, attempt, proof, client=client, address=address, now=now())
+    if getattr(signed, "refusal", None) is not None:  # told after the failure has been counted and recorded
+        raise signed.refusal
+    return signed
+
+
+def remember(response: Response, signed: Any) -> None:
+    """Give the browser its session; a new form secret keeps what was sent before the sign-in from counting after it."""
+    session.clear()
+    g.pop("csrf_token", None)
+    response.set_cookie(
+        COOKIE, signed.token, expires=signed.expires_at, path="/", secure=True, httponly=True, samesite="Lax",
+    )
+
+
+def sign_out() -> None:
+    """End the session of who asks."""
+    sessions.end(tx(), person().id, parts().clock.now())
+    session.clear()
+
+
+def forget(response: Response) -> None:
+    """Take the session back from the browser."""
+    response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Lax")
+
+
+def aside(work: Callable[[], T]) -> T:
+    """The answer of work that blocks or computes: in a real thread when this process is gevent's, else here."""
+    try:
+        from gevent import get_hub
+        from gevent.monkey import is_module_patched
+    except ImportError:
+        return work()
+    if not is_module_patched("socket"):
+        return work()
+
+    def kept() -> tuple[bool, Any]:
+        # gevent prints what a pool thread raises; a wrong password is no news for standard error
+        try:
+            return True, work()
+        except Exception as error:  # noqa: BLE001 -- raised again below, in the greenlet that asked
+            return False, error
+
+    fine, value = get_hub().threadpool.spawn(kept).get()
+    if not fine:
+        raise value
+    return value  # type: ignore[no-any-return]
+
+
+def check_forgery(csrf: CSRFProtect) -> None:
+    """Refuse a change asked by cookie that does not prove it came from our own page."""
+    if request.method in SAFE or not by_cookie() or getattr(_view(), "no_cookie", False):
+        return
+    if is_api() and COOKIE not in request.cookies:
+        return  # nobody is signed in, so there is nothing to misuse: the view says so in its own words
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        raise Denied("cross_site", "This change was asked by another web site, so it was not made.")
+    csrf.protect()
+
+
+def no_cookie(view: Any) -> Any:
+    """Mark a view that never looks at cookies (sign-in by program, enrollment): nobody can be tricked into it."""
+    view.no_cookie = True
+    return view
+
+
+def _view() -> Any:
+    return current_app.view_functions.get(request.endpoint or "")
+
+
+def install(app: Flask) -> None:
+    """Load the person of each request, and guard changes against forgery."""
+    app.config.update(WTF_CSRF_CHECK_DEFAULT=False, WTF_CSRF_TIME_LIMIT=None, WTF_CSRF_SSL_STRICT=False)
+    csrf, login = CSRFProtect(app), LoginManager(app)
+
+    @login.request_loader
+    def load(asked: Request) -> Person | None:
+        token = token_of(asked)
+        facts = sessions.find(tx(), token, parts().clock.now()) if token else None
+        return Person(facts) if facts else None
+
+    @app.before_request
+    def guard() -> None:
+        check_forgery(csrf)
+
+    @app.errorhandler(CSRFError)
+    def forged(_: CSRFError) -> Response:
+        return refused(Denied("csrf", "This form is too old, or it is not ours. Load the page again and repeat."))
