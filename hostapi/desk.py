@@ -81,6 +81,8 @@ class Desk:
                     return known
                 step = self._start(uid, verb, typed, entry.cancelled)
         step.ended.wait(min(max(wait_s, 0.0), LONGEST_WAIT_S))
+        if self.closed.is_set() and step.outcome.state == "running":
+            raise HostUnreachable("The host's agent is going down.")
         return step.outcome
 
     def cancel(self, uid: UUID) -> None:
@@ -113,7 +115,10 @@ class Desk:
 
     def close(self) -> None:
         """Take no more questions; steps that still run are left without an outcome, to be asked again."""
-        self.closed.set()
+        with self._lock:
+            self.closed.set()
+            for step in self._running.values():
+                step.ended.set()
 
     # -- inside ----------------------------------------------------------------------------------
     def _known(self, uid: UUID, verb: str, entry: Entry) -> Outcome | None:

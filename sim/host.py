@@ -1,0 +1,317 @@
+"""`SimHost`: a `HostAgent` in memory, driven by the world."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+from hostapi.types import (
+    GuestReport,
+    HostReport,
+    Protocol,
+    Screen,
+    StorageReport,
+    TicketSpec,
+    VmReport,
+    VmSpec,
+    VolumeSpec,
+)
+from hostapi.verbs import HostRefused, Steering
+
+if TYPE_CHECKING:
+    from sim.world import SimStorage, World
+
+POLL_S = 0.1  # real seconds between looks at a clock that may be told
+PICTURE = base64.b64decode("UklGRhgAAABXRUJQVlA4TAwAAAAvn0AWAKhRTTrV/wA=")  # 160x90
+
+
+@dataclass
+class Run:
+    """A VM that runs here."""
+
+    spec: VmSpec
+    since: datetime
+    boots_at: datetime | None  # None: its guest agent will never answer
+    off_at: datetime | None = None
+
+
+class SimHost:
+    """Runs VMs by remembering them. Every wait is by the world's clock and ends early when something happens."""
+
+    def __init__(self, world: World, name: str, *, cpus: int, memory_mib: int) -> None:
+        self.world, self.name, self.cpus, self.memory_mib = world, name, cpus, memory_mib
+        self.boot_id = str(uuid4())
+        self.runs: dict[UUID, Run] = {}
+        self.tickets: dict[tuple[UUID, Protocol], tuple[TicketSpec, datetime]] = {}
+        self.domains: set[str] = set()
+        self._changed = threading.Condition(world.lock)
+
+    # -- steps -----------------------------------------------------------------------------------
+    def start_vm(self, spec: VmSpec, steering: Steering) -> VmReport:
+        """Remember that it runs."""
+        if spec.vm_id not in self.runs:
+            self._pause(self.world.launch_s, steering)
+        with self._changed:
+            steering.check_cancelled()
+            if spec.vm_id not in self.runs:
+                self._require_startable(spec)
+                now = self.world.clock.now()
+                fails = self.world.guest(spec.name).boot_fails
+                boots_at = None if fails else now + timedelta(seconds=self.world.boot_s)
+                self.runs[spec.vm_id] = Run(spec, now, boots_at)
+                self._changed.notify_all()
+            return self._vm_report(self._run(spec.vm_id))
+
+    def await_boot(self, vm_id: UUID, timeout_s: int, steering: Steering) -> GuestReport:
+        """Wait until the guest's boot time has passed."""
+        end = self.world.clock.now() + timedelta(seconds=timeout_s)
+        started = self.world.clock.now()
+
+        def booted() -> bool:
+            run, now = self._run(vm_id), self.world.clock.now()
+            if self._answers(run):
+                return True
+            if now >= end:
+                raise HostRefused(
+                    "boot_timeout", f"VM {run.spec.name} did not boot within {timeout_s} seconds."
+                )
+            passed = (now - started).total_seconds()
+            steering.progress(min(99, int(100 * passed / max(1, timeout_s))), "Waiting for the guest")
+            return False
+
+        self._wait_until(booted, steering)
+        with self._changed:
+            return self._guest_report(self._run(vm_id))
+
+    def shutdown_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
+        """Let the guest go off after its time, unless it hangs."""
+        end = self.world.clock.now() + timedelta(seconds=timeout_s)
+
+        def off() -> bool:
+            run, now = self.runs.get(vm_id), self.world.clock.now()
+            if run is None:
+                return True
+            if run.off_at is None and not self.world.guest(run.spec.name).hangs:
+                run.off_at = now + timedelta(seconds=self.world.shutdown_s)
+            if self._went_off(run):
+                self._end(vm_id)
+                return True
+            if now >= end:
+                sentence = f"VM {run.spec.name} did not shut down within {timeout_s} seconds."
+                raise HostRefused("shutdown_timeout", sentence)
+            return False
+
+        self._wait_until(off, steering)
+
+    def stop_vm(self, vm_id: UUID, steering: Steering) -> None:
+        """Forget that it runs."""
+        with self._changed:
+            self._end(vm_id)
+
+    def set_ticket(self, vm_id: UUID, ticket: TicketSpec, steering: Steering) -> None:
+        """Remember the password and when it ends."""
+        with self._changed:
+            run = self._run(vm_id)
+            if ticket.protocol not in run.spec.protocols:
+                sentence = f"VM {run.spec.name} has no {ticket.protocol.upper()} display."
+                raise HostRefused("no_display", sentence)
+            key = (vm_id, ticket.protocol)
+            known = self.tickets.get(key)
+            if known is None or known[0].issued_ms < ticket.issued_ms:
+                self.tickets[key] = (ticket, self.world.clock.now() + timedelta(seconds=ticket.valid_s))
+
+    def attach_domain(self, path: str, steering: Steering) -> StorageReport:
+        """Use this folder."""
+        folder = self.world.folder(path)
+        self._require_usable(folder, steering)
+        self.domains.add(folder.path)
+        return self._storage_report(folder)
+
+    def create_volume(self, volume: VolumeSpec, steering: Steering) -> str:
+        """Remember the volume."""
+        folder = self.world.folder(volume.domain_path)
+        self._require_usable(folder, steering)
+        with self._changed:
+            known = folder.volumes.get(volume.volume_id)
+            if known is not None and known != volume:
+                raise HostRefused(
+                    "volume_differs", f"Volume {volume.volume_id} exists already and is another one."
+                )
+            self._require_backing(volume)
+            folder.volumes[volume.volume_id] = volume
+        return _path(volume.domain_path, volume.volume_id)
+
+    def reset_volume(self, volume: VolumeSpec, steering: Steering) -> str:
+        """Count that its changes are thrown away."""
+        folder = self.world.folder(volume.domain_path)
+        self._require_usable(folder, steering)
+        path = _path(volume.domain_path, volume.volume_id)
+        with self._changed:
+            self._require_unused(path)
+            self._require_backing(volume)
+            folder.volumes[volume.volume_id] = volume
+            folder.resets[volume.volume_id] = folder.resets.get(volume.volume_id, 0) + 1
+        return path
+
+    def delete_volume(self, domain_path: str, volume_id: UUID, steering: Steering) -> None:
+        """Forget the volume."""
+        folder = self.world.folder(domain_path)
+        if folder.broken:
+            raise _broken(folder)
+        with self._changed:
+            self._require_unused(_path(domain_path, volume_id))
+            folder.volumes.pop(volume_id, None)
+
+    # -- questions -------------------------------------------------------------------------------
+    def report(self) -> HostReport:
+        """What is remembered."""
+        with self._changed:
+            for vm_id in [vm_id for vm_id, run in self.runs.items() if self._went_off(run)]:
+                self._end(vm_id)
+            used = sum(run.spec.memory_mib for run in self.runs.values())
+            return HostReport(
+                hostname=self.name,
+                boot_id=self.boot_id,
+                agent_version="simulated",
+                hypervisor="simulated",
+                virt_type="kvm",
+                cpus=self.cpus,
+                memory_mib=self.memory_mib,
+                memory_free_mib=max(0, self.memory_mib - used),
+                load1=0.1 * len(self.runs),
+                vms=tuple(self._vm_report(run) for run in self.runs.values()),
+                storage=tuple(self._storage_report(self.world.folder(path)) for path in sorted(self.domains)),
+            )
+
+    def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
+        """The same picture of every VM."""
+        with self._changed:
+            return tuple(Screen(vm_id, 160, 90, PICTURE) for vm_id in vm_ids if vm_id in self.runs)
+
+    # -- what the world does to it, and what tests look at ----------------------------------------
+    def password(self, vm_id: UUID, protocol: Protocol) -> str | None:
+        """The display password that is accepted now, if any."""
+        with self._changed:
+            ticket, ends = self.tickets.get((vm_id, protocol), (None, None))
+            if ticket is None or ends is None or self.world.clock.now() >= ends:
+                return None
+            return ticket.password.value
+
+    def end_run(self, name: str) -> None:
+        """The VM of this name is off from now on."""
+        with self._changed:
+            for vm_id in [vm_id for vm_id, run in self.runs.items() if run.spec.name == name]:
+                self._end(vm_id)
+
+    def lose_power(self) -> None:
+        """Everything that ran is gone."""
+        with self._changed:
+            for vm_id in list(self.runs):
+                self._end(vm_id)
+            self.domains.clear()
+
+    def wake(self) -> None:
+        """Let everybody who waits look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    # -- inside ----------------------------------------------------------------------------------
+    def _run(self, vm_id: UUID) -> Run:
+        run = self.runs.get(vm_id)
+        if run is None:
+            raise HostRefused("vm_not_running", f"The VM does not run on host {self.name}.", vm_id=str(vm_id))
+        return run
+
+    def _end(self, vm_id: UUID) -> None:
+        self.runs.pop(vm_id, None)
+        for key in [key for key in self.tickets if key[0] == vm_id]:
+            del self.tickets[key]
+        self._changed.notify_all()
+
+    def _went_off(self, run: Run) -> bool:
+        return run.off_at is not None and self.world.clock.now() >= run.off_at
+
+    def _answers(self, run: Run) -> bool:
+        return run.boots_at is not None and self.world.clock.now() >= run.boots_at
+
+    def _vm_report(self, run: Run) -> VmReport:
+        guest = self._guest_report(run) if self._answers(run) else None
+        cpu_s = 0.1 * (self.world.clock.now() - run.since).total_seconds()
+        return VmReport(run.spec.vm_id, run.spec.name, "running", guest, run.spec.memory_mib, cpu_s)
+
+    def _guest_report(self, run: Run) -> GuestReport:
+        tail = run.spec.vm_id.bytes
+        ip = f"10.{tail[0]}.{tail[1]}.{tail[2]}"
+        return GuestReport(run.spec.name, "Simulated guest", (ip,), self.world.guest(run.spec.name).users)
+
+    def _storage_report(self, folder: SimStorage) -> StorageReport:
+        if folder.broken:
+            return StorageReport(folder.path, False, why=_broken(folder).failure.message)
+        return StorageReport(folder.path, True, folder.total_mib, 0 if folder.full else folder.free_mib)
+
+    def _require_startable(self, spec: VmSpec) -> None:
+        if self.world.guest(spec.name).start_fails:
+            raise HostRefused("start_failed", f"VM {spec.name} could not be started: the hypervisor refused.")
+        for disk in spec.disks:
+            folder = self.world.folder_of(disk.path)
+            if folder is not None and folder.broken:
+                raise _broken(folder)
+            ours = folder is not None and disk.path == _path(folder.path, disk.volume_id)
+            if folder is not None and ours and disk.volume_id not in folder.volumes:
+                raise HostRefused(
+                    "disk_missing", f"VM {spec.name} cannot start: its disk {disk.path} is not there."
+                )
+            users = self.world.users_of(disk.path)
+            if users and not disk.readonly:
+                sentence = f"VM {spec.name} cannot start: its disk is in use by VM {users[0]}."
+                raise HostRefused("volume_in_use", sentence, path=disk.path)
+
+    def _require_unused(self, path: str) -> None:
+        if users := self.world.users_of(path):
+            raise HostRefused(
+                "volume_in_use", f"The volume is in use by VM {users[0]}, which runs.", path=path
+            )
+
+    def _require_backing(self, volume: VolumeSpec) -> None:
+        if volume.backing is None:
+            return
+        folder = self.world.folder_of(volume.backing)
+        if folder is not None and volume.backing.rsplit("/", 1)[-1] in folder.lost:
+            sentence = f"The volume's base {volume.backing} is not there."
+            raise HostRefused("backing_missing", sentence, path=volume.backing)
+
+    def _require_usable(self, folder: SimStorage, steering: Steering) -> None:
+        self._pause(folder.slow_s, steering)
+        if folder.broken:
+            raise _broken(folder)
+        if folder.full:
+            raise HostRefused("storage_full", f"The storage at {folder.path} is full.", path=folder.path)
+
+    def _pause(self, seconds: float, steering: Steering) -> None:
+        end = self.world.clock.now() + timedelta(seconds=seconds)
+        self._wait_until(lambda: self.world.clock.now() >= end, steering)
+
+    def _wait_until(self, true: Callable[[], bool], steering: Steering) -> None:
+        with self._changed:
+            while True:
+                steering.check_cancelled()
+                if true():
+                    return
+                self._changed.wait(POLL_S)
+
+
+def _path(domain_path: str, volume_id: UUID) -> str:
+    return f"{domain_path.rstrip('/')}/volumes/{volume_id}.qcow2"
+
+
+def _broken(folder: SimStorage) -> HostRefused:
+    return HostRefused(
+        "storage_broken",
+        f"The storage at {folder.path} does not answer: input/output error.",
+        path=folder.path,
+    )

@@ -1,0 +1,235 @@
+"""The simulated data center: hosts, their power and network, storage, and faults told as sentences."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from backend.clock import Clock
+from hostapi.client import HostUnreachable
+from hostapi.desk import Desk
+from hostapi.journal import Journal
+from hostapi.types import HostReport, Outcome, Screen, VolumeSpec
+from sim.host import SimHost
+
+
+@dataclass
+class SimStorage:
+    """A storage domain's folder: what is in it, and what is wrong with it."""
+
+    path: str
+    total_mib: int = 1_000_000
+    free_mib: int = 900_000
+    slow_s: float = 0.0
+    full: bool = False
+    broken: bool = False
+    volumes: dict[UUID, VolumeSpec] = field(default_factory=dict)
+    resets: dict[UUID, int] = field(default_factory=dict)  # how often each volume was thrown away
+    lost: set[str] = field(default_factory=set)  # file names that are gone
+
+
+@dataclass
+class SimGuest:
+    """How a VM of this name behaves inside; told by sentences, kept over its runs."""
+
+    boot_fails: bool = False
+    start_fails: bool = False
+    hangs: bool = False  # ignores every request to shut down
+    users: tuple[str, ...] = ()
+
+
+class SimMachine:
+    """One simulated machine: what stays when its agent restarts, and what is lost with its power."""
+
+    def __init__(self, world: World, host: SimHost) -> None:
+        self.host, self.journal = host, Journal(None)
+        self.powered, self.connected, self.agent_on = True, True, True
+        self.desk = Desk(host, self.journal)
+
+    def restart_agent(self) -> None:
+        """The agent dies in the middle of whatever it does, and comes back with its journal."""
+        self.stop_agent()
+        self.start_agent()
+
+    def stop_agent(self) -> None:
+        self.agent_on = False
+        self.desk.close()
+        self.host.wake()
+
+    def start_agent(self) -> None:
+        self.desk, self.agent_on = Desk(self.host, self.journal), True
+
+    def power_off(self) -> None:
+        """Everything that runs is gone at once; the journal's file is not."""
+        self.powered = False
+        self.stop_agent()
+        self.host.lose_power()
+
+    def power_on(self) -> None:
+        self.host.boot_id = str(uuid4())
+        self.powered = True
+        self.start_agent()
+
+
+class SimDoor:
+    """The way to a simulated host; silent when the machine is off, its network is cut or its agent is down."""
+
+    def __init__(self, machine: SimMachine) -> None:
+        self._machine = machine
+
+    def ask(self, uid: UUID, verb: str, args: Mapping[str, Any], *, wait_s: float) -> Outcome:
+        """As `HostClient.ask`; an answer is lost when the network is cut meanwhile."""
+        outcome = self._desk().ask(uid, verb, args, wait_s=wait_s)
+        self._desk()
+        return outcome
+
+    def cancel(self, uid: UUID) -> None:
+        """As `HostClient.cancel`."""
+        self._desk().cancel(uid)
+
+    def report(self) -> HostReport:
+        """As `HostClient.report`."""
+        return self._desk().report()
+
+    def screens(self, vm_ids: Iterable[UUID]) -> tuple[Screen, ...]:
+        """As `HostClient.screens`."""
+        return self._desk().screens(vm_ids)
+
+    def _desk(self) -> Desk:
+        machine = self._machine
+        if not (machine.powered and machine.connected and machine.agent_on):
+            raise HostUnreachable(f"The host {machine.host.name} does not answer.")
+        return machine.desk
+
+
+class World:
+    """A data center that is not there. Times in seconds are of the clock it was given, which may be told."""
+
+    def __init__(
+        self, clock: Clock, *, launch_s: float = 0.0, boot_s: float = 0.0, shutdown_s: float = 0.0
+    ) -> None:
+        self.clock = clock
+        self.launch_s, self.boot_s, self.shutdown_s = launch_s, boot_s, shutdown_s
+        self.lock = threading.RLock()
+        self.machines: dict[str, SimMachine] = {}
+        self.storage: dict[str, SimStorage] = {}
+        self.guests: dict[str, SimGuest] = {}
+        self.history: list[str] = []  # every sentence that was told, in order
+
+    def add_host(self, name: str, *, cpus: int = 16, memory_mib: int = 65_536) -> SimHost:
+        """A machine with power, network and an agent that has nothing to do yet."""
+        with self.lock:
+            host = SimHost(self, name, cpus=cpus, memory_mib=memory_mib)
+            self.machines[name] = SimMachine(self, host)
+            return host
+
+    def host(self, name: str) -> SimHost:
+        """The host of this name."""
+        return self.machines[name].host
+
+    def desk(self, name: str) -> Desk:
+        """The present desk of this host's agent, for serving it over the wire."""
+        return self.machines[name].desk
+
+    def door(self, name: str) -> SimDoor:
+        """The manager's way to this host; stays good over restarts."""
+        return SimDoor(self.machines[name])
+
+    def guest(self, name: str) -> SimGuest:
+        """How the VM of this name behaves; it need not exist yet."""
+        with self.lock:
+            return self.guests.setdefault(name, SimGuest())
+
+    def folder(self, path: str) -> SimStorage:
+        """The storage at this path; it is there as soon as somebody names it."""
+        with self.lock:
+            return self.storage.setdefault(path.rstrip("/"), SimStorage(path.rstrip("/")))
+
+    def folder_of(self, file: str) -> SimStorage | None:
+        """The known storage domain that this file's path lies below."""
+        with self.lock:
+            return next((one for path, one in self.storage.items() if file.startswith(path + "/")), None)
+
+    def users_of(self, path: str) -> list[str]:
+        """The names of the running VMs, on any host, that have this file open for writing."""
+        with self.lock:
+            return [
+                run.spec.name
+                for machine in self.machines.values()
+                for run in machine.host.runs.values()
+                if any(disk.path == path and not disk.readonly for disk in run.spec.disks)
+            ]
+
+    def do(self, sentence: str) -> None:
+        """Let something happen, told as a sentence:
+
+        `power host1 off|on`, `network host1 off|on`, `agent host1 restart|off|on`,
+        `vm w7 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys`, `vm w7 users alice bob`,
+        `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`.
+        """
+        words = sentence.split()
+        kinds: dict[str, Callable[[str, str, list[str]], None]] = {
+            "power": self._power,
+            "network": self._network,
+            "agent": self._agent,
+            "vm": self._vm,
+            "storage": self._storage,
+        }
+        if len(words) < 3 or words[0] not in kinds:
+            raise ValueError(f"Nobody understands {sentence!r}.")
+        try:
+            kinds[words[0]](words[1], words[2], words[3:])
+        except KeyError as unknown:
+            raise ValueError(f"Nobody understands {sentence!r}: {unknown} is not known.") from unknown
+        self.history.append(sentence)
+        for machine in list(self.machines.values()):
+            machine.host.wake()
+
+    def _power(self, host: str, what: str, _: list[str]) -> None:
+        machine = self.machines[host]
+        {"off": machine.power_off, "on": machine.power_on}[what]()
+
+    def _network(self, host: str, what: str, _: list[str]) -> None:
+        self.machines[host].connected = {"off": False, "on": True}[what]
+
+    def _agent(self, host: str, what: str, _: list[str]) -> None:
+        machine = self.machines[host]
+        {"restart": machine.restart_agent, "off": machine.stop_agent, "on": machine.start_agent}[what]()
+
+    def _vm(self, name: str, what: str, more: list[str]) -> None:
+        guest = self.guest(name)
+        if what in ("crash", "shutdown"):
+            with self.lock:
+                hosts = [machine.host for machine in self.machines.values()]
+            for host in hosts:
+                host.end_run(name)
+        elif what == "users":
+            guest.users = tuple(more)
+        else:
+            attribute, value = {
+                "boot_fails": ("boot_fails", True),
+                "boots": ("boot_fails", False),
+                "start_fails": ("start_fails", True),
+                "starts": ("start_fails", False),
+                "hangs": ("hangs", True),
+                "obeys": ("hangs", False),
+            }[what]
+            setattr(guest, attribute, value)
+
+    def _storage(self, path: str, what: str, more: list[str]) -> None:
+        folder = self.folder(path)
+        if what == "slow":
+            folder.slow_s = float(more[0].removesuffix("s"))
+        elif what == "lost":
+            folder.lost.add(more[0])
+        else:
+            folder.full, folder.broken = {
+                "full": (True, False),
+                "broken": (False, True),
+                "ok": (False, False),
+            }[what]
+            if what == "ok":
+                folder.slow_s = 0.0
