@@ -1,0 +1,248 @@
+"""Pure: when a lease ends, may be extended, what to pre-start, grow or reclaim, who is next and when."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from backend.errors import Impossible, Invalid
+
+RIGHTS = ("start", "shutdown", "reset")
+PROTOCOLS = ("vnc", "spice")
+ATTEMPTS = 3  # desktops that may break under one request before it is told no
+AT_ONCE = 4  # desktops a pool makes at the same time
+HOLDING = ("starting", "active", "expiring", "grace")  # states in which the desktop is the person's
+WANTING = ("queued", *HOLDING)  # … and those that count against a person's number of desktops
+FREE = ("spare", "warming", "ready")  # members that may be given out, best first
+
+# why a start may come to nothing though the desktop itself is in order: it is tried again, not set aside
+NOT_ITS_FAULT = frozenset(
+    {
+        "no_host",
+        "domain_not_active",
+        "cancelled",
+        "busy",
+        "changed_meanwhile",
+        "wrong_state",
+        "host_lost",
+        "vm_went_down",
+        "vm_unknown",
+        "internal_error",
+        "locked",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a pool's administrator decides. Lengths are in seconds."""
+
+    size: int
+    spares: int = 0
+    lease_s: int | None = 3600
+    extend_s: int = 1800
+    extensions: int = 0
+    warn_s: int = 300
+    grace_s: int = 60
+    shutdown_s: int = 60
+    per_user: int = 1
+    rights: tuple[str, ...] = RIGHTS
+    protocols: tuple[str, ...] = PROTOCOLS
+
+
+def require_policy(policy: Policy) -> None:
+    """`Invalid` with a sentence, and the fields it is about, unless the policy makes sense."""
+
+    def refuse_if(wrong: bool, sentence: str, *fields: str) -> None:
+        if wrong:
+            raise Invalid("bad_policy", sentence, fields=list(fields))
+
+    p = policy
+    refuse_if(not 1 <= p.size <= 10_000, "A pool has between 1 and 10,000 desktops.", "size")
+    refuse_if(p.spares < 0, "The number of spares cannot be below 0.", "spares")
+    refuse_if(
+        p.spares > p.size,
+        f"{p.spares} spares cannot be kept in a pool of {p.size} desktops; lower the spares or raise the size.",
+        "spares", "size",
+    )  # fmt: skip
+    refuse_if(
+        p.lease_s is not None and not 60 <= p.lease_s <= 366 * 86_400,
+        "A lease lasts between one minute and 366 days; leave it empty to lease until returned.", "lease_s",
+    )  # fmt: skip
+    refuse_if(
+        not 0 <= p.warn_s <= 86_400,
+        "The warning comes between 0 seconds and one day before the end.",
+        "warn_s",
+    )
+    refuse_if(
+        p.lease_s is not None and p.warn_s >= p.lease_s,
+        f"The warning comes {p.warn_s} s before the end, but the lease lasts only {p.lease_s} s; "
+        "warn later or lease for longer.", "warn_s", "lease_s",
+    )  # fmt: skip
+    refuse_if(not 0 <= p.grace_s <= 86_400, "The grace is between 0 seconds and one day.", "grace_s")
+    refuse_if(
+        not 1 <= p.shutdown_s <= 3600,
+        "A guest may take between 1 and 3,600 seconds to shut down.",
+        "shutdown_s",
+    )
+    refuse_if(
+        not 0 <= p.extensions <= 1000, "A lease may be extended between 0 and 1,000 times.", "extensions"
+    )
+    refuse_if(
+        p.extensions > 0 and not 60 <= p.extend_s <= 366 * 86_400,
+        "An extension lasts between one minute and 366 days.", "extend_s",
+    )  # fmt: skip
+    refuse_if(
+        not 1 <= p.per_user <= 100, "A person may hold between 1 and 100 desktops of a pool.", "per_user"
+    )
+    _known(p.rights, RIGHTS, "rights", "right")
+    _known(p.protocols, PROTOCOLS, "protocols", "protocol")
+    refuse_if(not p.protocols, "Offer at least one protocol: vnc or spice.", "protocols")
+
+
+def _known(given: Iterable[str], known: tuple[str, ...], field: str, word: str) -> None:
+    for value in given:
+        if value not in known:
+            raise Invalid(
+                "bad_policy", f"“{value}” is not a {word}; choose from {', '.join(known)}.", fields=[field]
+            )
+
+
+# -- one lease -----------------------------------------------------------------------------------
+def lease_end(start: datetime, lease_s: int | None, entitled_until: datetime | None) -> datetime | None:
+    """When a lease that starts now ends: after its length, but never past the entitlement; None: when returned."""
+    ends = [start + timedelta(seconds=lease_s)] if lease_s is not None else []
+    return min([*ends, entitled_until] if entitled_until else ends, default=None)
+
+
+Action = Literal["warn", "expire", "take"]
+
+
+def next_action(
+    state: str, ends_at: datetime | None, grace_until: datetime | None, warn_s: int, now: datetime
+) -> Action | None:
+    """What is due of this lease now. After an outage it is what would be due by now, not what was missed."""
+    if state in ("active", "expiring") and ends_at is not None:
+        if now >= ends_at:
+            return "expire"
+        if state == "active" and now >= ends_at - timedelta(seconds=warn_s):
+            return "warn"
+    if state == "grace" and (grace_until is None or now >= grace_until):
+        return "take"
+    return None
+
+
+def extended_end(
+    *,
+    state: str,
+    ends_at: datetime | None,
+    used: int,
+    policy: Policy,
+    waiting: int,
+    entitled_until: datetime | None,
+) -> datetime:
+    """The end after one more extension, or `Impossible` with the reason why there is none."""
+    if state not in ("active", "expiring"):
+        raise Impossible(
+            "wrong_state", f"This lease is {state}; only a running lease can be extended.", state=state
+        )
+    if ends_at is None:
+        raise Impossible("no_end", "This lease has no end, so there is nothing to extend.")
+    if used >= policy.extensions:
+        times = (
+            "not be extended" if policy.extensions == 0 else f"be extended {policy.extensions} times, and was"
+        )
+        raise Impossible(
+            "no_extensions_left", f"A lease of this pool may {times}.", extensions=policy.extensions
+        )
+    if waiting:
+        people = "1 person is" if waiting == 1 else f"{waiting} people are"
+        raise Impossible(
+            "others_wait", f"The lease cannot be extended: {people} waiting for a desktop.", waiting=waiting
+        )
+    end = lease_end(ends_at, policy.extend_s, entitled_until)
+    assert end is not None
+    if end <= ends_at:
+        raise Impossible(
+            "entitlement_ends", "The lease cannot be extended: your right to this pool ends with it."
+        )
+    return end
+
+
+# -- the members of one pool ---------------------------------------------------------------------
+@dataclass(frozen=True)
+class Wanted:
+    """What a pool's members need now: how many to make, start, switch off and remove."""
+
+    create: int = 0
+    warm: int = 0
+    cool: int = 0
+    remove: int = 0
+
+
+def wanted(counts: Mapping[str, int], queued: int, size: int, spares: int) -> Wanted:
+    """Members on demand up to `size`, `spares` of them started and waiting; surplus goes, but never a leased one."""
+    n = {state: counts.get(state, 0) for state in (*FREE, "creating", "leased", "resetting", "broken")}
+    total = sum(n.values())
+    if total > size:
+        over = total - size
+        idle = n["ready"] + n["broken"]
+        return Wanted(remove=min(over, idle), cool=min(max(over - idle, 0), n["spare"]))
+    coming = n["ready"] + n["warming"] + n["spare"] + n["creating"] + n["resetting"]
+    create = max(0, min(queued + spares - coming, size - total, AT_ONCE - n["creating"]))
+    started = n["spare"] + n["warming"]
+    warm = max(0, min(n["ready"], spares - started))
+    cool = 0 if queued else max(0, min(n["spare"], started - spares))
+    return Wanted(create=create, warm=warm, cool=cool)
+
+
+def hopeless(counts: Mapping[str, int], size: int) -> bool:
+    """Whether no desktop can come free by itself: all that may be made are made, and all are set aside."""
+    total = sum(counts.get(state, 0) for state in (*FREE, "creating", "leased", "resetting", "broken"))
+    return total >= size and counts.get("broken", 0) == total
+
+
+# -- the queue -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Turn:
+    """When a member can next be used by somebody: its state, and the end of the lease on it."""
+
+    state: str
+    ends_at: datetime | None = None  # leased: the end of the lease; none: nobody knows
+    since: datetime | None = None  # on its way: since when
+
+
+def free_at(turn: Turn, policy: Policy, boot_s: float, now: datetime) -> datetime | None:
+    """When the next person can use this member; None when nobody knows."""
+    boot, turnaround = timedelta(seconds=boot_s), timedelta(seconds=min(policy.shutdown_s, 10))
+    if turn.state == "spare":
+        return now
+    if turn.state == "leased":
+        return turn.ends_at and max(turn.ends_at + timedelta(seconds=policy.grace_s), now) + turnaround + boot
+    if turn.state in ("warming", "ready", "creating", "resetting"):
+        return max((turn.since or now) + boot, now)
+    return None
+
+
+def estimate_s(
+    place: int, turns: Iterable[Turn], policy: Policy, to_make: int, boot_s: float, now: datetime
+) -> int | None:
+    """Seconds until the person at this place (1 is next) has a desktop; None when it cannot be told.
+
+    Each desktop is given to the next in the queue as it comes free, and comes back after a full lease.
+    """
+    times = [t for turn in turns if (t := free_at(turn, policy, boot_s, now)) is not None]
+    times += [now + timedelta(seconds=boot_s)] * max(0, to_make)
+    heapq.heapify(times)
+    at = now
+    for _ in range(place):
+        if not times:
+            return None
+        at = heapq.heappop(times)
+        if policy.lease_s is not None:
+            again = at + timedelta(seconds=policy.lease_s + policy.grace_s)
+            heapq.heappush(times, again + timedelta(seconds=min(policy.shutdown_s, 10) + boot_s))
+    return max(0, round((at - now).total_seconds()))
