@@ -21,7 +21,8 @@ or, for each step x,
 
     x(tx, job)                  first transaction: decide, change rows, and answer a `Call` or None
     x_done(tx, job, result)     second transaction: record the host's answer (already typed)
-    x_failed(tx, job, failure)  … or its refusal; the task then fails, after undoing what was done
+    x_failed(tx, job, failure)  … or its refusal; the task then fails, after undoing what was done,
+                                unless this answers GO_ON: then the next step is taken
     x_undo(tx, job)             optional: answer the `Call` (or None) that takes the finished step back
     x_undone(tx, job)           optional: record that the host has taken it back
     ended(tx, job, state)       optional: last words in the transaction that ends the task
@@ -32,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 from uuid import UUID
 
 from backend.db import Tx
@@ -53,6 +54,8 @@ class Actor:
 
 
 SYSTEM = Actor(None, "Leasehold")
+
+GO_ON: Final = "go on"  # what `x_failed` answers when the task can do without the step
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from backend.db import Sessions, Tx
 from backend.errors import Refused
 from backend.events import move
 from backend.hosts.models import Host
-from backend.tasks.command import Call, HostLost
+from backend.tasks.command import GO_ON, Call, HostLost
 from backend.tasks.models import Step, Task, Worker
 from backend.tasks.submit import WAKE, finish, job_of
 from hostapi.client import HostUnreachable
@@ -232,7 +232,9 @@ class Runner:
 
     def _job(self, tx: Tx, task: Task) -> Any:
         done = tx.scalars(
-            sa.select(Step).where(Step.task_id == task.id, Step.undoes.is_(None), Step.state != "asked").order_by(Step.ordinal)
+            sa.select(Step)
+            .where(Step.task_id == task.id, Step.undoes.is_(None), Step.state.in_(("done", "undone")))
+            .order_by(Step.ordinal)
         )
         results = {s.name: decode_result(s.verb, (s.result or {}).get("value")) if s.verb else None for s in done}
         return job_of(task, results, self.clock.now())
@@ -323,10 +325,17 @@ class Runner:
             log.error("undo step failed", task=task.id, step=step.name, why=failure.message)
             self._release(tx, task, 0, f"Could not undo: {failure.message}")
             return
-        failed = getattr(command, f"{step.name}_failed", None)
-        if failed is not None:
-            failed(tx, self._job(tx, task), failure)
-        self._begin_undo(tx, task, failure)
+        self._hear_failure(tx, task, command, step.name, failure)
+
+    def _hear_failure(self, tx: Tx, task: Task, command: Any, name: str, failure: Failure) -> None:
+        """Tell the command; unless it says that the task goes on without this step, undo what was done."""
+        failed = getattr(command, f"{name}_failed", None)
+        answer = failed(tx, self._job(tx, task), failure) if failed else None
+        if answer is GO_ON and not task.cancel_wanted and failure.code != "internal_error":
+            task.at_step += 1
+            self._release(tx, task, 0, failure.message, within=0)
+        else:
+            self._begin_undo(tx, task, failure)
 
     def _begin_undo(self, tx: Tx, task: Task, failure: Failure) -> None:
         task.undoing, task.error = True, msgspec.to_builtins(failure)
@@ -372,9 +381,7 @@ class Runner:
                 self._end_undone(tx, task, command)
                 return
             name = step.name if step else command.steps[min(task.at_step, len(command.steps) - 1)]
-            if failed := getattr(command, f"{name}_failed", None):
-                failed(tx, self._job(tx, task), failure)
-            self._begin_undo(tx, task, failure)
+            self._hear_failure(tx, task, command, name, failure)
 
     def _release_after_bug(self, task_id: int, claim: UUID, bug: Exception) -> None:
         failure = Failure(
