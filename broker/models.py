@@ -27,7 +27,7 @@ class Ticket(HasId, Base):
     user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE")
     session_id: Mapped[UUID] = ref("web_session.id", ondelete="CASCADE", index=True)
     vm_id: Mapped[UUID] = ref("vm.id", ondelete="CASCADE", index=True)
-    lease_id: Mapped[UUID | None] = ref("lease.id", index=True)
+    lease_id: Mapped[UUID | None] = ref("lease.id", ondelete="SET NULL", index=True)
     protocol: Mapped[str]
     client: Mapped[str]  # browser | native
     state: Mapped[str] = mapped_column(default=TICKET.initial)
@@ -47,7 +47,7 @@ class ConsoleSession(HasId, Base):
     ticket_id: Mapped[UUID] = ref("ticket.id", ondelete="CASCADE", unique=True)
     user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE", index=True)
     vm_id: Mapped[UUID] = ref("vm.id", ondelete="CASCADE", index=True)
-    lease_id: Mapped[UUID | None] = ref("lease.id", index=True)
+    lease_id: Mapped[UUID | None] = ref("lease.id", ondelete="SET NULL", index=True)
     protocol: Mapped[str]
     client: Mapped[str]
     address: Mapped[str]

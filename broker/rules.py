@@ -7,25 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from pools.rules import FREE
+from pools.rules import Candidate, free, reason
 
 Outcome = Literal["kept", "given", "starting", "queued", "refused"]
 SHOWN = 100  # candidates a decision tells one by one; of the rest it tells how many for which reason
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A member of the pool as the broker sees it; `leased_by` names the holder, `why` says what broke."""
-
-    member_id: UUID
-    vm_id: UUID
-    name: str
-    state: str
-    vm_state: str
-    host: str = ""
-    host_state: str = ""
-    leased_by: str = ""
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +25,7 @@ class Asked:
     per_user: int = 1
     queued: int = 0  # people who asked before
     hopeless: bool = False
+    trouble: str = ""  # why nothing can be started at the moment
 
 
 @dataclass(frozen=True)
@@ -53,34 +39,10 @@ class Choice:
     reasons: tuple[tuple[Candidate, str], ...] = ()
 
 
-def reason(c: Candidate) -> tuple[str, bool]:
-    """Why this member may or may not be given out, in words."""
-    match c.state:
-        case "spare" | "warming" if c.host_state not in ("up", ""):
-            return f"host {c.host} is {c.host_state.replace('_', ' ')}", False
-        case "spare" if c.vm_state == "up":
-            return "spare, free and up", True
-        case "spare":
-            return f"spare, but its VM is {c.vm_state.replace('_', ' ')}", False
-        case "warming":
-            return "being started as a spare", True
-        case "ready" if c.vm_state == "down":
-            return "free, must be started", True
-        case "ready":
-            return f"free, but its VM is {c.vm_state.replace('_', ' ')}", False
-        case "leased":
-            return f"leased by {c.leased_by}" if c.leased_by else "coming back from a lease", False
-        case "broken":
-            return f"set aside: {c.why or 'it broke'}", False
-        case _:
-            return {"creating": "being made", "resetting": "being reset"}.get(c.state, c.state), False
-
-
 def choose(asked: Asked) -> Choice:
     """The choice for this person. Nobody who asks now goes before somebody who waits already."""
-    weighed = [(c, *reason(c)) for c in asked.candidates]
-    reasons = tuple((c, why) for c, why, _ in weighed)
-    free = sorted((c for c, _, good in weighed if good), key=lambda c: FREE.index(c.state))
+    reasons = tuple((c, reason(c, asked.trouble)[0]) for c in asked.candidates)
+    order = tuple(free(asked.candidates, asked.trouble))
     if asked.held is not None:
         return Choice("kept", f"You have desktop {asked.held} already.", reasons=reasons)
     if asked.removing:
@@ -99,12 +61,13 @@ def choose(asked: Asked) -> Choice:
     if asked.queued:
         people = "1 person asked" if asked.queued == 1 else f"{asked.queued} people asked"
         return Choice("queued", f"{people} before you; you are called when it is your turn.", reasons=reasons)
-    if free:
-        best = free[0]
+    if order:
+        best = order[0]
         if best.state == "spare":
-            return Choice("given", f"Desktop {best.name} is ready for you.", tuple(free), reasons=reasons)
-        return Choice("starting", f"Desktop {best.name} is starting for you.", tuple(free), reasons=reasons)
-    return Choice("queued", "No desktop is free at the moment; you are next.", reasons=reasons)
+            return Choice("given", f"Desktop {best.name} is ready for you.", order, reasons=reasons)
+        return Choice("starting", f"Desktop {best.name} is starting for you.", order, reasons=reasons)
+    why = asked.trouble or "No desktop is free at the moment."
+    return Choice("queued", f"{why} You are next.", reasons=reasons)
 
 
 def told(reasons: Sequence[tuple[Candidate, str]], *, taken: UUID | None = None) -> dict[str, Any]:

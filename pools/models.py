@@ -42,6 +42,8 @@ class Pool(HasId, Base):
     rights: Mapped[list[str]] = mapped_column(default=lambda: ["start", "shutdown", "reset"])
     protocols: Mapped[list[str]] = mapped_column(default=lambda: ["vnc", "spice"])  # offered, preferred first
     next_member: Mapped[int] = mapped_column(default=1, server_default="1")  # number in the next member's name
+    trouble: Mapped[str] = mapped_column(default="", server_default="")  # a sentence while desktops cannot be made or started
+    retry_at: Mapped[datetime | None]  # nothing is made or started before
 
 
 class PoolMember(HasId, Base):
@@ -73,7 +75,7 @@ class Lease(HasId, Base):
     )
     kind = "lease"
     machine = LEASE
-    pool_id: Mapped[UUID] = ref("pool.id", index=True)
+    pool_id: Mapped[UUID] = ref("pool.id", ondelete="CASCADE", index=True)
     user_id: Mapped[UUID] = ref("user_account.id")
     vm_id: Mapped[UUID | None] = ref("vm.id", ondelete="SET NULL")
     state: Mapped[str] = mapped_column(default=LEASE.initial)
@@ -88,3 +90,4 @@ class Lease(HasId, Base):
     ended_at: Mapped[datetime | None]
     end_reason: Mapped[str | None]  # returned | expired | reclaimed | failed | left_queue | entitlement_ended
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # members that broke under it
+    off_wanted: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # the holder switched it off

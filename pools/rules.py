@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
+from uuid import UUID
 
+from backend.directory.rules import Grant, Path
 from backend.errors import Impossible, Invalid
 
 RIGHTS = ("start", "shutdown", "reset")
@@ -88,16 +92,12 @@ def require_policy(policy: Policy) -> None:
         "A guest may take between 1 and 3,600 seconds to shut down.",
         "shutdown_s",
     )
-    refuse_if(
-        not 0 <= p.extensions <= 1000, "A lease may be extended between 0 and 1,000 times.", "extensions"
-    )
+    refuse_if(not 0 <= p.extensions <= 1000, "A lease may be extended between 0 and 1,000 times.", "extensions")
     refuse_if(
         p.extensions > 0 and not 60 <= p.extend_s <= 366 * 86_400,
         "An extension lasts between one minute and 366 days.", "extend_s",
     )  # fmt: skip
-    refuse_if(
-        not 1 <= p.per_user <= 100, "A person may hold between 1 and 100 desktops of a pool.", "per_user"
-    )
+    refuse_if(not 1 <= p.per_user <= 100, "A person may hold between 1 and 100 desktops of a pool.", "per_user")
     _known(p.rights, RIGHTS, "rights", "right")
     _known(p.protocols, PROTOCOLS, "protocols", "protocol")
     refuse_if(not p.protocols, "Offer at least one protocol: vnc or spice.", "protocols")
@@ -106,9 +106,7 @@ def require_policy(policy: Policy) -> None:
 def _known(given: Iterable[str], known: tuple[str, ...], field: str, word: str) -> None:
     for value in given:
         if value not in known:
-            raise Invalid(
-                "bad_policy", f"“{value}” is not a {word}; choose from {', '.join(known)}.", fields=[field]
-            )
+            raise Invalid("bad_policy", f"“{value}” is not a {word}; choose from {', '.join(known)}.", fields=[field])
 
 
 # -- one lease -----------------------------------------------------------------------------------
@@ -121,9 +119,7 @@ def lease_end(start: datetime, lease_s: int | None, entitled_until: datetime | N
 Action = Literal["warn", "expire", "take"]
 
 
-def next_action(
-    state: str, ends_at: datetime | None, grace_until: datetime | None, warn_s: int, now: datetime
-) -> Action | None:
+def next_action(state: str, ends_at: datetime | None, grace_until: datetime | None, warn_s: int, now: datetime) -> Action | None:
     """What is due of this lease now. After an outage it is what would be due by now, not what was missed."""
     if state in ("active", "expiring") and ends_at is not None:
         if now >= ends_at:
@@ -146,33 +142,82 @@ def extended_end(
 ) -> datetime:
     """The end after one more extension, or `Impossible` with the reason why there is none."""
     if state not in ("active", "expiring"):
-        raise Impossible(
-            "wrong_state", f"This lease is {state}; only a running lease can be extended.", state=state
-        )
+        raise Impossible("wrong_state", f"This lease is {state}; only a running lease can be extended.", state=state)
     if ends_at is None:
         raise Impossible("no_end", "This lease has no end, so there is nothing to extend.")
     if used >= policy.extensions:
-        times = (
-            "not be extended" if policy.extensions == 0 else f"be extended {policy.extensions} times, and was"
-        )
-        raise Impossible(
-            "no_extensions_left", f"A lease of this pool may {times}.", extensions=policy.extensions
-        )
+        times = "not be extended" if policy.extensions == 0 else f"be extended {policy.extensions} times, and was"
+        raise Impossible("no_extensions_left", f"A lease of this pool may {times}.", extensions=policy.extensions)
     if waiting:
         people = "1 person is" if waiting == 1 else f"{waiting} people are"
-        raise Impossible(
-            "others_wait", f"The lease cannot be extended: {people} waiting for a desktop.", waiting=waiting
-        )
+        raise Impossible("others_wait", f"The lease cannot be extended: {people} waiting for a desktop.", waiting=waiting)
     end = lease_end(ends_at, policy.extend_s, entitled_until)
     assert end is not None
     if end <= ends_at:
-        raise Impossible(
-            "entitlement_ends", "The lease cannot be extended: your right to this pool ends with it."
-        )
+        raise Impossible("entitlement_ends", "The lease cannot be extended: your right to this pool ends with it.")
     return end
 
 
+def entitled(grants: Iterable[Grant], path: Path, now: datetime) -> tuple[bool, datetime | None]:
+    """Whether the person may take from the pool at the head of the path, and until when (None: no end)."""
+    places = set(path)
+    given = [g for g in grants if g.role == "user" and (g.object_type, g.object_id) in places and g.holds(now)]
+    ends = [g.valid_until for g in given if g.valid_until is not None]
+    return bool(given), max(ends) if given and len(ends) == len(given) else None
+
+
 # -- the members of one pool ---------------------------------------------------------------------
+@dataclass(frozen=True)
+class Candidate:
+    """A member as one sees it who looks for a desktop; `leased_by` names the holder, `why` says what broke."""
+
+    member_id: UUID
+    vm_id: UUID
+    name: str
+    state: str
+    vm_state: str
+    host: str = ""
+    host_state: str = ""
+    leased_by: str = ""
+    why: str = ""
+
+
+def reason(c: Candidate, trouble: str = "") -> tuple[str, bool]:
+    """Why this member may or may not be given out, in words. `trouble` says why nothing can be started now."""
+    match c.state:
+        case "spare" | "warming" if c.host_state not in ("up", ""):
+            return f"host {c.host} is {c.host_state.replace('_', ' ')}", False
+        case "spare" if c.vm_state == "up":
+            return "spare, free and up", True
+        case "spare":
+            return f"spare, but its VM is {c.vm_state.replace('_', ' ')}", False
+        case "warming":
+            return "being started as a spare", True
+        case "ready" if c.vm_state != "down":
+            return f"free, but its VM is {c.vm_state.replace('_', ' ')}", False
+        case "ready" if trouble:
+            return f"free, but cannot be started now: {trouble}", False
+        case "ready":
+            return "free, must be started", True
+        case "leased":
+            return f"leased by {c.leased_by}" if c.leased_by else "coming back from a lease", False
+        case "broken":
+            return f"set aside: {c.why or 'it broke'}", False
+        case _:
+            return {"creating": "being made", "resetting": "being reset"}.get(c.state, f"being {c.state}"), False
+
+
+def free(candidates: Iterable[Candidate], trouble: str = "") -> list[Candidate]:
+    """The members that may be given out, best first."""
+    return sorted((c for c in candidates if reason(c, trouble)[1]), key=lambda c: FREE.index(c.state))
+
+
+def member_name(pool: str, number: int) -> str:
+    """A VM name for a pool's member, good as a host name too (RFC 1123)."""
+    word = re.sub(r"[^a-z0-9]+", "-", unicodedata.normalize("NFKD", pool.lower()).encode("ascii", "ignore").decode())
+    return f"{word.strip('-')[:50].strip('-') or 'desktop'}-{number}"
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What a pool's members need now: how many to make, start, switch off and remove."""
@@ -227,9 +272,7 @@ def free_at(turn: Turn, policy: Policy, boot_s: float, now: datetime) -> datetim
     return None
 
 
-def estimate_s(
-    place: int, turns: Iterable[Turn], policy: Policy, to_make: int, boot_s: float, now: datetime
-) -> int | None:
+def estimate_s(place: int, turns: Iterable[Turn], policy: Policy, to_make: int, boot_s: float, now: datetime) -> int | None:
     """Seconds until the person at this place (1 is next) has a desktop; None when it cannot be told.
 
     Each desktop is given to the next in the queue as it comes free, and comes back after a full lease.

@@ -252,7 +252,7 @@ def a_member(
     vm_state: str | None = None,
     **fields: Any,
 ) -> PoolMember:
-    """A member of the pool in this state, its VM in the state that goes with it, its disk an overlay of the template's."""
+    """A member of the pool in this state, with its VM, and its disk over the template's."""
     domain = tx.get(StorageDomain, pool.domain_id)
     assert domain is not None
     host = host or tx.get(Host, domain.host_id)
