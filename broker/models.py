@@ -34,6 +34,7 @@ class Ticket(HasId, Base):
     armed_at: Mapped[datetime | None]  # when the display had its password
     task_id: Mapped[int | None] = ref("task.id", ondelete="SET NULL")  # the task that arms it
     fetched_at: Mapped[datetime | None]  # when its viewer file was handed out: once
+    why: Mapped[str] = mapped_column(default="", server_default="")  # why it was revoked, for its person
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
 

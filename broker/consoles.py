@@ -1,0 +1,131 @@
+"""Console sessions as rows: opened, counted, wished away, ended; who of the living must be closed, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backend.changes import touch
+from backend.db import Tx
+from backend.directory.models import Directory, User, WebSession
+from backend.directory.names import full_name
+from backend.events import record
+from backend.vms.models import Vm
+from broker.models import ConsoleSession, Ticket
+from pools.models import Lease
+
+SILENT_AFTER = timedelta(seconds=60)  # a gateway says every few seconds that its consoles live
+LOST_AFTER = timedelta(seconds=15)  # a new SPICE session of a VM waits no longer than this for one whose gateway is silent
+_LIVE = ConsoleSession.ended_at.is_(None)
+
+
+def open(
+    tx: Tx, ticket: Ticket, id: UUID, *, vm_name: str, user_name: str, address: str, gateway: str, now: datetime,
+) -> None:
+    """Write down that a console is being opened. A SPICE console ends the VM's other ones: a VM has one at a time."""
+    if ticket.protocol == "spice":
+        others = sa.select(ConsoleSession.ticket_id).where(
+            _LIVE, ConsoleSession.vm_id == ticket.vm_id, ConsoleSession.protocol == "spice")
+        want_end(tx, others, "This console was opened again somewhere else.")
+    console = ConsoleSession(
+        id=id, ticket_id=ticket.id, user_id=ticket.user_id, vm_id=ticket.vm_id, lease_id=ticket.lease_id,
+        protocol=ticket.protocol, client=ticket.client, address=address, gateway=gateway, started_at=now, seen_at=now,
+    )
+    tx.add(console)
+    record(tx, "console.opened", console, user=user_name, protocol=ticket.protocol.upper(), vm=vm_name, address=address)
+    touch(tx, "console", id, user_id=ticket.user_id)
+
+
+def others_live(tx: Tx, vm_id: UUID, *, but: UUID, now: datetime) -> bool:
+    """Whether another SPICE console of this VM, opened earlier, is not over yet."""
+    me = sa.select(ConsoleSession.started_at).where(ConsoleSession.id == but).scalar_subquery()
+    other = sa.select(ConsoleSession.id).where(
+        _LIVE, ConsoleSession.vm_id == vm_id, ConsoleSession.protocol == "spice", ConsoleSession.id != but,
+        sa.tuple_(ConsoleSession.started_at, ConsoleSession.id) < sa.tuple_(me, sa.literal(but)),
+        ConsoleSession.seen_at > now - LOST_AFTER,
+    )
+    return tx.execute(other.limit(1)).first() is not None
+
+
+def want_end(tx: Tx, ticket_ids: sa.Select[UUID], why: str) -> None:
+    """Have the live consoles of these tickets closed; the first reason given stays."""
+    rows = tx.execute(
+        sa.update(ConsoleSession).where(_LIVE, ConsoleSession.end_wanted.is_(None), ConsoleSession.ticket_id.in_(ticket_ids))
+        .values(end_wanted=why).returning(ConsoleSession.id, ConsoleSession.user_id)
+        .execution_options(synchronize_session=False)
+    )
+    for id, user_id in rows.all():
+        touch(tx, "console", id, user_id=user_id)
+
+
+def end(tx: Tx, id: UUID, *, why: str, now: datetime, to_client: int | None = None, to_vm: int | None = None) -> bool:
+    """Write down that a console is over and why; False when that was known already."""
+    counts = {"bytes_to_client": to_client, "bytes_to_vm": to_vm}
+    row = tx.execute(
+        sa.update(ConsoleSession).where(ConsoleSession.id == id, _LIVE)
+        .values(ended_at=now, seen_at=now, end_reason=why, **{k: v for k, v in counts.items() if v is not None})
+        .returning(ConsoleSession.user_id, ConsoleSession.vm_id, ConsoleSession.protocol)
+        .execution_options(synchronize_session=False)
+    ).first()
+    if row is None:
+        return False
+    whose = tx.execute(
+        sa.select(User.name, Directory.name.label("directory"), Vm.name.label("vm"), Vm.pool_id)
+        .select_from(User).join(Directory, Directory.id == User.directory_id).join(Vm, Vm.id == row.vm_id)
+        .where(User.id == row.user_id)
+    ).one()
+    console = ConsoleSession(id=id, user_id=row.user_id)  # only to say which thing the event is about
+    record(tx, "console.closed", console, pool_id=whose.pool_id, user=full_name(whose.name, whose.directory),
+           protocol=row.protocol.upper(), vm=whose.vm, why=why)
+    touch(tx, "console", id, user_id=row.user_id, pool_id=whose.pool_id)
+    return True
+
+
+def unwanted(tx: Tx, gateway: str, now: datetime) -> list[tuple[UUID, str]]:
+    """Live consoles of this gateway that must be closed, each with the sentence for its person."""
+    c, s, lease = ConsoleSession, WebSession, Lease
+    signed_out = sa.or_(s.ended_at.is_not(None), s.expires_at <= now)
+    lease_over = sa.or_(lease.state.in_(("returning", "ended")), lease.vm_id != c.vm_id)
+    reason: Any = sa.case(
+        (c.end_wanted.is_not(None), c.end_wanted),
+        (lease_over, "Your lease on this desktop is over."),
+        (signed_out, "You signed out, or your sign-in has expired."),
+        else_="Your account was disabled.",
+    )
+    rows = tx.execute(
+        sa.select(c.id, reason).join(Ticket, Ticket.id == c.ticket_id).join(s, s.id == Ticket.session_id)
+        .join(User, User.id == c.user_id).outerjoin(lease, lease.id == c.lease_id)
+        .where(_LIVE, c.gateway == gateway, sa.or_(c.end_wanted.is_not(None), lease_over, signed_out, User.enabled.is_(False)))
+    )
+    return [(id, why) for id, why in rows]
+
+
+def seen(tx: Tx, counts: Mapping[UUID, tuple[int, int]], now: datetime) -> set[UUID]:
+    """Write down that these consoles live and how many bytes went to client and VM; answers those whose row had
+    been ended by somebody else, which must be closed."""
+    if not counts:
+        return set()
+    values = sa.values(
+        sa.column("id", sa.Uuid), sa.column("down", sa.BigInteger), sa.column("up", sa.BigInteger), name="now"
+    ).data([(id, down, up) for id, (down, up) in counts.items()])
+    alive = tx.scalars(
+        sa.update(ConsoleSession).where(ConsoleSession.id == values.c.id, _LIVE)
+        .values(seen_at=now, bytes_to_client=values.c.down, bytes_to_vm=values.c.up).returning(ConsoleSession.id)
+        .execution_options(synchronize_session=False)
+    )
+    return set(counts) - set(alive)
+
+
+def left_behind(tx: Tx, gateway: str, living: Collection[UUID]) -> list[UUID]:
+    """Consoles of this gateway that its process no longer has: an earlier process was killed."""
+    rows = tx.scalars(sa.select(ConsoleSession.id).where(_LIVE, ConsoleSession.gateway == gateway))
+    return [id for id in rows if id not in living]
+
+
+def silent(tx: Tx, now: datetime) -> list[ConsoleSession]:
+    """Consoles that no gateway has vouched for lately."""
+    return list(tx.scalars(sa.select(ConsoleSession).where(_LIVE, ConsoleSession.seen_at < now - SILENT_AFTER)))
