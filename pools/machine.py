@@ -2,51 +2,64 @@
 
 from backend.states import StateTable
 
-LEASE = StateTable("lease", "queued", {
-    ("queued", "assign"): "starting",
-    ("queued", "leave"): "ended",
-    ("queued", "fail"): "ended",            # nothing that could come free works
-    ("starting", "ready"): "active",
-    ("starting", "requeue"): "queued",      # the member broke on the way; the place in the queue is kept
-    ("starting", "give_back"): "returning",
-    ("starting", "fail"): "ended",
-    ("active", "warn"): "expiring",
-    ("expiring", "extend"): "active",
-    ("active", "extend"): "active",
-    ("active", "expire"): "grace",          # after an outage the warning may have been missed
-    ("expiring", "expire"): "grace",
-    ("active", "give_back"): "returning",
-    ("expiring", "give_back"): "returning",
-    ("grace", "give_back"): "returning",
-    ("active", "requeue"): "queued",        # the desktop died under its holder
-    ("expiring", "requeue"): "queued",
-    ("active", "renew"): "queued",          # the holder wants a fresh one
-    ("expiring", "renew"): "queued",
-    ("returning", "end"): "ended",
-})
+LEASE = StateTable(
+    "lease",
+    "queued",
+    {
+        ("queued", "assign"): "starting",
+        ("queued", "leave"): "ended",
+        ("queued", "fail"): "ended",  # nothing that could come free works
+        ("starting", "ready"): "active",
+        ("starting", "requeue"): "queued",  # the member broke on the way; the place in the queue is kept
+        ("starting", "give_back"): "returning",
+        ("starting", "fail"): "ended",
+        ("active", "warn"): "expiring",
+        ("expiring", "extend"): "active",
+        ("active", "extend"): "active",
+        ("active", "expire"): "grace",  # after an outage the warning may have been missed
+        ("expiring", "expire"): "grace",
+        ("active", "give_back"): "returning",
+        ("expiring", "give_back"): "returning",
+        ("grace", "give_back"): "returning",
+        ("active", "requeue"): "queued",  # the desktop died under its holder
+        ("expiring", "requeue"): "queued",
+        ("active", "renew"): "queued",  # the holder wants a fresh one
+        ("expiring", "renew"): "queued",
+        ("returning", "end"): "ended",
+    },
+)
 
-MEMBER = StateTable("member", "creating", {
-    ("creating", "created"): "ready",
-    ("creating", "broke"): "broken",
-    ("ready", "warm"): "warming",
-    ("ready", "lease"): "leased",
-    ("ready", "remove"): "removing",
-    ("warming", "warmed"): "spare",
-    ("warming", "lease"): "leased",         # taken while it boots: nobody waits for a spare to become one
-    ("warming", "broke"): "broken",
-    ("warming", "fell"): "ready",
-    ("spare", "lease"): "leased",
-    ("spare", "fell"): "resetting",         # its VM died or was switched off: start again from a fresh overlay
-    ("leased", "reset"): "resetting",
-    ("leased", "broke"): "broken",
-    ("leased", "unstarted"): "ready",       # it never ran under the lease: there is nothing to throw away
-    ("resetting", "was_reset"): "ready",
-    ("resetting", "broke"): "broken",
-    ("broken", "repair"): "resetting",
-    ("broken", "remove"): "removing",
-    ("removing", "broke"): "broken",
-}, label="pool member")
+MEMBER = StateTable(
+    "member",
+    "creating",
+    {
+        ("creating", "created"): "ready",
+        ("creating", "broke"): "broken",
+        ("ready", "warm"): "warming",
+        ("ready", "lease"): "leased",
+        ("ready", "remove"): "removing",
+        ("warming", "warmed"): "spare",
+        ("warming", "lease"): "leased",  # taken while it boots: nobody waits for a spare to become one
+        ("warming", "broke"): "broken",
+        ("warming", "fell"): "ready",
+        ("spare", "lease"): "leased",
+        ("spare", "fell"): "resetting",  # its VM died or was switched off: start again from a fresh overlay
+        ("leased", "reset"): "resetting",
+        ("leased", "broke"): "broken",
+        ("leased", "unstarted"): "ready",  # it never ran under the lease: there is nothing to throw away
+        ("resetting", "was_reset"): "ready",
+        ("resetting", "broke"): "broken",
+        ("broken", "repair"): "resetting",
+        ("broken", "remove"): "removing",
+        ("removing", "broke"): "broken",
+    },
+    label="pool member",
+)
 
-POOL = StateTable("pool", "up", {
-    ("up", "remove"): "removing",
-})
+POOL = StateTable(
+    "pool",
+    "up",
+    {
+        ("up", "remove"): "removing",
+    },
+)

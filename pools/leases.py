@@ -1,0 +1,160 @@
+"""What happens to one lease: assigned, ready, extended, given back, over. Each changes rows in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import Range
+
+from backend.changes import touch
+from backend.db import Tx, get
+from backend.errors import Impossible
+from backend.events import move
+from backend.vms.models import Vm
+from pools import facts, members
+from pools.models import LIVE, Lease, Pool, PoolMember
+from pools.rules import ATTEMPTS, FREE, Action, extended_end, lease_end
+
+
+def ask(tx: Tx, pool: Pool, user_id: UUID, why: str, now: datetime) -> Lease:
+    """A new lease, at the end of the pool's queue."""
+    lease = Lease(pool_id=pool.id, user_id=user_id, state=Lease.machine.initial, why=why, asked_at=now)
+    tx.add(lease)
+    tx.flush()
+    touch(tx, "lease", lease.id, user_id=user_id, pool_id=pool.id)
+    return lease
+
+
+def take_member(tx: Tx, pool_id: UUID, wanted: Sequence[UUID], *, pass_queue: bool = False) -> PoolMember | None:
+    """Hold the first of these members that nobody else is taking, until the transaction ends; None when all are gone.
+
+    While somebody waits nobody else gets one, unless the caller is the queue itself (`pass_queue`)."""
+    if not wanted:
+        return None
+    ids = sa.cast(list(wanted), sa.dialects.postgresql.ARRAY(sa.Uuid))
+    held = sa.exists().where(Lease.vm_id == PoolMember.vm_id, sa.text(f"lease.{LIVE}"))
+    waits = sa.exists().where(Lease.pool_id == pool_id, Lease.state == "queued")
+    free = sa.select(PoolMember).where(PoolMember.id == sa.any_(ids), PoolMember.state.in_(FREE), ~held)
+    if not pass_queue:
+        free = free.where(~waits)
+    return tx.scalars(
+        free.order_by(sa.func.array_position(ids, PoolMember.id))
+        .limit(1)
+        .with_for_update(of=PoolMember, skip_locked=True)
+        .execution_options(populate_existing=True)
+    ).first()
+
+
+def assign(tx: Tx, lease: Lease, member: PoolMember, now: datetime, *, words: dict[str, Any] | None = None) -> None:
+    """The member is this person's; one that is down is started."""
+    was_down = member.state == "ready"
+    move(tx, member, "lease")
+    move(tx, lease, "assign", vm_id=member.vm_id, period=Range(now, None), why="", words=words or _words(tx, lease, member))
+    if was_down:
+        members.start(tx, member, now)
+
+
+def ready(tx: Tx, lease: Lease, pool: Pool, entitled_until: datetime | None, now: datetime) -> None:
+    """The desktop is up: the lease's time begins (or goes on, when this is not its first desktop)."""
+    times: dict[str, Any] = {}
+    if lease.starts_at is None:
+        times = {"starts_at": now, "ends_at": lease_end(now, pool.lease_s, entitled_until)}
+    move(tx, lease, "ready", why="", off_wanted=False, words=facts.words(tx, lease), **times)
+
+
+def requeue(tx: Tx, lease: Lease, why: str, now: datetime, *, counts: bool = True) -> None:
+    """Its desktop failed: it waits again, at the place it always had. Too many failures end it with a sentence."""
+    attempts = lease.attempts + (1 if counts else 0)
+    if lease.state == "starting" and attempts >= ATTEMPTS:
+        sentence = f"{attempts} desktops in a row failed. The last one said: {why} Your administrator has been told."
+        lease.attempts = attempts
+        fail(tx, lease, sentence, now)
+        return
+    move(tx, lease, "requeue", words=facts.words(tx, lease), vm_id=None, period=None, why=why, attempts=attempts)
+
+
+def renew(tx: Tx, lease: Lease) -> None:
+    """The holder wants a fresh desktop: the old one goes back, the lease and its time stay."""
+    move(tx, lease, "renew", words=facts.words(tx, lease), vm_id=None, period=None, why="You asked for a fresh desktop.")
+
+
+def fail(tx: Tx, lease: Lease, why: str, now: datetime, reason: str = "failed") -> None:
+    """No desktop for this request; the person reads why."""
+    over = {"ended_at": now, "end_reason": reason, "period": None, "vm_id": None}
+    move(tx, lease, "fail", words=facts.words(tx, lease), why=why, **over)
+
+
+def act(tx: Tx, lease: Lease, action: Action, pool: Pool, now: datetime) -> None:
+    """Carry out what the clock says is due."""
+    words = facts.words(tx, lease)
+    if action == "warn":
+        assert lease.ends_at is not None
+        move(tx, lease, "warn", words={**words, "ends_at": _clock(lease.ends_at)})
+    elif action == "expire":
+        assert lease.ends_at is not None
+        until = lease.ends_at + timedelta(seconds=pool.grace_s)
+        why = "Your lease has ended. Save your work now: the desktop is about to be shut down."
+        move(tx, lease, "expire", words={**words, "grace_until": _clock(until)}, grace_until=until, why=why)
+    else:
+        give_back(tx, lease, "expired", "The lease has ended.", now)
+
+
+def give_back(tx: Tx, lease: Lease, reason: str, why: str, now: datetime) -> None:
+    """The desktop goes back to its pool, whatever the lease was doing; one that only waited leaves the queue."""
+    if lease.state in ("returning", "ended"):
+        return
+    words = facts.words(tx, lease)
+    if lease.state != "queued":
+        move(tx, lease, "give_back", words={**words, "why": why}, end_reason=reason, why=why)
+    elif reason == "returned":
+        move(tx, lease, "leave", words=words, end_reason="left_queue", why="You left the queue.", ended_at=now)
+    else:
+        fail(tx, lease, why, now, reason)
+    touch(tx, "pool", lease.pool_id, pool_id=lease.pool_id)  # everybody's place in the queue may be another one
+
+
+def over(tx: Tx, vm_id: UUID, now: datetime) -> None:
+    """The VM is proved off: the lease that was returning it is over."""
+    lease = tx.scalars(
+        sa.select(Lease).where(Lease.vm_id == vm_id, Lease.state == "returning").execution_options(populate_existing=True)
+    ).first()
+    if lease is not None:
+        given = lease.period.lower if lease.period else lease.asked_at
+        move(tx, lease, "end", words=facts.words(tx, lease), ended_at=now, period=Range(given, max(now, given)))
+
+
+def extend(tx: Tx, lease: Lease, entitled_until: datetime | None) -> datetime:
+    """One more extension, by the pool's policy, or `Impossible` in words; answers the new end."""
+    pool = get(tx, Pool, lease.pool_id)
+    end = extended_end(
+        state=lease.state,
+        ends_at=lease.ends_at,
+        used=lease.extensions_used,
+        policy=facts.policy_of(pool),
+        waiting=facts.queued(tx, pool.id),
+        entitled_until=entitled_until,
+    )
+    words = {**facts.words(tx, lease), "ends_at": _clock(end)}
+    move(tx, lease, "extend", words=words, ends_at=end, extensions_used=lease.extensions_used + 1, why="")
+    return end
+
+
+def prolong(tx: Tx, lease: Lease, seconds: int) -> datetime:
+    """An administrator moves the end on, whatever the policy says."""
+    if lease.ends_at is None:
+        raise Impossible("no_end", "This lease has no end, so there is nothing to extend.")
+    end = lease.ends_at + timedelta(seconds=seconds)
+    move(tx, lease, "extend", words={**facts.words(tx, lease), "ends_at": _clock(end)}, ends_at=end, why="")
+    return end
+
+
+def _words(tx: Tx, lease: Lease, member: PoolMember) -> dict[str, Any]:
+    return {**facts.words(tx, lease), "vm": get(tx, Vm, member.vm_id).name}
+
+
+def _clock(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"

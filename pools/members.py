@@ -1,0 +1,69 @@
+"""What happens to one member: started, set aside; and what became of the task that moves it on."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from backend.changes import touch
+from backend.db import Tx, get
+from backend.events import move, record
+from backend.tasks.command import SYSTEM
+from backend.tasks.models import ResourceLock, Task
+from backend.tasks.submit import submit
+from backend.vms.commands.power import StartVm
+from backend.vms.models import Vm
+from pools.models import Pool, PoolMember
+
+PAUSE_S = 10  # before a pool tries again to make or start desktops, after that came to nothing
+
+
+def start(tx: Tx, member: PoolMember, now: datetime) -> bool:
+    """Have the member's VM started; False when something else is at it just now, and one must look again."""
+    vm = get(tx, Vm, member.vm_id)
+    if vm.state != "down" or locked(tx, member):
+        return False
+    member.task_id = submit(tx, StartVm(vm.id), SYSTEM, now).id
+    return True
+
+
+def locked(tx: Tx, member: PoolMember) -> bool:
+    """Whether a task holds the member's VM."""
+    return tx.scalar(sa.select(ResourceLock.task_id).where(ResourceLock.resource == f"vm:{member.vm_id}")) is not None
+
+
+def task_of(tx: Tx, member: PoolMember) -> Task | None:
+    """The task that moves the member on, or was to."""
+    return tx.get(Task, member.task_id, populate_existing=True) if member.task_id else None
+
+
+def is_live(task: Task | None) -> bool:
+    """Whether the task is still to end."""
+    return task is not None and task.state in ("queued", "running")
+
+
+def error_of(task: Task | None) -> tuple[str, str]:
+    """Code and sentence of why the task came to nothing."""
+    error: dict[str, Any] = (task.error if task else None) or {}
+    return error.get("code", "lost"), error.get("message", "The task was lost.")
+
+
+def set_aside(tx: Tx, member: PoolMember, why: str) -> None:
+    """The member broke: nobody gets it until it is repaired."""
+    vm, pool = get(tx, Vm, member.vm_id), get(tx, Pool, member.pool_id)
+    move(tx, member, "broke", words={"vm": vm.name, "pool": pool.name}, why=why)
+
+
+def pause(tx: Tx, pool: Pool, why: str, now: datetime) -> None:
+    """The pool tries nothing more for a while, and says why."""
+    if pool.trouble != why:
+        record(tx, "pool.trouble", pool, why=why)
+    pool.trouble, pool.retry_at = why, now + timedelta(seconds=PAUSE_S)
+    touch(tx, "pool", pool.id, pool_id=pool.id)
+
+
+def trouble_now(pool: Pool, now: datetime) -> str:
+    """Why the pool starts nothing at the moment; empty when it does."""
+    return pool.trouble if pool.retry_at is not None and now < pool.retry_at else ""
