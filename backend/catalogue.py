@@ -22,7 +22,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "directory.added": ("info", "{actor} added the directory {name}."),
     "directory.edited": ("info", "{actor} changed the directory {name}: {what}."),
     "directory.removed": ("info", "{actor} removed the directory {name}."),
-    "directory.silent": ("error", "No domain controller of {name} answers: {why}"),
+    "directory.silent": ("error", "{why}"),
     "directory.answers": ("info", "The domain controllers of {name} answer again."),
     "permission.granted": ("info", "{actor} gave {principal} the role {role} on {object}."),
     "permission.taken": ("info", "{actor} took the role {role} on {object} from {principal}."),

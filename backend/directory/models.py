@@ -15,7 +15,8 @@ class Directory(HasId, Base):
     """A domain people sign in with: `internal` (users in this database) or `ad` (Active Directory).
 
     `config` of an AD domain: {"servers": ["ldaps://dc1.corp.example", …], "starttls": bool, "base_dn",
-    "netbios", "bind_user", "bind_password_sealed", "ca_pem"}; the password is sealed by the keyring.
+    "netbios", "bind_user", "bind_password_sealed", "ca_pem", "system_ca", "upn_suffixes"}, the fields of
+    facts.DirectoryFacts; the password is sealed by the keyring.
     """
 
     __tablename__ = "directory"
@@ -34,13 +35,15 @@ class User(HasId, Base):
     __table_args__ = (sa.UniqueConstraint("directory_id", "name"), sa.UniqueConstraint("directory_id", "external_id"))
     kind = "user"
     directory_id: Mapped[UUID] = ref("directory.id")
-    name: Mapped[str]  # lower case, without the domain: alice (AD: userPrincipalName's first part)
+    name: Mapped[str]  # lower case, without the domain: alice (AD: sAMAccountName, which a domain has once)
     display_name: Mapped[str] = mapped_column(default="", server_default="")
     email: Mapped[str] = mapped_column(default="", server_default="")
     external_id: Mapped[str | None]  # AD: objectSid in its text form
     dn: Mapped[str | None]
     password_hash: Mapped[str | None]  # internal: argon2id
     enabled: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
+    disabled_by: Mapped[str | None]  # administrator | directory: what the directory took it may give back
+    group_sids: Mapped[list[str]] = mapped_column(default=list, server_default="{}")  # AD: all groups, known here or not
     auto_launch: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     signed_in_at: Mapped[datetime | None]
     refreshed_at: Mapped[datetime | None]
@@ -50,10 +53,10 @@ class Group(HasId, Base):
     """A group of a directory."""
 
     __tablename__ = "user_group"
-    __table_args__ = (sa.UniqueConstraint("directory_id", "external_id"), sa.UniqueConstraint("directory_id", "name"))
+    __table_args__ = (sa.UniqueConstraint("directory_id", "external_id"),)
     kind = "group"
     directory_id: Mapped[UUID] = ref("directory.id")
-    name: Mapped[str]
+    name: Mapped[str]  # AD: its common name, which another folder of the domain may have too
     external_id: Mapped[str | None]
     dn: Mapped[str | None]
     auto_launch: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
@@ -112,5 +115,5 @@ class Throttle(Base):
     __tablename__ = "throttle"
     key: Mapped[str] = mapped_column(primary_key=True)  # account:corp.example/alice, address:192.0.2.7
     failures: Mapped[int]
-    since: Mapped[datetime]
+    last_at: Mapped[datetime]
     blocked_until: Mapped[datetime | None]

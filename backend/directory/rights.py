@@ -50,7 +50,7 @@ def path_of(tx: Tx, kind: str, id: UUID | None) -> Path:
         if here[0] not in _PARENTS:
             continue
         table, parents = _PARENTS[here[0]]
-        columns = [sa.column(column) for _, column in parents]
+        columns: list[Any] = [sa.column(column) for _, column in parents]
         row = tx.execute(sa.select(*columns).select_from(sa.table(table)).where(sa.column("id") == here[1])).first()
         if row is None:
             raise NotFound("not_found", f"There is no {here[0]} with the id {here[1]}.", kind=here[0], id=str(here[1]))

@@ -1,0 +1,121 @@
+"""Who is signed in: make, find, list and end sessions; only a token's SHA-256 is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+
+from backend.changes import touch
+from backend.db import Tx
+from backend.directory.models import Directory, User, WebSession
+from backend.directory.names import full_name
+from backend.errors import NotFound
+from backend.events import record
+
+LASTS = {"browser": timedelta(hours=12), "api": timedelta(hours=24)}
+SEEN_EVERY = timedelta(minutes=1)  # `seen_at` is written no oftener, so that reading a page is not a write
+TOKEN_BYTES = 32
+
+
+@dataclass(frozen=True)
+class SessionFacts:
+    """A live session and whose it is; `user_name` is alice or alice@corp.example."""
+
+    id: UUID
+    user_id: UUID
+    user_name: str
+    display_name: str
+    client: str
+    address: str
+    created_at: datetime
+    seen_at: datetime
+    expires_at: datetime
+    launched: bool
+
+
+_FACTS = (
+    sa.select(
+        WebSession.id, WebSession.user_id, User.name, Directory.name.label("directory"), User.display_name, WebSession.client,
+        WebSession.address, WebSession.created_at, WebSession.seen_at, WebSession.expires_at, WebSession.launched,
+    )
+    .join(User, User.id == WebSession.user_id).join(Directory, Directory.id == User.directory_id)
+    .where(WebSession.ended_at.is_(None), User.enabled)
+)
+
+
+def create(tx: Tx, user_id: UUID, *, client: str, address: str, now: datetime) -> tuple[UUID, str, datetime]:
+    """Begin a session of this person: its id, its token (256 random bits, told only here) and when it ends."""
+    session_id, token, expires_at = uuid4(), secrets.token_urlsafe(TOKEN_BYTES), now + LASTS[client]
+    tx.execute(sa.insert(WebSession).values(
+        id=session_id, token_hash=_hash(token), user_id=user_id, client=client, address=address,
+        created_at=now, seen_at=now, expires_at=expires_at,
+    ))
+    touch(tx, "session", session_id, user_id=user_id)
+    return session_id, token, expires_at
+
+
+def find(tx: Tx, token: str, now: datetime) -> SessionFacts | None:
+    """The live session of this token, or None when it is unknown, over, ended, or its user disabled."""
+    row = tx.execute(_FACTS.where(WebSession.token_hash == _hash(token), WebSession.expires_at > now)).first()
+    if row is None:
+        return None
+    if now - row.seen_at >= SEEN_EVERY:
+        tx.execute(sa.update(WebSession).where(WebSession.id == row.id).values(seen_at=now)
+                   .execution_options(synchronize_session=False))
+    return _facts(row)
+
+
+def live(tx: Tx, now: datetime, user_id: UUID | None = None) -> list[SessionFacts]:
+    """Live sessions, of one person or of all, the newest first."""
+    wanted = _FACTS.where(WebSession.expires_at > now).order_by(WebSession.created_at.desc(), WebSession.id)
+    if user_id is not None:
+        wanted = wanted.where(WebSession.user_id == user_id)
+    return [_facts(row) for row in tx.execute(wanted)]
+
+
+def end(tx: Tx, session_id: UUID, now: datetime) -> None:
+    """End this session; one that is over already stays so. Streams that belong to it see it in the changes."""
+    row = tx.execute(
+        sa.update(WebSession).where(WebSession.id == session_id, WebSession.ended_at.is_(None)).values(ended_at=now)
+        .returning(WebSession.user_id).execution_options(synchronize_session=False)
+    ).first()
+    if row is None:
+        if tx.get(WebSession, session_id) is None:
+            raise NotFound("not_found", f"There is no session with the id {session_id}.", kind="session", id=str(session_id))
+        return
+    user = tx.get_one(User, row.user_id)
+    record(tx, "user.signed_out", user, user_id=user.id)
+    touch(tx, "session", session_id, user_id=user.id)
+
+
+def end_all(tx: Tx, user_id: UUID, now: datetime, *, but: UUID | None = None) -> list[UUID]:
+    """End all of a person's sessions, except the one named by `but`; answers the ids of the ended ones."""
+    wanted = sa.update(WebSession).where(WebSession.user_id == user_id, WebSession.ended_at.is_(None))
+    if but is not None:
+        wanted = wanted.where(WebSession.id != but)
+    ended = list(tx.scalars(
+        wanted.values(ended_at=now).returning(WebSession.id).execution_options(synchronize_session=False)
+    ))
+    if ended:
+        user = tx.get_one(User, user_id)
+        record(tx, "user.sessions_ended", user, user_id=user_id, count=len(ended))
+    for session_id in ended:
+        touch(tx, "session", session_id, user_id=user_id)
+    return ended
+
+
+def _facts(row: sa.Row) -> SessionFacts:  # type: ignore[type-arg]
+    return SessionFacts(
+        row.id, row.user_id, full_name(row.name, row.directory), row.display_name or row.name, row.client,
+        row.address, row.created_at, row.seen_at, row.expires_at, row.launched,
+    )
+
+
+def _hash(token: str) -> bytes:
+    # a plain hash is enough: the token is 256 random bits, there is nothing to guess
+    return hashlib.sha256(token.encode()).digest()

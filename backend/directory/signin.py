@@ -1,0 +1,143 @@
+"""Sign a person in, in three parts: `begin` (a transaction), `prove` (none: hash, or ask the directory), `finish` (another).
+
+    attempt = signin.begin(tx, name, address, now, keyring=keyring)      # may refuse: TooMany
+    proof = attempt.prove(password)                                       # in a thread of its own under gevent
+    signed = signin.finish(tx, attempt, proof, client="browser", address=address, now=now)
+    … commit, and only then:  if signed.refusal: raise signed.refusal
+
+Both transactions must be committed, also when the answer is no: they hold the count of guesses and the event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backend.db import Tx
+from backend.directory import accounts, internal, sessions, throttle
+from backend.directory.facts import Proof, wrong
+from backend.directory.ldap import ActiveDirectory, door
+from backend.directory.models import Directory, User
+from backend.directory.names import INTERNAL, Login, full_name, read_login
+from backend.errors import NotSignedIn, Refused
+from backend.events import record
+from backend.secrets import Keyring
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Somebody says who they are; `prove` tries whether it is so. Plain data and a door: no transaction in it."""
+
+    login: Login
+    directory: str  # internal, corp.example; "" when nothing is known by the domain that was typed
+    address: str
+    user_id: UUID | None = None  # of an internal user
+    password_hash: str | None = field(default=None, repr=False)
+    domain: ActiveDirectory | None = None
+
+    @property
+    def account(self) -> str:
+        """Who is said to sign in, for events."""
+        return full_name(self.login.account, self.directory or self.login.domain or self.login.netbios)
+
+    @property
+    def key(self) -> str:
+        """What this attempt is counted under."""
+        return throttle.account_key(self.directory or f"?{self.login.domain}{self.login.netbios}", self.login.account)
+
+    def prove(self, password: str) -> Proof:
+        """Try the password. Takes tens of milliseconds of CPU, or seconds of waiting for a directory; thread-safe.
+
+        A name that nobody has costs the same and is told the same as a wrong password.
+        """
+        if self.domain is not None:
+            return self.domain.prove(self.login, password)
+        if not internal.verify(self.password_hash, password):
+            return Proof(wrong())
+        assert self.password_hash is not None
+        return Proof(better_hash=internal.better_hash(self.password_hash, password))
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """A new session; its token is told only here."""
+
+    session_id: UUID
+    token: str = field(repr=False)
+    user_id: UUID
+    expires_at: datetime
+    refusal: ClassVar[None] = None
+
+
+@dataclass(frozen=True)
+class Turned:
+    """No session; the refusal is to be raised once the transaction is committed."""
+
+    refusal: Refused
+
+
+def begin(tx: Tx, name: str, address: str, now: datetime, *, keyring: Keyring, domain: str = "") -> Attempt:
+    """Read the name (see `names.read_login`; `domain` is the chosen one), charge the account, or refuse with `TooMany`."""
+    login = read_login(name, domain)
+    attempt = _attempt(tx, login, address, keyring)
+    throttle.begin(tx, attempt.key, throttle.address_key(address), now)
+    return attempt
+
+
+def finish(tx: Tx, attempt: Attempt, proof: Proof, *, client: str, address: str, now: datetime) -> SignedIn | Turned:
+    """Write down what came of it: a session, or why not. The refusal is answered, not raised, so that the count stays."""
+    directory = tx.scalars(sa.select(Directory).where(Directory.name == attempt.directory)).first()
+    if proof.trouble is not None and directory is not None:
+        accounts.note_trouble(tx, directory.id, proof.trouble)
+    refusal, user = proof.refusal, None
+    if refusal is None and directory is not None:
+        if proof.person is not None:
+            user = accounts.remember(tx, directory, proof.person, now)
+        elif attempt.user_id is not None:
+            user = tx.get(User, attempt.user_id, populate_existing=True)
+            if user is not None and user.password_hash != attempt.password_hash:
+                user = None  # the password was changed while this one was being tried
+    if refusal is None and user is None:
+        refusal = wrong()
+    elif user is not None and not user.enabled:
+        refusal = NotSignedIn("account_disabled", "This account is disabled. Ask your administrator to enable it.")
+    if refusal is not None or user is None:
+        return _turned(tx, attempt, proof, refusal or wrong(), address, now)
+    if proof.better_hash:
+        user.password_hash = proof.better_hash
+    user.signed_in_at = now
+    tx.flush()
+    throttle.succeeded(tx, attempt.key)
+    session_id, token, expires_at = sessions.create(tx, user.id, client=client, address=address, now=now)
+    record(tx, "user.signed_in", user, user_id=user.id, name=full_name(user.name, attempt.directory), address=address)
+    return SignedIn(session_id, token, user.id, expires_at)
+
+
+def _turned(tx: Tx, attempt: Attempt, proof: Proof, refusal: Refused, address: str, now: datetime) -> Turned:
+    if proof.refusal is not None and not proof.guess:
+        throttle.give_back(tx, attempt.key)
+    else:
+        throttle.failed(tx, throttle.address_key(address), now)
+    record(tx, "user.sign_in_failed", user_id=attempt.user_id, account=attempt.account[:200], address=address,
+           why=refusal.message)
+    return Turned(refusal)
+
+
+def _attempt(tx: Tx, login: Login, address: str, keyring: Keyring) -> Attempt:
+    if not login.netbios and login.domain in ("", INTERNAL):
+        row = tx.execute(
+            sa.select(User.id, User.password_hash).join(Directory, Directory.id == User.directory_id)
+            .where(Directory.name == INTERNAL, User.name == login.account)
+        ).first()
+        return Attempt(login, INTERNAL, address, *(row or (None, None)))
+    for directory in tx.scalars(sa.select(Directory).where(Directory.type == "ad").order_by(Directory.name)):
+        facts = accounts.facts_of(directory)
+        if (login.netbios and login.netbios in (facts.netbios.lower(), facts.name)) or (
+            login.domain and login.domain in (facts.name, *facts.upn_suffixes)
+        ):
+            return Attempt(login, facts.name, address, domain=door(facts, keyring.unseal))
+    return Attempt(login, "", address)
