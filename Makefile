@@ -1,0 +1,56 @@
+# make help tells what there is. Everything sets up what it needs first; a second time that takes no time.
+SHELL := /bin/bash
+PY := .venv/bin/python
+# libvirt and the tests' network namespaces belong to root
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=STATE,PORT,LEASEHOLD_CACHE)
+STATE ?= var/standalone
+PORT ?= 8443
+TESTS ?= tests
+QUICK := not lab and not ad and not e2e
+export STATE PORT
+
+.PHONY: help setup setup-test run test check lint wheel bench revision lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo; echo '  STATE=folder PORT=number make run   beside another one (default: STATE=var/standalone PORT=8443)'
+	@echo '  TESTS=tests/pools make test         only these tests'
+
+setup: ## install what running needs: Debian packages, .venv, front-end files
+	@standalone/setup run
+
+setup-test:
+	@standalone/setup test
+
+run: setup ## open a portal with real desktops on this machine; Ctrl-C stops all of it
+	@exec $(SUDO) $(PY) -m standalone --state "$(STATE)" --port "$(PORT)"
+
+test: setup-test lint ## install what the tests need, then run all of them: under 20 minutes
+	@$(SUDO) $(PY) -m pytest $(TESTS)
+
+check: setup-test lint wheel ## lint, floors, types, wheel and the quick tests
+	@$(PY) -m mypy
+	@$(PY) -m pytest -m "$(QUICK)" $(TESTS)
+
+lint:
+	@.venv/bin/ruff check .
+	@.venv/bin/lint-imports --no-logo
+
+wheel: setup-test ## build the wheel, install it elsewhere and import it from another folder
+	@$(PY) -m pytest -q tests/standalone/test_wheel.py
+
+bench: setup-test ## measure against floors taken in the same run; prints a table of ratios
+	@$(SUDO) $(PY) -m tests.bench
+
+revision: setup-test ## M="words": write the migration that leads from the last one to the models
+	@$(PY) -m standalone.new_revision "$(M)"
+
+lock: setup-test ## write requirements.lock anew from pyproject.toml, with the newest versions
+	@env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile -q --upgrade \
+		--generate-hashes --strip-extras --allow-unsafe --all-extras \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links -o requirements.lock pyproject.toml
+
+clean: ## remove what set-up and runs made here: .venv, node_modules, static/vendor, the state folder
+	@[ ! -e "$(STATE)/pids" ] || { echo "Something still runs in $(STATE): stop it first."; exit 1; }
+	rm -rf .venv node_modules static/vendor dist build .*_cache
+	$(SUDO) rm -rf "$(STATE)"
