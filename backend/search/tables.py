@@ -1,0 +1,217 @@
+"""The collections of the backend's own rows: their fields, and who sees which rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from backend.clusters.models import Cluster, DataCenter
+from backend.directory.models import Directory, Group, Membership, Permission, User, WebSession
+from backend.directory.names import INTERNAL
+from backend.directory.rights import see_permit, visible
+from backend.directory.rules import OBJECT_TYPES, ROLES, places
+from backend.events import Event
+from backend.hosts.machine import HOST
+from backend.hosts.models import Host
+from backend.search.query import Field, Kind, Viewer
+from backend.storage.machine import DISK, DOMAIN
+from backend.storage.models import Disk, StorageDomain
+from backend.tasks.models import TASK, Task
+from backend.vms.machine import TEMPLATE, VM
+from backend.vms.models import Template, Vm
+
+# rows of higher floors are known here by table name alone
+POOL = sa.table("pool", sa.column("id"), sa.column("name"), sa.column("cluster_id"))
+LEASE = sa.table("lease", sa.column("vm_id"), sa.column("user_id"), sa.column("state"))
+
+
+def below(kind: str, **columns: Any) -> Callable[[Viewer], Any]:
+    """Rows below an object on which the viewer holds the permit to see this kind."""
+    return lambda viewer: visible(viewer.grants, see_permit(kind), viewer.now, columns=columns)
+
+
+def or_own(kind: str, user_id: Any, **columns: Any) -> Callable[[Viewer], Any]:
+    """The same, and the viewer's own rows."""
+    seen = below(kind, **columns)
+    return lambda viewer: sa.or_(seen(viewer), user_id == viewer.user_id)
+
+
+def name_of(table: Any, id: Any) -> Any:
+    """The name of the row that a column points at."""
+    other = sa.orm.aliased(table) if isinstance(table, type) else table.alias()
+    columns = other if isinstance(table, type) else other.c
+    return sa.select(columns.name).where(columns.id == id).scalar_subquery()
+
+
+def person_name(user_id: Any) -> Any:
+    """A person as they are written everywhere: alice, alice@corp.example."""
+    user, directory = sa.orm.aliased(User), sa.orm.aliased(Directory)
+    full = sa.case((directory.name == INTERNAL, user.name), else_=user.name + "@" + directory.name)
+    return (sa.select(full).select_from(user).join(directory, directory.id == user.directory_id)
+            .where(user.id == user_id).scalar_subquery())
+
+
+def of_object(kind: Any, id: Any) -> dict[str, Any]:
+    """For rows about "any object" (tasks, events): where that object hangs, as columns for `visible`."""
+    vm = sa.orm.aliased(Vm)
+    pool = sa.select(vm.pool_id).where(vm.id == id).scalar_subquery()
+    cluster = sa.select(vm.cluster_id).where(vm.id == id).scalar_subquery()
+    here = {name: sa.case((kind == name, id)) for name in OBJECT_TYPES if name not in ("system", "pool", "cluster")}
+    return here | {"pool": sa.case((kind == "pool", id), (kind == "vm", pool)),
+                   "cluster": sa.case((kind == "cluster", id), (kind == "vm", cluster))}
+
+
+ID = "id"
+_STATE = "choice"
+
+DATACENTERS = Kind("datacenters", "datacenter", DataCenter.id, {
+    "id": Field(DataCenter.id, ID), "name": Field(DataCenter.name), "description": Field(DataCenter.description),
+}, below("datacenter", datacenter=DataCenter.id))
+
+CLUSTERS = Kind("clusters", "cluster", Cluster.id, {
+    "id": Field(Cluster.id, ID), "name": Field(Cluster.name), "description": Field(Cluster.description),
+    "datacenter": Field(name_of(DataCenter, Cluster.data_center_id)), "datacenter_id": Field(Cluster.data_center_id, ID),
+    "memory_overcommit_percent": Field(Cluster.memory_overcommit_percent, "number"),
+}, below("cluster", cluster=Cluster.id))
+
+HOSTS = Kind("hosts", "host", Host.id, {
+    "id": Field(Host.id, ID), "name": Field(Host.name), "state": Field(Host.state, _STATE, tuple(HOST.states)),
+    "cluster": Field(name_of(Cluster, Host.cluster_id)), "cluster_id": Field(Host.cluster_id, ID),
+    "address": Field(Host.address), "port": Field(Host.port, "number"), "console_port": Field(Host.console_port, "number"),
+    "virt_type": Field(Host.virt_type), "hypervisor": Field(Host.hypervisor), "agent_version": Field(Host.agent_version),
+    "cpus": Field(Host.cpus, "number"), "load": Field(Host.load1, "number"),
+    "cpu_usage": Field(sa.cast(Host.load1 * 100 / sa.func.nullif(Host.cpus, 0), sa.Float), "number",
+                       about="load of the last minute in per cent of its processors"),
+    "memory_mib": Field(Host.memory_mib, "number"), "memory_free_mib": Field(Host.memory_free_mib, "number"),
+    "vms": Field(sa.select(sa.func.count()).select_from(Vm).where(
+        Vm.host_id == Host.id, Vm.state.not_in(("down", "image_locked"))).correlate(Host).scalar_subquery(), "number"),
+    "enrolled": Field(Host.certificate.is_not(None), "yesno"), "reported_at": Field(Host.reported_at, "time"),
+}, below("host", host=Host.id, cluster=Host.cluster_id))
+
+STORAGEDOMAINS = Kind("storagedomains", "storagedomain", StorageDomain.id, {
+    "id": Field(StorageDomain.id, ID), "name": Field(StorageDomain.name), "type": Field(StorageDomain.type),
+    "state": Field(StorageDomain.state, _STATE, tuple(DOMAIN.states)), "why": Field(StorageDomain.why),
+    "datacenter": Field(name_of(DataCenter, StorageDomain.data_center_id)),
+    "datacenter_id": Field(StorageDomain.data_center_id, ID),
+    "host": Field(name_of(Host, StorageDomain.host_id)), "host_id": Field(StorageDomain.host_id, ID),
+    "path": Field(StorageDomain.path), "total_mib": Field(StorageDomain.total_mib, "number"),
+    "free_mib": Field(StorageDomain.free_mib, "number"),
+}, below("storagedomain", storagedomain=StorageDomain.id, datacenter=StorageDomain.data_center_id))
+
+DISKS = Kind("disks", "disk", Disk.id, {
+    "id": Field(Disk.id, ID), "name": Field(Disk.name), "state": Field(Disk.state, _STATE, tuple(DISK.states)),
+    "capacity_mib": Field(Disk.capacity_mib, "number"),
+    "domain": Field(name_of(StorageDomain, Disk.domain_id)), "domain_id": Field(Disk.domain_id, ID),
+    "vm": Field(name_of(Vm, Disk.vm_id)), "vm_id": Field(Disk.vm_id, ID),
+    "template": Field(name_of(Template, Disk.template_id)), "template_id": Field(Disk.template_id, ID),
+}, below("disk", storagedomain=Disk.domain_id))
+
+TEMPLATES = Kind("templates", "template", Template.id, {
+    "id": Field(Template.id, ID), "name": Field(Template.name), "version": Field(Template.version, "number"),
+    "description": Field(Template.description), "state": Field(Template.state, _STATE, tuple(TEMPLATE.states)),
+    "cluster": Field(name_of(Cluster, Template.cluster_id)), "cluster_id": Field(Template.cluster_id, ID),
+    "memory_mib": Field(Template.memory_mib, "number"), "vcpus": Field(Template.vcpus, "number"),
+    "guest_agent": Field(Template.guest_agent, "yesno"), "boot_timeout_s": Field(Template.boot_timeout_s, "number"),
+}, below("template", template=Template.id, cluster=Template.cluster_id), order=(("name", False), ("version", True)))
+
+_HOLDER = sa.select(LEASE.c.user_id).where(LEASE.c.vm_id == Vm.id, LEASE.c.state != "ended").correlate(Vm).scalar_subquery()
+
+VMS = Kind("vms", "vm", Vm.id, {
+    "id": Field(Vm.id, ID), "name": Field(Vm.name), "description": Field(Vm.description),
+    "state": Field(Vm.state, _STATE, tuple(VM.states)), "why": Field(Vm.why),
+    "cluster": Field(name_of(Cluster, Vm.cluster_id)), "cluster_id": Field(Vm.cluster_id, ID),
+    "host": Field(name_of(Host, Vm.host_id)), "host_id": Field(Vm.host_id, ID),
+    "pool": Field(name_of(POOL, Vm.pool_id)), "pool_id": Field(Vm.pool_id, ID),
+    "template": Field(name_of(Template, Vm.template_id)), "template_id": Field(Vm.template_id, ID),
+    "user": Field(person_name(_HOLDER), about="who holds its lease"),
+    "memory_mib": Field(Vm.memory_mib, "number"), "vcpus": Field(Vm.vcpus, "number"),
+    "protocols": Field(Vm.protocols, "texts"), "guest": Field(Vm.guest, "json"),
+    "ip": Field(sa.func.array(sa.select(sa.func.jsonb_array_elements_text(
+        sa.case((sa.func.jsonb_typeof(Vm.guest["ips"]) == "array", Vm.guest["ips"]))).column_valued("ip"),
+    ).correlate(Vm).scalar_subquery()), "texts"),
+    "started_at": Field(Vm.started_at, "time"), "created_at": Field(Vm.created_at, "time"),
+}, below("vm", vm=Vm.id, pool=Vm.pool_id, cluster=Vm.cluster_id))
+
+_GROUPS = (sa.select(Group.name).join(Membership, Membership.group_id == Group.id).where(Membership.user_id == User.id)
+           .order_by(Group.name).correlate(User).scalar_subquery())
+
+USERS = Kind("users", "user", User.id, {
+    "id": Field(User.id, ID), "name": Field(User.name), "full_name": Field(person_name(User.id)),
+    "display_name": Field(User.display_name), "email": Field(User.email),
+    "directory": Field(name_of(Directory, User.directory_id)), "directory_id": Field(User.directory_id, ID),
+    "group": Field(sa.func.array(_GROUPS), "texts", about="all groups, nested ones included"),
+    "enabled": Field(User.enabled, "yesno"), "auto_launch": Field(User.auto_launch, "yesno"),
+    "signed_in_at": Field(User.signed_in_at, "time"),
+}, or_own("user", User.id))
+
+GROUPS = Kind("groups", "group", Group.id, {
+    "id": Field(Group.id, ID), "name": Field(Group.name),
+    "directory": Field(name_of(Directory, Group.directory_id)), "directory_id": Field(Group.directory_id, ID),
+    "auto_launch": Field(Group.auto_launch, "yesno"),
+    "members": Field(sa.select(sa.func.count()).select_from(Membership).where(Membership.group_id == Group.id)
+                     .correlate(Group).scalar_subquery(), "number", about="people known here"),
+}, below("group"))
+
+
+def _may_search_directories(viewer: Viewer) -> Any:
+    held = places(viewer.grants, "directory.search", viewer.now) | places(viewer.grants, "user.see", viewer.now)
+    return sa.true() if held else sa.false()
+
+
+DIRECTORIES = Kind("directories", "directory", Directory.id, {
+    "id": Field(Directory.id, ID), "name": Field(Directory.name), "type": Field(Directory.type, "choice", ("internal", "ad")),
+    "servers": Field(sa.func.coalesce(Directory.config["servers"], sa.text("'[]'::jsonb")), "json"),
+    "base_dn": Field(sa.func.coalesce(Directory.config["base_dn"].astext, "")),
+    "netbios": Field(sa.func.coalesce(Directory.config["netbios"].astext, "")),
+    "starttls": Field(sa.func.coalesce(sa.cast(Directory.config["starttls"].astext, sa.Boolean), sa.false()), "yesno"),
+    "trouble": Field(Directory.trouble), "refreshed_at": Field(Directory.refreshed_at, "time"),
+}, _may_search_directories)
+
+PERMISSIONS = Kind("permissions", "permission", Permission.id, {
+    "id": Field(Permission.id, ID), "role": Field(Permission.role, "choice", tuple(ROLES)),
+    "user": Field(person_name(Permission.user_id)), "user_id": Field(Permission.user_id, ID),
+    "group": Field(name_of(Group, Permission.group_id)), "group_id": Field(Permission.group_id, ID),
+    "object_type": Field(Permission.object_type, "choice", OBJECT_TYPES), "object_id": Field(Permission.object_id, ID),
+    "object": Field(sa.case(
+        (Permission.object_type == "pool", name_of(POOL, Permission.object_id)),
+        (Permission.object_type == "vm", name_of(Vm, Permission.object_id)),
+        (Permission.object_type == "cluster", name_of(Cluster, Permission.object_id)),
+        (Permission.object_type == "datacenter", name_of(DataCenter, Permission.object_id)),
+        (Permission.object_type == "host", name_of(Host, Permission.object_id)),
+        (Permission.object_type == "template", name_of(Template, Permission.object_id)),
+        (Permission.object_type == "storagedomain", name_of(StorageDomain, Permission.object_id)),
+    )),
+    "valid_from": Field(Permission.valid_from, "time"), "valid_until": Field(Permission.valid_until, "time"),
+}, or_own("permission", Permission.user_id), name="object", order=(("object_type", False), ("object", False)))
+
+SESSIONS = Kind("sessions", "session", WebSession.id, {
+    "id": Field(WebSession.id, ID), "user": Field(person_name(WebSession.user_id)), "user_id": Field(WebSession.user_id, ID),
+    "client": Field(WebSession.client, "choice", ("browser", "api")), "address": Field(WebSession.address),
+    "created_at": Field(WebSession.created_at, "time"), "seen_at": Field(WebSession.seen_at, "time"),
+    "expires_at": Field(WebSession.expires_at, "time"), "ended_at": Field(WebSession.ended_at, "time"),
+}, or_own("session", WebSession.user_id), name="user", order=(("created_at", True),))
+
+TASKS = Kind("tasks", "task", Task.id, {
+    "id": Field(Task.id, ID), "title": Field(Task.title), "command": Field(Task.command),
+    "state": Field(Task.state, _STATE, tuple(TASK.states)), "progress": Field(Task.progress, "number", about="per cent"),
+    "message": Field(Task.message), "object_kind": Field(Task.object_kind), "object_id": Field(Task.object_id, ID),
+    "actor": Field(Task.actor_name), "reason": Field(Task.reason), "error": Field(Task.error, "json"),
+    "result": Field(Task.result, "json"), "cancel_wanted": Field(Task.cancel_wanted, "yesno"),
+    "created_at": Field(Task.created_at, "time"), "started_at": Field(Task.started_at, "time"),
+    "ended_at": Field(Task.ended_at, "time"),
+}, or_own("task", Task.actor_id, **of_object(Task.object_kind, Task.object_id)), name="title", order=(("created_at", True),))
+
+EVENTS = Kind("events", "event", Event.id, {
+    "id": Field(Event.id, ID), "at": Field(Event.at, "time"),
+    "severity": Field(Event.severity, "choice", ("info", "warning", "error")), "code": Field(Event.code),
+    "sentence": Field(Event.sentence), "object_kind": Field(Event.object_kind), "object_id": Field(Event.object_id, ID),
+    "actor": Field(Event.actor_name), "user_id": Field(Event.user_id, ID), "pool_id": Field(Event.pool_id, ID),
+    "task_id": Field(Event.task_id, ID), "facts": Field(Event.facts, "json"),
+}, or_own("event", Event.user_id, **of_object(Event.object_kind, Event.object_id) | {
+    "pool": sa.func.coalesce(Event.pool_id, of_object(Event.object_kind, Event.object_id)["pool"])}),
+    name="sentence", order=(("at", True),))
+
+BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, DISKS, TEMPLATES, VMS, USERS, GROUPS, DIRECTORIES, PERMISSIONS,
+           SESSIONS, TASKS, EVENTS)

@@ -1,0 +1,134 @@
+"""Every collection of the console and of REST by its plural name: the backend's, the pools' and the broker's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from backend.clusters.models import Cluster
+from backend.db import Tx
+from backend.directory.rights import grants_of, see_permit, visible
+from backend.errors import NotFound
+from backend.search.query import Field, Kind, Page, Viewer, one, page
+from backend.search.tables import BACKEND, below, name_of, or_own, person_name
+from backend.storage.models import StorageDomain
+from backend.vms.models import Template, Vm
+from broker.models import ConsoleSession, Decision
+from pools.machine import LEASE, MEMBER, POOL
+from pools.models import LIVE, Lease, Pool, PoolMember
+from portal.auth import person
+from portal.parts import parts
+
+ID = "id"
+
+
+def _cluster_of_pool(pool_id: Any) -> Any:
+    pool = sa.orm.aliased(Pool)
+    return sa.select(pool.cluster_id).where(pool.id == pool_id).scalar_subquery()
+
+
+def _pool_of_vm(vm_id: Any) -> Any:
+    vm = sa.orm.aliased(Vm)
+    return sa.select(vm.pool_id).where(vm.id == vm_id).scalar_subquery()
+
+
+def _count(of: Any, where: Any) -> Any:
+    return sa.select(sa.func.count()).select_from(of).where(where).correlate(Pool).scalar_subquery()
+
+
+POOLS = Kind("pools", "pool", Pool.id, {
+    "id": Field(Pool.id, ID), "name": Field(Pool.name), "description": Field(Pool.description),
+    "state": Field(Pool.state, "choice", tuple(POOL.states)), "type": Field(Pool.type, "choice", ("floating", "dedicated")),
+    "stateless": Field(Pool.stateless, "yesno"),
+    "cluster": Field(name_of(Cluster, Pool.cluster_id)), "cluster_id": Field(Pool.cluster_id, ID),
+    "template": Field(name_of(Template, Pool.template_id)), "template_id": Field(Pool.template_id, ID),
+    "domain": Field(name_of(StorageDomain, Pool.domain_id)), "domain_id": Field(Pool.domain_id, ID),
+    "size": Field(Pool.size, "number"), "spares": Field(Pool.spares, "number"),
+    "members": Field(_count(PoolMember, PoolMember.pool_id == Pool.id), "number"),
+    "leased": Field(_count(Lease, sa.and_(Lease.pool_id == Pool.id, Lease.state.not_in(("queued", "ended")))), "number"),
+    "waiting": Field(_count(Lease, sa.and_(Lease.pool_id == Pool.id, Lease.state == "queued")), "number"),
+    "broken": Field(_count(PoolMember, sa.and_(PoolMember.pool_id == Pool.id, PoolMember.state == "broken")), "number"),
+    "lease_s": Field(Pool.lease_s, "number"), "extend_s": Field(Pool.extend_s, "number"),
+    "extensions": Field(Pool.extensions, "number"), "warn_s": Field(Pool.warn_s, "number"),
+    "grace_s": Field(Pool.grace_s, "number"), "shutdown_s": Field(Pool.shutdown_s, "number"),
+    "per_user": Field(Pool.per_user, "number"), "rights": Field(Pool.rights, "texts"),
+    "protocols": Field(Pool.protocols, "texts"),
+}, below("pool", pool=Pool.id, cluster=Pool.cluster_id))
+
+MEMBERS = Kind("members", "member", PoolMember.id, {
+    "id": Field(PoolMember.id, ID), "vm": Field(name_of(Vm, PoolMember.vm_id)), "vm_id": Field(PoolMember.vm_id, ID),
+    "pool": Field(name_of(Pool, PoolMember.pool_id)), "pool_id": Field(PoolMember.pool_id, ID),
+    "state": Field(PoolMember.state, "choice", tuple(MEMBER.states)), "why": Field(PoolMember.why),
+    "vm_state": Field(sa.select(Vm.state).where(Vm.id == PoolMember.vm_id).correlate(PoolMember).scalar_subquery()),
+    "user": Field(person_name(
+        sa.select(Lease.user_id).where(Lease.vm_id == PoolMember.vm_id, sa.text(LIVE)).correlate(PoolMember).scalar_subquery())),
+    "task_id": Field(PoolMember.task_id, ID),
+}, below("member", pool=PoolMember.pool_id, cluster=_cluster_of_pool(PoolMember.pool_id)), name="vm", order=(("vm", False),))
+
+LEASES = Kind("leases", "lease", Lease.id, {
+    "id": Field(Lease.id, ID), "state": Field(Lease.state, "choice", tuple(LEASE.states)), "why": Field(Lease.why),
+    "pool": Field(name_of(Pool, Lease.pool_id)), "pool_id": Field(Lease.pool_id, ID),
+    "user": Field(person_name(Lease.user_id)), "user_id": Field(Lease.user_id, ID),
+    "vm": Field(name_of(Vm, Lease.vm_id)), "vm_id": Field(Lease.vm_id, ID),
+    "asked_at": Field(Lease.asked_at, "time"), "starts_at": Field(Lease.starts_at, "time"),
+    "ends_at": Field(Lease.ends_at, "time"), "grace_until": Field(Lease.grace_until, "time"),
+    "ended_at": Field(Lease.ended_at, "time"), "end_reason": Field(Lease.end_reason),
+    "extensions_used": Field(Lease.extensions_used, "number"),
+}, or_own("lease", Lease.user_id, pool=Lease.pool_id, cluster=_cluster_of_pool(Lease.pool_id)),
+    name="user", order=(("asked_at", True),))
+
+CONSOLES = Kind("consoles", "console", ConsoleSession.id, {
+    "id": Field(ConsoleSession.id, ID), "user": Field(person_name(ConsoleSession.user_id)),
+    "user_id": Field(ConsoleSession.user_id, ID), "vm": Field(name_of(Vm, ConsoleSession.vm_id)),
+    "vm_id": Field(ConsoleSession.vm_id, ID), "lease_id": Field(ConsoleSession.lease_id, ID),
+    "protocol": Field(ConsoleSession.protocol), "client": Field(ConsoleSession.client),
+    "address": Field(ConsoleSession.address), "gateway": Field(ConsoleSession.gateway),
+    "started_at": Field(ConsoleSession.started_at, "time"), "seen_at": Field(ConsoleSession.seen_at, "time"),
+    "ended_at": Field(ConsoleSession.ended_at, "time"), "end_reason": Field(ConsoleSession.end_reason),
+    "bytes_to_client": Field(ConsoleSession.bytes_to_client, "number"),
+    "bytes_to_vm": Field(ConsoleSession.bytes_to_vm, "number"),
+}, or_own("console", ConsoleSession.user_id, vm=ConsoleSession.vm_id, pool=_pool_of_vm(ConsoleSession.vm_id)),
+    name="vm", order=(("started_at", True),))
+
+
+def _who_sees_decisions(viewer: Viewer) -> Any:
+    return visible(viewer.grants, see_permit("decision"), viewer.now,
+                   columns={"pool": Decision.pool_id, "cluster": _cluster_of_pool(Decision.pool_id)})
+
+
+DECISIONS = Kind("decisions", "decision", Decision.id, {
+    "id": Field(Decision.id, ID), "at": Field(Decision.at, "time"), "outcome": Field(Decision.outcome),
+    "sentence": Field(Decision.sentence), "user": Field(person_name(Decision.user_id)),
+    "user_id": Field(Decision.user_id, ID), "pool": Field(name_of(Pool, Decision.pool_id)),
+    "pool_id": Field(Decision.pool_id, ID), "lease_id": Field(Decision.lease_id, ID), "vm_id": Field(Decision.vm_id, ID),
+    # the candidates name other people's desktops: for who runs the pool, not for the person who asked
+    "candidates": Field(Decision.candidates, "private"),
+}, lambda viewer: sa.or_(_who_sees_decisions(viewer), Decision.user_id == viewer.user_id),
+    name="sentence", order=(("at", True),), trusted=_who_sees_decisions)
+
+COLLECTIONS: dict[str, Kind] = {kind.plural: kind for kind in (*BACKEND, POOLS, MEMBERS, LEASES, CONSOLES, DECISIONS)}
+BY_KIND: dict[str, Kind] = {kind.kind: kind for kind in COLLECTIONS.values()}
+
+
+def viewer(tx: Tx) -> Viewer:
+    """Who looks in this request."""
+    who = person()
+    return Viewer(who.user_id, grants_of(tx, who.user_id), parts().clock.now())
+
+
+def collection(name: str) -> Kind:
+    """The collection of this plural name; `NotFound` when there is none."""
+    if name not in COLLECTIONS:
+        raise NotFound("not_found", f"There is no collection named {name[:40]}.", kind="collection")
+    return COLLECTIONS[name]
+
+
+def listed(tx: Tx, name: str, *, search: str = "", max: int = 100, after: str | None = None, where: Any = None) -> Page:
+    """A page of the collection as the person of this request may see it; pages of the console use it too."""
+    return page(tx, collection(name), viewer(tx), search=search, max=max, after=after, where=where)
+
+
+def found(tx: Tx, name: str, id: str) -> dict[str, Any]:
+    """One row of the collection as JSON, if the person may see it."""
+    return one(tx, collection(name), viewer(tx), id)
