@@ -37,19 +37,36 @@ class Event(Base):
 
 
 def record(
-    tx: Tx, code: str, thing: Any = None, *, actor: str = "", user_id: UUID | None = None,
-    pool_id: UUID | None = None, task_id: int | None = None, **facts: Any,
+    tx: Tx,
+    code: str,
+    thing: Any = None,
+    *,
+    actor: str = "",
+    user_id: UUID | None = None,
+    pool_id: UUID | None = None,
+    task_id: int | None = None,
+    **facts: Any,
 ) -> None:
     """Write the event of this code. The catalogue's sentence is filled from `facts` and `{name}` of the thing."""
     severity, sentence = CATALOGUE[code]
     words = {"name": getattr(thing, "name", ""), "actor": actor or "Leasehold", **facts}
+    thing_id = getattr(thing, "id", None)  # a task's is a number, and stands in `task_id`
     pool_id = pool_id or getattr(thing, "pool_id", None) or (thing.id if getattr(thing, "kind", "") == "pool" else None)
     user_id = user_id or getattr(thing, "user_id", None)
-    tx.add(Event(
-        severity=severity, code=code, sentence=sentence.format(**words), object_kind=getattr(thing, "kind", None),
-        object_id=getattr(thing, "id", None), actor_name=actor, user_id=user_id, pool_id=pool_id, task_id=task_id,
-        facts={k: v if isinstance(v, (int, float, bool, type(None))) else str(v) for k, v in facts.items()},
-    ))
+    tx.add(
+        Event(
+            severity=severity,
+            code=code,
+            sentence=sentence.format(**words),
+            object_kind=getattr(thing, "kind", None),
+            object_id=thing_id if isinstance(thing_id, UUID) else None,
+            actor_name=actor,
+            user_id=user_id,
+            pool_id=pool_id,
+            task_id=task_id,
+            facts={k: v if isinstance(v, (int, float, bool, type(None))) else str(v) for k, v in facts.items()},
+        )
+    )
     touch(tx, "event", code, user_id=user_id, pool_id=pool_id)
 
 
@@ -67,7 +84,9 @@ def move(tx: Tx, row: Any, event: str, *, words: dict[str, Any] | None = None, *
     cls = type(row)
     key = sa.inspect(cls).primary_key[0]
     moved = tx.execute(
-        sa.update(cls).where(key == sa.inspect(row).identity[0], cls.state == was).values(state=now, **changes)
+        sa.update(cls)
+        .where(key == sa.inspect(row).identity[0], cls.state == was)
+        .values(state=now, **changes)
         .execution_options(synchronize_session=False)
     )
     if moved.rowcount != 1:  # type: ignore[attr-defined]

@@ -57,6 +57,7 @@ class Runner:
     ) -> None:
         self.sessions, self.commands, self.clock, self.doors, self.reveal = sessions, commands, clock, doors, reveal
         self.worker_id, self.name = uuid4(), name
+        self.wait_s = 1.0  # how long a host may keep a question open, so that its answer comes at once
         self.stopping = threading.Event()
         self._wake = threading.Event()
 
@@ -191,7 +192,7 @@ class Runner:
             door = self.doors(host_id, where, port)
             if cancel:
                 door.cancel(uid)
-            return door.ask(uid, verb, encode_args(verb, args, self.reveal), wait_s=1.0)
+            return door.ask(uid, verb, encode_args(verb, args, self.reveal), wait_s=self.wait_s)
         except HostUnreachable as silent:
             return silent
 

@@ -1,0 +1,240 @@
+"""The runner: claim, plan, ask, record; progress, cancel, undo, busy, silence."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from backend.db import Sessions
+from backend.errors import Busy, Denied, Impossible, Invalid, NotFound
+from backend.events import Event
+from backend.tasks.command import Actor
+from backend.tasks.models import ResourceLock, Task
+from backend.tasks.submit import cancel
+from backend.vms.commands.define import CreateVm, RemoveVm, ResetVm
+from backend.vms.commands.power import ShutdownVm, StartVm, StopVm
+from backend.vms.models import Vm
+from tests.conftest import ToldClock
+from tests.make import a_permission, a_user
+from tests.tasks.bench import Bench
+
+
+@pytest.fixture
+def bench(sessions: Sessions, clock: ToldClock) -> Bench:
+    return Bench(sessions, clock)
+
+
+def test_a_vm_is_made_started_shut_down_reset_and_removed(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    assert bench.vm("w1").state == "down"
+    start = bench.submit(StartVm(vm_id))
+    bench.settle()
+    assert bench.vm("w1").state == "up", bench.story()
+    assert [(s.name, s.verb, s.state) for s in bench.steps(start)] == [
+        ("launch", "start_vm", "done"),
+        ("boot", "await_boot", "done"),
+    ]
+    assert vm_id in bench.world.host("alpha").runs
+    bench.submit(ShutdownVm(vm_id))
+    bench.settle()
+    assert bench.vm("w1").state == "down" and bench.vm("w1").host_id is None
+    bench.submit(ResetVm(vm_id))
+    bench.settle()
+    assert list(bench.world.folder("/srv/disks").resets.values()) == [1]
+    bench.submit(RemoveVm(vm_id))
+    bench.settle()
+    with bench.sessions() as tx:
+        assert not tx.scalars(sa.select(Vm)).all()
+    assert len(bench.world.folder("/srv/disks").volumes) == 1  # the template's alone
+    assert bench.locks() == []
+
+
+def test_stop_cuts_the_power(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    bench.submit(StartVm(vm_id))
+    bench.settle()
+    bench.submit(StopVm(vm_id))
+    bench.settle()
+    assert bench.vm("w1").state == "down" and not bench.world.host("alpha").runs
+
+
+def test_busy_names_the_task_that_is_at_it(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    first = bench.submit(StartVm(vm_id))
+    with pytest.raises(Busy, match=f"task {first}, “Start VM w1”"):
+        bench.submit(StartVm(vm_id))
+    bench.settle()
+    assert bench.locks() == []
+
+
+def test_two_submissions_at_once_are_one_task_and_one_refusal(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    answers: list[object] = []
+
+    def try_it() -> None:
+        try:
+            answers.append(bench.submit(StartVm(vm_id)))
+        except Busy as no:
+            answers.append(no)
+
+    threads = [threading.Thread(target=try_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(isinstance(a, Busy) for a in answers) == [False] + [True] * 7
+
+
+def test_a_failed_creation_leaves_nothing(bench: Bench) -> None:
+    bench.world.do("storage /srv/disks full")
+    task = bench.submit(CreateVm("w1", bench.template_id))
+    bench.settle()
+    assert bench.task(task).state == "failed"
+    assert bench.task(task).error["message"].endswith(".")
+    with bench.sessions() as tx:
+        assert not tx.scalars(sa.select(Vm)).all()
+        assert tx.scalar(sa.select(sa.func.count()).select_from(ResourceLock)) == 0
+        assert tx.scalars(sa.select(Event.code).where(Event.code == "task.failed")).all()
+    bench.world.do("storage /srv/disks ok")
+    bench.a_vm("w1")
+
+
+def test_a_start_that_fails_leaves_the_vm_down_and_says_why(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    bench.world.do("vm w1 start_fails")
+    task = bench.submit(StartVm(vm_id))
+    bench.settle()
+    vm = bench.vm("w1")
+    assert (vm.state, vm.host_id) == ("down", None) and vm.why
+    assert bench.task(task).state == "failed"
+
+
+def test_no_host_with_room_is_a_sentence_with_reasons(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    with bench.sessions.begin() as tx:
+        tx.execute(sa.update(Vm).values(memory_mib=10_000_000))
+    task = bench.submit(StartVm(vm_id))
+    bench.settle()
+    assert "10,000,000 MiB wanted" in bench.task(task).error["message"]
+    assert bench.vm("w1").state == "down"
+
+
+def test_a_guest_that_does_not_boot_is_told(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    bench.world.do("vm w1 boot_fails")
+    task = bench.submit(StartVm(vm_id))
+    for _ in range(400):
+        bench.runner().step()
+        bench.clock.sleep(3)
+        if bench.task(task).state == "failed":
+            break
+    assert bench.task(task).error["code"] == "boot_timeout"
+    assert "did not boot" in bench.vm("w1").why
+
+
+def test_cancel_while_it_boots_undoes_the_launch(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    bench.world.boot_s = 100
+    task = bench.submit(StartVm(vm_id))
+    runner = bench.runner()
+    while bench.task(task).at_step == 0:
+        runner.step()
+    with bench.sessions.begin() as tx:
+        cancel(tx, tx.get_one(Task, task, with_for_update=True), bench.clock.now())
+    bench.settle(runner)
+    assert bench.task(task).state == "cancelled"
+    assert bench.vm("w1").state == "down" and not bench.world.host("alpha").runs
+    assert bench.locks() == []
+
+
+def test_cancel_before_it_begins_does_nothing(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    task = bench.submit(StartVm(vm_id))
+    with bench.sessions.begin() as tx:
+        cancel(tx, tx.get_one(Task, task, with_for_update=True), bench.clock.now())
+    bench.settle()
+    assert bench.task(task).state == "cancelled" and bench.vm("w1").state == "down" and bench.locks() == []
+
+
+def test_a_silent_host_leaves_the_step_asked_until_it_answers(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    bench.world.do("network alpha off")
+    task = bench.submit(StartVm(vm_id))
+    runner = bench.runner()
+    for _ in range(20):
+        runner.step()
+        bench.clock.sleep(60)
+        runner.beat()
+    assert bench.task(task).state == "running" and bench.steps(task)[0].state == "asked"
+    assert "does not answer" in bench.task(task).message
+    bench.world.do("network alpha on")
+    bench.settle(runner)
+    assert bench.vm("w1").state == "up"
+
+
+def test_an_agent_restart_in_the_middle_starts_the_vm_once(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    bench.world.boot_s = 10
+    task = bench.submit(StartVm(vm_id))
+    runner = bench.runner()
+    while bench.task(task).at_step == 0:
+        runner.step()
+    bench.world.do("agent alpha restart")
+    bench.settle(runner)
+    assert bench.task(task).state == "succeeded" and bench.vm("w1").state == "up"
+
+
+def test_the_monitor_finds_a_vm_that_died_and_never_guesses(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    bench.submit(StartVm(vm_id))
+    bench.settle()
+    bench.world.do("network alpha off")
+    for _ in range(100):
+        bench.monitor()
+        bench.clock.sleep(10)
+    assert bench.vm("w1").state == "unknown"  # silence proves nothing
+    bench.world.do("network alpha on")
+    bench.monitor()
+    bench.monitor()
+    assert bench.vm("w1").state == "up"
+    bench.world.do("vm w1 crash")
+    bench.monitor()
+    assert bench.vm("w1").state == "down"
+
+
+def test_starts_at_once_do_not_overbook_a_host(bench: Bench) -> None:
+    ids = [bench.a_vm(f"w{n}") for n in range(6)]
+    with bench.sessions.begin() as tx:
+        tx.execute(sa.update(Vm).values(memory_mib=20_000))  # three fit into 65,536 MiB
+    for vm_id in ids:
+        bench.submit(StartVm(vm_id))
+    runners = [bench.runner() for _ in range(4)]
+    threads = [threading.Thread(target=bench.settle, args=(runner,)) for runner in runners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(bench.vm(f"w{n}").state for n in range(6)) == ["down"] * 3 + ["up"] * 3
+
+
+def test_rights_are_asked_before_anything_else(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    with bench.sessions.begin() as tx:
+        stranger, auditor, holder = a_user(tx), a_user(tx), a_user(tx)
+        a_permission(tx, auditor, role="auditor")
+        a_permission(tx, holder, tx.get(Vm, vm_id), role="user")
+    for who, refusal in ((stranger, NotFound), (auditor, Denied), (holder, Denied)):
+        with pytest.raises(refusal):
+            bench.submit(StartVm(vm_id), Actor(who.id, who.name))
+
+
+def test_bad_input_is_refused_in_words(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    with pytest.raises(Invalid, match="already a VM named w1"):
+        bench.submit(CreateVm("w1", bench.template_id))
+    with pytest.raises(Invalid, match="letters, digits"):
+        bench.submit(CreateVm("no/slash", bench.template_id))
+    with pytest.raises(Impossible, match="is down"):
+        bench.submit(ShutdownVm(vm_id))
