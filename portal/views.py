@@ -1,0 +1,92 @@
+"""What all pages share: who looks, which words and icons, times as people read them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from flask import Flask, flash, g, redirect, request
+from flask_login import current_user
+from werkzeug.wrappers import Response
+
+from backend.directory import rights
+from backend.directory.rights import see_permit
+from backend.directory.rules import Grant, places
+from portal import assets, words
+from portal.auth import person
+from portal.parts import parts
+from portal.transaction import tx
+
+
+def now() -> datetime:
+    """The time, one for the whole request."""
+    if "now" not in g:
+        g.now = parts().clock.now()
+    return g.now  # type: ignore[no-any-return]
+
+
+def grants() -> list[Grant]:
+    """What the person who asks may do, read once a request."""
+    if "grants" not in g:
+        g.grants = rights.grants_of(tx(), person().user_id)
+    return g.grants  # type: ignore[no-any-return]
+
+
+def may_anywhere(permit: str) -> bool:
+    """Whether the person has the permit on anything at all: then the page about such things is theirs to see."""
+    return bool(places(grants(), permit, now()))
+
+
+def may_on(permit: str, kind: str, id: Any) -> bool:
+    """Whether the person has the permit on this thing."""
+    from backend.directory.rules import may
+
+    return may(grants(), permit, rights.path_of(tx(), kind, id), now())
+
+
+def may_see(kind: str) -> bool:
+    """Whether there may be anything of this kind for the person to see."""
+    return may_anywhere(see_permit(kind))
+
+
+def say(sentence: str, kind: str = "success") -> None:
+    """Tell the person on the next page they see."""
+    flash(sentence, kind)
+
+
+def back(address: str) -> Response:
+    """To the page this was asked from when it is ours, else to `address`."""
+    wanted = request.form.get("back", "")
+    return redirect(wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) else address, 303)
+
+
+def is_partial() -> bool:
+    """Whether the page asks for a part of itself anew."""
+    return request.headers.get("HX-Request") == "true"
+
+
+class _Me:
+    """Who looks, for templates."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(current_user.facts, name)
+
+    @property
+    def administers(self) -> bool:
+        """Whether any role but a plain user's is theirs."""
+        return any(g.role != "user" and g.holds(now()) for g in grants())
+
+
+def install(app: Flask) -> None:
+    """Filters and names for all templates."""
+    assets.install(app)
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters.update(
+        iso=words.iso, utc=words.utc, size=words.size, length=words.length, initials=words.initials,
+        ago=lambda value: words.ago(value, now()), left=lambda value: words.left(value, now()),
+    )
+    app.jinja_env.globals.update(state_look=words.look, server_time=lambda: words.iso(now()), may_see=may_see, may_on=may_on)
+
+    @app.context_processor
+    def who() -> dict[str, Any]:
+        return {"me": _Me() if current_user.is_authenticated else None, "area": ""}
