@@ -76,7 +76,7 @@ class Lease(HasId, Base):
     kind = "lease"
     machine = LEASE
     pool_id: Mapped[UUID] = ref("pool.id", ondelete="CASCADE", index=True)
-    user_id: Mapped[UUID] = ref("user_account.id")
+    user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE")
     vm_id: Mapped[UUID | None] = ref("vm.id", ondelete="SET NULL")
     state: Mapped[str] = mapped_column(default=LEASE.initial)
     why: Mapped[str] = mapped_column(default="", server_default="")  # why it waits or ended, for the person

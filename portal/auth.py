@@ -71,7 +71,7 @@ def sign_in(name: str, password: str, *, client: str) -> Any:
     address = request.remote_addr or ""
     now = parts().clock.now
     with in_transaction() as short:
-        attempt = signin.begin(short, name, address, now())
+        attempt = signin.begin(short, name, address, now(), keyring=parts().keyring)
     proof = aside(lambda: attempt.prove(password))
     with in_transaction() as short:
         signed = signin.finish(short, attempt, proof, client=client, address=address, now=now())
