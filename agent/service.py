@@ -1,0 +1,247 @@
+"""Implements `HostAgent`: one short method a verb, each handing on to a module below."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+from PIL import Image
+
+from agent.config import AgentConfig
+from agent.domxml import domain_xml
+from agent.guests import Guests
+from agent.stats import sample_host, utc_now
+from agent.storage import Storage
+from agent.virt import GuestSilent, Hypervisor, HypervisorDown
+from hostapi.types import (
+    GuestReport,
+    HostReport,
+    Protocol,
+    Screen,
+    StorageReport,
+    TicketSpec,
+    VmReport,
+    VmSpec,
+    VolumeSpec,
+)
+from hostapi.verbs import HostRefused, Steering
+
+T = TypeVar("T")
+log = logging.getLogger("service")
+LOOK_S = 0.5  # how often a wait looks, unless an event wakes it
+PATIENCE_S = 30.0  # how long a step waits for libvirtd to come back
+PRESS_S = 15.0  # how often the power button is pressed at a guest that does not react
+SCREENS_S = 10.0  # the time that all pictures of one question may take
+PICTURE_WIDTH = 480
+
+
+class AgentService:
+    """This host, over libvirt. Reboots of the agent lose nothing: VMs live in libvirt, steps in the journal."""
+
+    def __init__(self, config: AgentConfig, state: Path) -> None:
+        self.config = config
+        self._wake = threading.Condition()
+        self.hypervisor = Hypervisor(config.libvirt_uri, self._changed)
+        self.storage = Storage(config.storage_roots, state / "domains.json", self.hypervisor.users_of)
+        self.guests = Guests(self.hypervisor.ask_guest)
+
+    # -- steps -----------------------------------------------------------------------------------
+    def start_vm(self, spec: VmSpec, steering: Steering) -> VmReport:
+        """Run this VM, its displays closed."""
+        paths = [self.storage.require_inside(disk.path) for disk in spec.disks]
+        if spec.boot:
+            self.storage.require_inside(spec.boot.kernel)
+            self.storage.require_inside(spec.boot.initrd)
+        steering.check_cancelled()
+        if not self._patiently(lambda: self.hypervisor.runs(spec.vm_id), steering):
+            self.guests.forget(spec.vm_id)
+
+        def xml(test_driver: bool) -> str:
+            return domain_xml(spec, "test" if test_driver else None)
+
+        with self.storage.held(paths):
+            for disk, path in zip(spec.disks, paths, strict=True):
+                if not Path(path).is_file():
+                    sentence = f"VM {spec.name} cannot start: its disk {disk.path} is not there."
+                    raise HostRefused("disk_missing", sentence, path=disk.path)
+                if not disk.readonly:
+                    self._require_unshared(spec, path, steering)
+            self._patiently(lambda: self.hypervisor.start(spec.name, spec.vm_id, xml), steering)
+        return next((vm for vm in self._vms() if vm.vm_id == spec.vm_id), _fresh(spec))
+
+    def await_boot(self, vm_id: UUID, timeout_s: int, steering: Steering) -> GuestReport:
+        """Wait until the guest agent answers."""
+        begun = time.monotonic()
+
+        def answer() -> GuestReport | None:
+            if not self._patiently(lambda: self.hypervisor.runs(vm_id), steering):
+                raise HostRefused(
+                    "vm_not_running", "The VM does not run on this host (any more).", vm_id=str(vm_id)
+                )
+            try:
+                return self._patiently(lambda: self.guests.ask_now(vm_id), steering)
+            except GuestSilent:
+                waited = time.monotonic() - begun
+                if waited >= timeout_s:
+                    sentence = f"The guest did not answer within {timeout_s} seconds of waiting."
+                    raise HostRefused("boot_timeout", sentence, vm_id=str(vm_id)) from None
+                steering.progress(min(99, int(100 * waited / timeout_s)), "Waiting for the guest")
+                return None
+
+        return self._wait_for(answer, steering)
+
+    def shutdown_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
+        """Ask the guest to shut down, by its agent or else by its power button, until it is off."""
+        begun = time.monotonic()
+        pressed: float | None = None
+
+        def off() -> bool | None:
+            nonlocal pressed
+            if not self._patiently(lambda: self.hypervisor.runs(vm_id), steering):
+                return True
+            waited = time.monotonic() - begun
+            if pressed is None or time.monotonic() - pressed > PRESS_S:
+                first = pressed is None
+                self._patiently(lambda: self._press(vm_id, by_agent=first), steering)
+                pressed = time.monotonic()
+                return None
+            if waited >= timeout_s:
+                sentence = f"The guest did not shut down within {timeout_s} seconds."
+                raise HostRefused("shutdown_timeout", sentence, vm_id=str(vm_id))
+            steering.progress(
+                min(99, int(100 * waited / max(1, timeout_s))), "Waiting for the guest to shut down"
+            )
+            return None
+
+        self._wait_for(off, steering)
+
+    def stop_vm(self, vm_id: UUID, steering: Steering) -> None:
+        """Cut the VM's power."""
+        self._patiently(lambda: self.hypervisor.stop(vm_id), steering)
+
+    def set_ticket(self, vm_id: UUID, ticket: TicketSpec, steering: Steering) -> None:
+        """Open a display to this password until it expires."""
+        self._patiently(lambda: self.hypervisor.set_ticket(vm_id, ticket, utc_now), steering)
+
+    def attach_domain(self, path: str, steering: Steering) -> StorageReport:
+        """Use this folder."""
+        return self.storage.attach(path)
+
+    def create_volume(self, volume: VolumeSpec, steering: Steering) -> str:
+        """Create a volume."""
+        return self.storage.create(volume)
+
+    def reset_volume(self, volume: VolumeSpec, steering: Steering) -> str:
+        """Throw a volume's changes away."""
+        return self._patiently(lambda: self.storage.reset(volume), steering)
+
+    def delete_volume(self, domain_path: str, volume_id: UUID, steering: Steering) -> None:
+        """Delete a volume."""
+        self._patiently(lambda: self.storage.delete(domain_path, volume_id), steering)
+
+    # -- questions -------------------------------------------------------------------------------
+    def report(self) -> HostReport:
+        """The host, its VMs and its storage. Refuses while libvirt is away: no answer is not "no VMs"."""
+        host = sample_host()
+        return HostReport(
+            hostname=host.hostname,
+            boot_id=host.boot_id,
+            agent_version=metadata.version("leasehold"),
+            hypervisor=self.hypervisor.version(),
+            virt_type=self.config.virt_type,
+            cpus=host.cpus,
+            memory_mib=host.memory_mib,
+            memory_free_mib=host.memory_free_mib,
+            load1=host.load1,
+            vms=tuple(self._vms()),
+            storage=self.storage.reports(),
+        )
+
+    def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
+        """Small pictures; those that cannot be had in time are left out."""
+        end = time.monotonic() + SCREENS_S
+        found = []
+        for vm_id in vm_ids:
+            if time.monotonic() > end:
+                break
+            picture = self.hypervisor.screenshot(vm_id)
+            if picture and (screen := _shrink(vm_id, picture)):
+                found.append(screen)
+        return tuple(found)
+
+    def display_port(self, vm_id: UUID, protocol: Protocol) -> int | None:
+        """The port on loopback where this VM's display listens; None when there is none."""
+        facts = self.hypervisor.facts(vm_id)
+        return facts.displays.get(protocol) if facts is not None and facts.ours else None
+
+    # -- inside ----------------------------------------------------------------------------------
+    def _vms(self) -> list[VmReport]:
+        samples = self.hypervisor.samples()
+        guests = self.guests.last(sample.vm_id for sample in samples)
+        return [
+            VmReport(one.vm_id, one.name, one.state, guests.get(one.vm_id), one.memory_mib, one.cpu_s)
+            for one in samples
+        ]
+
+    def _press(self, vm_id: UUID, by_agent: bool) -> None:
+        if not (by_agent and self.hypervisor.ask_to_shut_down(vm_id, by_agent=True)):
+            self.hypervisor.ask_to_shut_down(vm_id, by_agent=False)
+
+    def _require_unshared(self, spec: VmSpec, path: str, steering: Steering) -> None:
+        """QEMU's own locks refuse a second writer as well; this says by whom the disk is used."""
+        if self._patiently(lambda: self.hypervisor.runs(spec.vm_id), steering):
+            return
+        if users := self._patiently(lambda: self.hypervisor.users_of(path), steering):
+            sentence = f"VM {spec.name} cannot start: its disk is in use by VM {users[0]}."
+            raise HostRefused("volume_in_use", sentence, path=path)
+
+    def _patiently(self, work: Callable[[], T], steering: Steering) -> T:
+        """Do it again while libvirtd is being restarted: every verb may be done twice."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return work()
+            except HypervisorDown:
+                if time.monotonic() >= end:
+                    raise
+            steering.check_cancelled()
+            self._nap()
+
+    def _wait_for(self, answer: Callable[[], T | None], steering: Steering) -> T:
+        while True:
+            steering.check_cancelled()
+            if (found := answer()) is not None:
+                return found
+            self._nap()
+
+    def _nap(self) -> None:
+        with self._wake:
+            self._wake.wait(LOOK_S)
+
+    def _changed(self) -> None:
+        with self._wake:
+            self._wake.notify_all()
+
+
+def _fresh(spec: VmSpec) -> VmReport:
+    """A VM that was started and is gone again already: it ran, and the next report says that it is off."""
+    return VmReport(spec.vm_id, spec.name, "off", None, spec.memory_mib)
+
+
+def _shrink(vm_id: UUID, picture: bytes) -> Screen | None:
+    try:
+        image = Image.open(io.BytesIO(picture)).convert("RGB")
+    except (OSError, ValueError) as broken:
+        log.info("the picture of VM %s cannot be read: %s", vm_id, broken)
+        return None
+    image.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=70, method=2)
+    return Screen(vm_id, image.width, image.height, out.getvalue())

@@ -1,0 +1,54 @@
+"""`run(argv)`: the only file of the agent that starts a subprocess."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+
+
+class ProgramFailed(Exception):
+    """A program ended badly; `said` is what it wrote to its standard error."""
+
+    def __init__(self, argv: Sequence[str], said: str) -> None:
+        super().__init__(f"{argv[0]} failed: {said}")
+        self.program, self.said = argv[0], said
+
+
+def run(argv: Sequence[str], *, timeout_s: float = 60.0) -> str:
+    """The standard output of a program; raises `ProgramFailed` when it fails or takes too long."""
+    program = start(argv)
+    try:
+        out, err = program.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        kill(program)
+        raise ProgramFailed(argv, f"it did not end within {timeout_s:.0f} seconds") from None
+    if program.returncode != 0:
+        raise ProgramFailed(argv, err.decode(errors="replace").strip() or f"exit code {program.returncode}")
+    return out.decode(errors="replace")
+
+
+def start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a program in a process group of its own, its output in pipes, its messages in English."""
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError as missing:
+        raise ProgramFailed(argv, "it is not installed") from missing
+
+
+def kill(program: subprocess.Popen[bytes]) -> None:
+    """End a program and all that it started, and reap it."""
+    try:
+        os.killpg(program.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        program.communicate()

@@ -1,0 +1,237 @@
+"""Storage domains as folders and volumes as qcow2 overlays in them; every path must lie below a storage root."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from agent.deadline import Overdue, within
+from agent.shell import ProgramFailed, run
+from hostapi.types import StorageReport, VolumeSpec
+from hostapi.verbs import HostRefused
+
+QEMU_IMG = "qemu-img"
+LOOK_S = 3.0  # a healthy folder answers at once
+WORK_S = 120.0
+
+
+class Storage:
+    """The host's storage domains. `users_of` names the VMs that have a file open.
+
+    The folders in use are remembered in a file, so that the host goes on reporting them after a restart."""
+
+    def __init__(self, roots: Sequence[str], memory: Path, users_of: Callable[[str], list[str]]) -> None:
+        self._roots = [os.path.realpath(root) for root in roots]
+        self._memory, self._users_of = memory, users_of
+        self._domains: list[str] = json.loads(memory.read_text()) if memory.exists() else []
+        self._lock = threading.Lock()
+        self._file_locks: dict[str, threading.Lock] = {}
+        self._looks: dict[str, threading.Thread] = {}
+        self._last: dict[str, StorageReport] = {}
+
+    # -- paths -----------------------------------------------------------------------------------
+    def require_inside(self, path: str) -> str:
+        """The path with its symbolic links followed, or a refusal when that lies below none of the roots."""
+        real = os.path.realpath(path)
+        if not os.path.isabs(path) or not any(
+            real == root or real.startswith(root + "/") for root in self._roots
+        ):
+            sentence = (
+                f"{path} lies outside of this host's storage folders ({', '.join(self._roots) or 'none'})."
+            )
+            raise HostRefused("path_refused", sentence, path=path)
+        return real
+
+    @contextmanager
+    def held(self, paths: Sequence[str]) -> Iterator[None]:
+        """While this lasts, nobody else starts a VM on these files, resets or deletes them."""
+        with self._lock:
+            locks = [self._file_locks.setdefault(path, threading.Lock()) for path in sorted(set(paths))]
+        taken: list[threading.Lock] = []
+        try:
+            for lock in locks:
+                lock.acquire()
+                taken.append(lock)
+            yield
+        finally:
+            for lock in taken:
+                lock.release()
+
+    # -- domains ---------------------------------------------------------------------------------
+    def attach(self, path: str) -> StorageReport:
+        """Make the folder a storage domain: it is made when missing, and proved to be writable."""
+        real = self.require_inside(path)
+        with _told(f"Storage domain {path} cannot be used"):
+            within(WORK_S, lambda: _prove_writable(Path(real)))
+        with self._lock:
+            if path not in self._domains:
+                self._domains.append(path)
+                fresh = self._memory.with_suffix(".new")
+                fresh.write_text(json.dumps(self._domains))
+                fresh.replace(self._memory)
+        return _look(path)
+
+    def reports(self) -> tuple[StorageReport, ...]:
+        """Every domain as it is now. One that hangs is reported as such, and not asked again until it answers."""
+        with self._lock:
+            domains = list(self._domains)
+        for path in domains:
+            if path not in self._looks or not self._looks[path].is_alive():
+                self._looks[path] = threading.Thread(
+                    target=self._remember, args=(path,), name="look", daemon=True
+                )
+                self._last.pop(path, None)
+                self._looks[path].start()
+        for path in domains:
+            self._looks[path].join(LOOK_S)
+        hangs = "does not answer; look at its disk or network"
+        return tuple(
+            self._last.get(path) or StorageReport(path, False, why=f"{path} {hangs}.") for path in domains
+        )
+
+    def _remember(self, path: str) -> None:
+        self._last[path] = _look(path)
+
+    # -- volumes ---------------------------------------------------------------------------------
+    def create(self, volume: VolumeSpec) -> str:
+        """Create the volume, or answer its path when it is there already and is the same."""
+        path = self._path(volume.domain_path, volume.volume_id)
+        with self.held([path]), _told(f"Volume {volume.volume_id} cannot be created"):
+            if os.path.exists(path):
+                self._require_same(path, volume)
+            else:
+                os.rename(self._make(path, volume), path)
+        return path
+
+    def reset(self, volume: VolumeSpec) -> str:
+        """Put a fresh overlay in the volume's place; there is always either the old one or the new one."""
+        path = self._path(volume.domain_path, volume.volume_id)
+        with self.held([path]), _told(f"Volume {volume.volume_id} cannot be reset"):
+            self._require_unused(path)
+            os.rename(self._make(path, volume), path)
+        return path
+
+    def delete(self, domain_path: str, volume_id: UUID) -> None:
+        """Delete the volume; one that is not there is fine."""
+        path = self._path(domain_path, volume_id)
+        with self.held([path]), _told(f"Volume {volume_id} cannot be deleted"):
+            self._require_unused(path)
+            Path(path).unlink(missing_ok=True)
+
+    # -- inside ----------------------------------------------------------------------------------
+    def _path(self, domain_path: str, volume_id: UUID) -> str:
+        return f"{self.require_inside(domain_path)}/volumes/{volume_id}.qcow2"
+
+    def _make(self, path: str, volume: VolumeSpec) -> str:
+        """A new, empty volume under a name that nobody else uses; answers that name."""
+        argv = [QEMU_IMG, "create", "-q", "-f", "qcow2"]
+        if volume.backing is not None:
+            backing = self._require_backing(volume.backing)
+            argv += ["-b", backing, "-F", str(_info(backing)["format"])]
+        fresh = f"{path}.{uuid4().hex}.new"
+        try:
+            run([*argv, fresh, f"{volume.capacity_mib}M"], timeout_s=WORK_S)
+        except BaseException:
+            Path(fresh).unlink(missing_ok=True)
+            raise
+        return fresh
+
+    def _require_backing(self, backing: str) -> str:
+        real = self.require_inside(backing)
+        if not os.path.isfile(real):
+            raise HostRefused("backing_missing", f"The volume's base {backing} is not there.", path=backing)
+        return real
+
+    def _require_same(self, path: str, volume: VolumeSpec) -> None:
+        info = _info(path)
+        backing = os.path.realpath(volume.backing) if volume.backing else None
+        if info["virtual-size"] != volume.capacity_mib << 20 or info.get("full-backing-filename") != backing:
+            sentence = f"Volume {volume.volume_id} exists already with another size or base."
+            raise HostRefused("volume_differs", sentence, path=path)
+
+    def _require_unused(self, path: str) -> None:
+        """Not used by a VM that libvirt has, nor by any other process or host that holds QEMU's lock on it."""
+        if users := self._users_of(path):
+            raise HostRefused(
+                "volume_in_use", f"The volume is in use by VM {users[0]}, which runs.", path=path
+            )
+        if os.path.exists(path):
+            try:
+                run([QEMU_IMG, "info", "--output=json", path], timeout_s=WORK_S)
+            except ProgramFailed as no:
+                if "lock" in no.said:
+                    raise HostRefused(
+                        "volume_in_use", "The volume is in use: QEMU holds its lock.", path=path
+                    ) from no
+                # A torn or alien file is nobody's reason to keep it: reset and delete are what mends it.
+
+
+def _info(path: str) -> dict[str, str | int]:
+    answer: dict[str, str | int] = json.loads(
+        run([QEMU_IMG, "info", "-U", "--output=json", path], timeout_s=WORK_S)
+    )
+    return answer
+
+
+def _prove_writable(folder: Path) -> None:
+    volumes = folder / "volumes"
+    volumes.mkdir(parents=True, exist_ok=True)
+    probe = volumes / f".probe-{uuid4().hex}"
+    try:
+        with open(probe, "wb") as file:
+            file.write(b"leasehold")
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _look(path: str) -> StorageReport:
+    try:
+        size = os.statvfs(path)
+        if not os.access(f"{path}/volumes", os.W_OK):
+            return StorageReport(path, False, why=f"{path} cannot be written to; look at its permissions.")
+    except OSError as no:
+        return StorageReport(path, False, why=f"{path} cannot be read: {no.strerror}.")
+    return StorageReport(path, True, size.f_blocks * size.f_frsize >> 20, size.f_bavail * size.f_frsize >> 20)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turns what a disk or qemu-img says into a refusal that says what to do."""
+    try:
+        yield
+    except Overdue as late:
+        raise HostRefused("storage_silent", f"{what}: the storage gives {late}.") from late
+    except ProgramFailed as no:
+        raise _refusal(what, no.said) from no
+    except OSError as no:
+        raise _refusal(what, f"{no.strerror} ({errno.errorcode.get(no.errno or 0, '?')})") from no
+
+
+def _refusal(what: str, said: str) -> HostRefused:
+    codes = {
+        "No space left": ("storage_full", "the storage is full. Free space or enlarge it"),
+        "Disk quota": ("storage_full", "the storage's quota is used up. Free space or enlarge it"),
+        "Permission denied": (
+            "no_permission",
+            "the agent may not write there. Mend the folder's owner or mode",
+        ),
+        "Read-only file system": ("no_permission", "the storage is mounted read-only. Mount it for writing"),
+        "Input/output error": (
+            "storage_broken",
+            "the storage fails with an input/output error. Look at its disk",
+        ),
+        "Stale file handle": ("storage_broken", "the storage was replaced under the host. Mount it again"),
+        "Transport endpoint": ("storage_broken", "the storage's connection is gone. Mount it again"),
+    }
+    for words, (code, why) in codes.items():
+        if words in said:
+            return HostRefused(code, f"{what}: {why}.")
+    return HostRefused("storage_failed", f"{what}: {said}")

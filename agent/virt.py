@@ -1,0 +1,405 @@
+"""libvirt: lifecycle, events, display tickets, guest channel, screens; the only file that imports libvirt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeVar
+from uuid import UUID
+
+import libvirt
+import libvirt_qemu
+
+from agent.deadline import Overdue, within
+from agent.domxml import METADATA, DomainFacts, read_domain, read_tickets, ticket_xml, tickets_xml
+from hostapi.types import TicketSpec
+from hostapi.verbs import HostRefused
+
+T = TypeVar("T")
+log = logging.getLogger("virt")
+CALL_S, OPEN_S, GUEST_S = 20.0, 10.0, 4
+CREATE_S = 180.0  # createXML waits out a dead host's storage lease: 66 s were seen
+STATES: dict[int, Literal["running", "paused", "off"]] = {
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "paused",
+    libvirt.VIR_DOMAIN_SHUTOFF: "off",
+    libvirt.VIR_DOMAIN_CRASHED: "off",
+}
+STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BALLOON
+_events_lock = threading.Lock()
+_events_run = False
+
+
+class HypervisorDown(HostRefused):
+    """libvirt's daemon cannot be reached at the moment; nothing is known of the VMs meanwhile."""
+
+
+class GuestSilent(Exception):
+    """The guest agent does not answer, yet or any more."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A VM of ours as libvirt sees it now."""
+
+    vm_id: UUID
+    name: str
+    state: Literal["running", "paused", "off"]
+    memory_mib: int
+    cpu_s: float
+
+
+class Hypervisor:
+    """One libvirt, reached by its URI; connected anew whenever its daemon was restarted.
+
+    Every call has a deadline. `changed` is called, in libvirt's event thread, whenever a VM starts or ends
+    or a guest agent comes or goes."""
+
+    def __init__(self, uri: str, changed: Callable[[], None]) -> None:
+        self.uri, self._changed = uri, changed
+        self._connection: libvirt.virConnect | None = None
+        self._lock = threading.Lock()
+        self._ticket_locks: dict[UUID, threading.Lock] = {}
+        self._facts: dict[tuple[UUID, int], DomainFacts] = {}  # by VM and by libvirt's id of this run
+        self._version = ""
+        _run_events()
+
+    # -- lifecycle -------------------------------------------------------------------------------
+    def start(self, name: str, vm_id: UUID, xml: Callable[[bool], str]) -> None:
+        """Run a transient domain; one that runs already is left alone. `xml` is told whether this is
+        libvirt's test driver."""
+
+        def create(connection: libvirt.virConnect) -> None:
+            try:
+                if self._find(connection, vm_id) is None:
+                    connection.createXML(xml(connection.getType() == "TEST"), 0)
+            except libvirt.libvirtError as no:
+                if self._find(connection, vm_id) is None:  # else somebody else was quicker, which is as good
+                    raise _start_refusal(name, no) from no
+
+        self._call(f"starting VM {name}", create, CREATE_S)
+
+    def stop(self, vm_id: UUID) -> None:
+        """Cut a VM's power; it is off for certain when this returns."""
+
+        def destroy(connection: libvirt.virConnect) -> None:
+            if (domain := self._find(connection, vm_id)) is None:
+                return
+            try:
+                domain.destroy()
+            except libvirt.libvirtError as no:
+                if self._find(connection, vm_id) is not None:
+                    sentence = f"VM {domain.name()} cannot be stopped: {no.get_error_message()}"
+                    raise HostRefused("not_stopped", sentence) from no
+
+        self._call("stopping a VM", destroy, 60.0)
+
+    def ask_to_shut_down(self, vm_id: UUID, by_agent: bool) -> bool:
+        """Ask the guest to shut down, by its agent or by the power button; False when it cannot be asked so."""
+        flag = (
+            libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT
+            if by_agent
+            else libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
+        )
+
+        def shut_down(connection: libvirt.virConnect) -> bool:
+            domain = self._find(connection, vm_id)
+            if domain is None:
+                return True
+            try:
+                if connection.getType() == "TEST":
+                    domain.shutdown()
+                else:
+                    domain.shutdownFlags(flag)
+            except libvirt.libvirtError as no:
+                log.info("VM %s cannot be asked to shut down: %s", domain.name(), no)
+                return False
+            return True
+
+        return self._call("shutting a VM down", shut_down)
+
+    def runs(self, vm_id: UUID) -> bool:
+        """Whether libvirt has this VM running or paused."""
+        return self._call("looking for a VM", lambda connection: self._find(connection, vm_id) is not None)
+
+    # -- what is there ---------------------------------------------------------------------------
+    def samples(self) -> list[Sample]:
+        """All VMs of ours, in one pass that touches neither disks nor guests."""
+
+        def read(connection: libvirt.virConnect) -> list[Sample]:
+            found = connection.getAllDomainStats(STATS, 0)
+            answers = [self._sample(domain, stats) for domain, stats in found]
+            return [sample for sample in answers if sample is not None]
+
+        return self._call("listing the VMs", read, 10.0)
+
+    def facts(self, vm_id: UUID) -> DomainFacts | None:
+        """A running VM's facts from its XML; None when it does not run."""
+
+        def read(connection: libvirt.virConnect) -> DomainFacts | None:
+            domain = self._find(connection, vm_id)
+            return None if domain is None else read_domain(domain.XMLDesc(0))
+
+        return self._call("looking at a VM", read)
+
+    def users_of(self, path: str) -> list[str]:
+        """The names of the VMs, ours or not, that have this file open for writing. `path` has no links in it."""
+
+        def read(connection: libvirt.virConnect) -> list[str]:
+            active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            found = [self._read_facts(domain) for domain in active]
+            return [facts.name for facts in found if facts and path in map(os.path.realpath, facts.disks)]
+
+        return self._call("looking for a disk's user", read)
+
+    def version(self) -> str:
+        """Which hypervisor this is, in words."""
+
+        def read(connection: libvirt.virConnect) -> str:
+            library = _dotted(connection.getLibVersion())
+            return f"{connection.getType()} {_dotted(connection.getVersion())}, libvirt {library}"
+
+        if not self._version:
+            self._version = self._call("asking for the version", read)
+        return self._version
+
+    # -- displays --------------------------------------------------------------------------------
+    def set_ticket(self, vm_id: UUID, ticket: TicketSpec, now: Callable[[], datetime]) -> None:
+        """Set a display's password, unless a newer ticket has been there. The time of issue is kept in the
+        domain's metadata: it lasts as long as the VM, whatever restarts meanwhile."""
+
+        def put(connection: libvirt.virConnect) -> None:
+            domain = self._find(connection, vm_id)
+            if domain is None:
+                raise HostRefused("vm_not_running", "The VM does not run on this host.", vm_id=str(vm_id))
+            issued = self._issued(domain)
+            if ticket.issued_ms < issued.get(ticket.protocol, 0):
+                return
+            valid_to = (now() + timedelta(seconds=ticket.valid_s)).strftime("%Y-%m-%dT%H:%M:%S")
+            xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
+            display = ticket_xml(xml, ticket.protocol, ticket.password.value, valid_to)
+            if display is None:
+                sentence = f"VM {domain.name()} has no {ticket.protocol.upper()} display."
+                raise HostRefused("no_display", sentence)
+            try:
+                # First the time, then the password: cut off in between, this very ticket may be set again,
+                # but an older one may not.
+                marks = tickets_xml({**issued, ticket.protocol: ticket.issued_ms})
+                domain.setMetadata(
+                    libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                    marks,
+                    "leasehold",
+                    METADATA,
+                    libvirt.VIR_DOMAIN_AFFECT_LIVE,
+                )
+                domain.updateDeviceFlags(display, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            except libvirt.libvirtError as no:
+                sentence = f"VM {domain.name()} took no display password: {no.get_error_message()}"
+                raise HostRefused(_unsupported(no) or "ticket_failed", sentence) from no
+
+        with self._lock:
+            lock = self._ticket_locks.setdefault(vm_id, threading.Lock())
+        with lock:
+            self._call("setting a display password", put)
+
+    def screenshot(self, vm_id: UUID) -> bytes | None:
+        """The picture on a VM's screen as QEMU writes it (PNG or PPM); None when there is none."""
+
+        def shoot(connection: libvirt.virConnect) -> bytes | None:
+            domain = self._find(connection, vm_id)
+            if domain is None:
+                return None
+            stream, picture = connection.newStream(0), bytearray()
+            try:
+                domain.screenshot(stream, 0, 0)
+                stream.recvAll(lambda _, data, into: into.extend(data), picture)
+                stream.finish()
+            except libvirt.libvirtError as no:
+                log.info("no picture of VM %s: %s", domain.name(), no)
+                return None
+            return bytes(picture)
+
+        return self._call("taking a picture", shoot, 8.0)
+
+    # -- the guest's inside ----------------------------------------------------------------------
+    def ask_guest(self, vm_id: UUID, command: str) -> Any:
+        """What the guest agent answers to a command without arguments; raises `GuestSilent`."""
+
+        def ask(connection: libvirt.virConnect) -> Any:
+            domain = self._find(connection, vm_id)
+            if domain is None:
+                raise GuestSilent("the VM does not run")
+            try:
+                answer = libvirt_qemu.qemuAgentCommand(domain, json.dumps({"execute": command}), GUEST_S, 0)
+            except libvirt.libvirtError as no:
+                if code := _unsupported(no):
+                    raise HostRefused(
+                        code, f"This hypervisor has no guest agents: {no.get_error_message()}"
+                    ) from no
+                raise GuestSilent(no.get_error_message()) from no
+            return json.loads(answer)["return"]
+
+        return self._call("asking a guest", ask, 4 * GUEST_S)
+
+    # -- inside ----------------------------------------------------------------------------------
+    def _call(self, what: str, work: Callable[[libvirt.virConnect], T], seconds: float = CALL_S) -> T:
+        connection = self._open()
+        try:
+            return within(seconds, lambda: work(connection))
+        except Overdue as late:
+            raise HostRefused("hypervisor_silent", f"libvirt is silent while {what}: {late}.") from late
+        except libvirt.libvirtError as no:
+            if _is_lost(connection, no):
+                self._drop(connection)
+                raise HypervisorDown(
+                    "hypervisor_down", f"The connection to libvirt broke while {what}."
+                ) from no
+            if no.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:  # it went while it was looked at
+                raise HostRefused("vm_not_running", "The VM does not run on this host any more.") from no
+            raise HostRefused(
+                "hypervisor_error", f"libvirt failed while {what}: {no.get_error_message()}"
+            ) from no
+        except HostRefused as refused:
+            if isinstance(refused.__cause__, libvirt.libvirtError) and _is_lost(
+                connection, refused.__cause__
+            ):
+                self._drop(connection)
+                raise HypervisorDown(
+                    "hypervisor_down", f"The connection to libvirt broke while {what}."
+                ) from refused
+            raise
+
+    def _open(self) -> libvirt.virConnect:
+        with self._lock:
+            if self._connection is not None and self._connection.isAlive():
+                return self._connection
+            try:
+                self._connection = within(OPEN_S, self._connect)
+            except (libvirt.libvirtError, Overdue) as no:
+                sentence = f"libvirt does not answer at {self.uri}: {no}. Is libvirtd running?"
+                raise HypervisorDown("hypervisor_down", sentence) from no
+            self._facts.clear()
+            self._version = ""
+            return self._connection
+
+    def _connect(self) -> libvirt.virConnect:
+        connection = libvirt.open(self.uri)
+        try:
+            connection.setKeepAlive(5, 3)
+        except libvirt.libvirtError as no:
+            log.debug("no keepalive: %s", no)  # drivers inside this process need none
+        # A reason to wake is all that is wanted of events: what they say is read again from libvirt.
+        for event in (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE):
+            try:
+                connection.domainEventRegisterAny(None, event, lambda *_: self._changed(), None)
+            except libvirt.libvirtError as no:
+                log.debug("no event %s: %s", event, no)
+        return connection
+
+    def _drop(self, connection: libvirt.virConnect) -> None:
+        with self._lock:
+            if self._connection is connection:
+                self._connection = None
+
+    def _find(self, connection: libvirt.virConnect, vm_id: UUID) -> libvirt.virDomain | None:
+        """The domain, if it runs; one that is only defined does not count."""
+        try:
+            domain = connection.lookupByUUIDString(str(vm_id))
+            return domain if domain.isActive() else None
+        except libvirt.libvirtError as no:
+            if no.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
+    def _read_facts(self, domain: libvirt.virDomain) -> DomainFacts | None:
+        """Read once a run: neither disks nor displays of our domains change while they run."""
+        key = (UUID(domain.UUIDString()), domain.ID())
+        if key not in self._facts:
+            try:
+                self._facts[key] = read_domain(domain.XMLDesc(0))
+            except libvirt.libvirtError as no:
+                if no.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+            for old in [one for one in list(self._facts) if one[0] == key[0] and one != key]:
+                self._facts.pop(old, None)
+        return self._facts[key]
+
+    def _sample(self, domain: libvirt.virDomain, stats: dict[str, Any]) -> Sample | None:
+        state = STATES.get(stats.get("state.state", 0), "running")
+        if state == "off":
+            return None  # a defined domain of somebody else, or one on its way out
+        facts = self._read_facts(domain)
+        if facts is None or not facts.ours:
+            return None
+        memory_mib = stats.get("balloon.current", facts.memory_mib * 1024) // 1024
+        return Sample(facts.vm_id, facts.name, state, memory_mib, stats.get("cpu.time", 0) / 1e9)
+
+    def _issued(self, domain: libvirt.virDomain) -> dict[str, int]:
+        try:
+            return read_tickets(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, METADATA))
+        except libvirt.libvirtError as no:
+            if no.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+                return {}
+            raise
+
+
+def _run_events() -> None:
+    """Start libvirt's event loop, once a process and before the first connection, or there is no keepalive."""
+    global _events_run
+    with _events_lock:
+        if _events_run:
+            return
+        libvirt.registerErrorHandler(
+            lambda *_: None, None
+        )  # errors are raised; no need to print them as well
+        libvirt.virEventRegisterDefaultImpl()
+        libvirt.virEventAddTimeout(1000, lambda *_: None, None)  # so that the loop never sleeps for good
+
+        def loop() -> None:
+            while True:
+                libvirt.virEventRunDefaultImpl()
+
+        threading.Thread(target=loop, name="libvirt-events", daemon=True).start()
+        _events_run = True
+
+
+def _is_lost(connection: libvirt.virConnect, no: libvirt.libvirtError) -> bool:
+    if no.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
+        return True
+    try:
+        return not connection.isAlive()
+    except libvirt.libvirtError:
+        return True
+
+
+def _unsupported(no: libvirt.libvirtError) -> str | None:
+    return "unsupported" if no.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT else None
+
+
+def _start_refusal(name: str, no: libvirt.libvirtError) -> HostRefused:
+    """libvirt's many ways to say no, as a code and a sentence with its reason."""
+    said = no.get_error_message() or str(no)
+    codes = {
+        'Failed to get "write" lock': "volume_in_use",
+        "Failed to get shared": "volume_in_use",
+        "No such file or directory": "disk_missing",
+        "Permission denied": "no_permission",
+        "No space left": "storage_full",
+        "Cannot allocate memory": "no_memory",
+        "cannot set up guest memory": "no_memory",
+        "Cannot get interface MTU": "no_bridge",
+        "already exists with uuid": "name_taken",
+        "KVM": "no_kvm",
+    }
+    code = next((code for words, code in codes.items() if words in said), "start_failed")
+    return HostRefused(code, f"VM {name} could not be started: {said}")
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
