@@ -13,6 +13,7 @@ import pytest
 
 import assembly
 from backend.catalogue import CATALOGUE
+from standalone import reference
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("portal", "broker", "pools", "backend", "hostapi", "agent", "sim", "standalone", "cli")
@@ -160,3 +161,8 @@ def test_no_registry_address_is_committed() -> None:
     for path in [ROOT / "requirements.lock", ROOT / "package-lock.json", ROOT / "pyproject.toml", ROOT / ".npmrc"]:
         if path.exists():
             assert not re.search(r"registry\.|pypi|\"resolved\"|--index-url|--extra-index", path.read_text()), path
+
+
+@pytest.mark.parametrize("page", reference.PAGES)
+def test_printed_docs_are_up_to_date(page: str) -> None:
+    assert (ROOT / "docs" / page).read_text() == reference.PAGES[page](), "run `make reference`"
