@@ -32,8 +32,11 @@ ROOMS_OF_COMMANDS = (
     "backend.vms.commands.power",
     "backend.vms.commands.define",
     "backend.vms.commands.templates",
-    "backend.directory.commands",
+    "backend.directory.commands.directories",
+    "backend.directory.commands.people",
+    "backend.directory.commands.permissions",
     "pools.commands",
+    "pools.member_commands",
     "broker.tickets",
 )
 
@@ -63,10 +66,10 @@ COMMANDS = _commands()
 def loops(doors: Callable[[UUID, str, int], Any], clock: Clock, keyring: Keyring, authority: Authority) -> list[Loop]:
     """Every loop of the manager. `doors` answers how a host is reached."""
     from backend.directory.loop import RefreshDirectory
-    from broker.tickets import TicketsLoop
-    from pools.loop import LeaseLoop, SpareLoop
 
     from backend.history import Forget
+    from broker.tickets import TicketsLoop
+    from pools.loop import LeaseLoop, SpareLoop
 
     return [
         Monitor(doors, clock),

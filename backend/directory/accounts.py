@@ -78,6 +78,14 @@ def remember_group(tx: Tx, directory: Directory, found: Found) -> Group:
     return group
 
 
+def remember_found(tx: Tx, directory: Directory, found: Found, now: datetime) -> User | Group:
+    """The row of a person or group that was found in this directory. A person's groups come with their first sign-in."""
+    if found.kind == "group":
+        return remember_group(tx, directory, found)
+    known = tx.scalars(sa.select(User).where(User.directory_id == directory.id, User.external_id == found.external_id)).first()
+    return known or remember(tx, directory, Person(found.external_id, found.name, found.dn, found.display_name, found.email), now)
+
+
 def shut_out(tx: Tx, user: User, why: str, now: datetime, *, by: str = "directory") -> None:
     """Disable the user and end their sessions at once."""
     if not user.enabled:

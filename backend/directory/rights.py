@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from backend.clusters.models import Cluster
 from backend.db import Tx
-from backend.directory.models import Membership, Permission
+from backend.directory.models import Membership, Permission, User
 from backend.directory.rules import Grant, Path, may, places
-from backend.errors import Denied, NotFound
+from backend.errors import Denied, Impossible, NotFound
 from backend.tasks.command import Actor
 
 # where an object of each kind hangs: (table, its parents' kinds by column, nearest first)
@@ -22,6 +22,7 @@ _PARENTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "template": ("template", (("cluster", "cluster_id"),)),
     "host": ("host", (("cluster", "cluster_id"),)),
     "cluster": ("cluster", (("datacenter", "data_center_id"),)),
+    "datacenter": ("data_center", ()),
     "storagedomain": ("storage_domain", (("datacenter", "data_center_id"),)),
     "lease": ("lease", (("pool", "pool_id"),)),
     "member": ("pool_member", (("pool", "pool_id"),)),
@@ -50,11 +51,11 @@ def path_of(tx: Tx, kind: str, id: UUID | None) -> Path:
         if here[0] not in _PARENTS:
             continue
         table, parents = _PARENTS[here[0]]
-        columns: list[Any] = [sa.column(column) for _, column in parents]
+        columns: list[Any] = [sa.literal(1), *(sa.column(column) for _, column in parents)]
         row = tx.execute(sa.select(*columns).select_from(sa.table(table)).where(sa.column("id") == here[1])).first()
         if row is None:
             raise NotFound("not_found", f"There is no {here[0]} with the id {here[1]}.", kind=here[0], id=str(here[1]))
-        todo += [(parent, value) for (parent, _), value in zip(parents, row, strict=True) if value is not None]
+        todo += [(parent, value) for (parent, _), value in zip(parents, row[1:], strict=True) if value is not None]
     return (*found, ("system", None))
 
 
@@ -69,6 +70,32 @@ def require(tx: Tx, actor: Actor, permit: str, kind: str, id: UUID | None, now: 
     if id is not None and not may(grants, see_permit(kind), path, now) and not may(grants, "desktop.use", path, now):
         raise NotFound("not_found", f"There is no {kind} with the id {id}.", kind=kind, id=str(id))
     raise Denied("denied", f"You may not do this: it needs the right “{permit}”. Ask your administrator.", permit=permit)
+
+
+def words_for(tx: Tx, kind: str, id: UUID | None) -> str:
+    """The object in words: the whole system, pool Desktops, VM w7."""
+    if id is None:
+        return "the whole system"
+    name = tx.scalar(sa.select(sa.column("name")).select_from(sa.table(_PARENTS[kind][0])).where(sa.column("id") == id))
+    label = {"vm": "VM", "datacenter": "data center", "storagedomain": "storage domain"}.get(kind, kind)
+    return f"{label} {name}"
+
+
+def require_other_admin(tx: Tx, *, but_user: UUID | None = None, but_permission: UUID | None = None) -> None:
+    """Refuse what would leave nobody who runs the place. Without the user, or the permission, somebody must remain:
+    enabled, and a system administrator for good, in person or by a group."""
+    if _admins(tx, None) and not _admins(tx, but_permission) - {but_user}:
+        raise Impossible("last_administrator", "Nobody would be left to run the place: make somebody else a system "
+                         "administrator first.")
+
+
+def _admins(tx: Tx, but: UUID | None) -> set[UUID]:
+    """Who runs the place for good, this permission not counted."""
+    lasting = sa.and_(Permission.role == "system_admin", Permission.object_type == "system", Permission.valid_until.is_(None),
+                      Permission.id.is_distinct_from(but))
+    in_person = sa.select(Permission.user_id).where(lasting)
+    by_group = sa.select(Membership.user_id).join(Permission, Permission.group_id == Membership.group_id).where(lasting)
+    return set(tx.scalars(sa.select(User.id).where(User.enabled, sa.or_(User.id.in_(in_person), User.id.in_(by_group)))))
 
 
 def see_permit(kind: str) -> str:
