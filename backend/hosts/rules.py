@@ -17,7 +17,7 @@ from hostapi.types import HostReport, VmReport
 
 SILENT_AFTER = timedelta(seconds=10)  # up -> connecting
 LOST_AFTER = timedelta(seconds=60)  # connecting -> non_responsive; its VMs become unknown
-_MAY_RUN = ("powering_up", "up", "paused", "powering_down", "unknown", "not_responding")
+_MAY_RUN = ("powering_up", "up", "paused", "powering_down", "unknown")
 
 
 @dataclass(frozen=True)

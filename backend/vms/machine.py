@@ -5,7 +5,7 @@ No event here is caused by a time-out alone: `died` and `stopped` need the host'
 
 from backend.states import StateTable
 
-_RUNNING = ("wait_for_launch", "powering_up", "up", "paused", "powering_down", "not_responding", "unknown")
+_RUNNING = ("wait_for_launch", "powering_up", "up", "paused", "powering_down", "unknown")
 
 VM = StateTable(
     "vm",
@@ -23,7 +23,7 @@ VM = StateTable(
         ("powering_down", "shutdown_failed"): "up",
         ("up", "pause"): "paused",
         ("paused", "resume"): "up",
-        **{(state, "stop"): "powering_down" for state in ("powering_up", "up", "paused", "powering_down", "not_responding")},
+        **{(state, "stop"): "powering_down" for state in ("powering_up", "up", "paused", "powering_down")},
         **{(state, "stopped"): "down" for state in _RUNNING},
         **{(state, "died"): "down" for state in _RUNNING if state != "wait_for_launch"},
         **{(state, "host_silent"): "unknown" for state in ("powering_up", "up", "paused", "powering_down")},
