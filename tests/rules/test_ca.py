@@ -39,10 +39,7 @@ def test_of_a_request_only_the_key_is_believed() -> None:
 
 BAD = {
     "empty": "",
-    "garbled": "-----BEGIN CERTIFICATE REQUEST-----
-AAAA
------END CERTIFICATE REQUEST-----
-",
+    "garbled": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
     "rsa": request(rsa.generate_private_key(65537, 2048)),
     "another curve": request(ec.generate_private_key(ec.SECP521R1())),
 }
