@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from backend.clusters.models import Cluster
 from backend.db import Tx
-from backend.directory.models import Membership, Permission, User
+from backend.directory.models import Directory, Membership, Permission, User
+from backend.directory.names import full_name
 from backend.directory.rules import Path
 from backend.hosts.models import Host
 from backend.tasks.models import Task
@@ -56,17 +57,19 @@ def candidates(tx: Tx, pool_id: UUID) -> list[Candidate]:
             Vm.state,
             sa.func.coalesce(Host.name, ""),
             sa.func.coalesce(Host.state, ""),
-            sa.func.coalesce(User.name, ""),
             PoolMember.why,
+            User.name,
+            Directory.name,
         )
         .join(Vm, Vm.id == PoolMember.vm_id)
         .outerjoin(Host, Host.id == Vm.host_id)
         .outerjoin(Lease, sa.and_(Lease.vm_id == PoolMember.vm_id, Lease.state.in_(HOLDING)))
         .outerjoin(User, User.id == Lease.user_id)
+        .outerjoin(Directory, Directory.id == User.directory_id)
         .where(PoolMember.pool_id == pool_id)
         .order_by(sa.func.length(Vm.name), Vm.name)
     )
-    return [Candidate(*row) for row in rows]
+    return [Candidate(*row, why=why, leased_by=full_name(user, directory) if user else "") for *row, why, user, directory in rows]
 
 
 def counts(tx: Tx, pool_id: UUID) -> dict[str, int]:
@@ -148,10 +151,11 @@ def entitlements(tx: Tx, now: datetime) -> Mapping[UUID, tuple[bool, datetime | 
 def words(tx: Tx, lease: Lease) -> dict[str, Any]:
     """The names that sentences about this lease are filled with."""
     row = tx.execute(
-        sa.select(User.name, Pool.name, Vm.name)
+        sa.select(User.name, Directory.name, Pool.name, Vm.name)
         .select_from(User)
+        .join(Directory, Directory.id == User.directory_id)
         .join(Pool, Pool.id == lease.pool_id)
         .outerjoin(Vm, Vm.id == lease.vm_id)
         .where(User.id == lease.user_id)
     ).one()
-    return {"user": row[0], "pool": row[1], "vm": row[2] or "none"}
+    return {"user": full_name(row[0], row[1]), "pool": row[2], "vm": row[3] or "none"}

@@ -117,14 +117,22 @@ def give_back(tx: Tx, lease: Lease, reason: str, why: str, now: datetime) -> Non
     touch(tx, "pool", lease.pool_id, pool_id=lease.pool_id)  # everybody's place in the queue may be another one
 
 
+def holder(tx: Tx, vm_id: UUID, states: Sequence[str]) -> Lease | None:
+    """The lease on this VM, if it is in one of these states."""
+    return tx.scalars(sa.select(Lease).where(Lease.vm_id == vm_id, Lease.state.in_(states))).first()
+
+
 def over(tx: Tx, vm_id: UUID, now: datetime) -> None:
     """The VM is proved off: the lease that was returning it is over."""
-    lease = tx.scalars(
-        sa.select(Lease).where(Lease.vm_id == vm_id, Lease.state == "returning").execution_options(populate_existing=True)
-    ).first()
+    lease = holder(tx, vm_id, ("returning",))
     if lease is not None:
-        given = lease.period.lower if lease.period else lease.asked_at
-        move(tx, lease, "end", words=facts.words(tx, lease), ended_at=now, period=Range(given, max(now, given)))
+        end(tx, lease, now)
+
+
+def end(tx: Tx, lease: Lease, now: datetime) -> None:
+    """The lease is over, and was until now."""
+    given = lease.period.lower if lease.period else lease.asked_at
+    move(tx, lease, "end", words=facts.words(tx, lease), ended_at=now, period=Range(given, max(now, given)))
 
 
 def extend(tx: Tx, lease: Lease, entitled_until: datetime | None) -> datetime:

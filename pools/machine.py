@@ -37,6 +37,7 @@ MEMBER = StateTable(
         ("creating", "broke"): "broken",
         ("ready", "warm"): "warming",
         ("ready", "lease"): "leased",
+        ("ready", "reset"): "resetting",
         ("ready", "remove"): "removing",
         ("warming", "warmed"): "spare",
         ("warming", "lease"): "leased",  # taken while it boots: nobody waits for a spare to become one

@@ -64,6 +64,13 @@ def pause(tx: Tx, pool: Pool, why: str, now: datetime) -> None:
     touch(tx, "pool", pool.id, pool_id=pool.id)
 
 
+def well(tx: Tx, pool: Pool) -> None:
+    """Something was made or started: whatever the trouble was, it is over."""
+    if pool.trouble:
+        pool.trouble, pool.retry_at = "", None
+        touch(tx, "pool", pool.id, pool_id=pool.id)
+
+
 def trouble_now(pool: Pool, now: datetime) -> str:
     """Why the pool starts nothing at the moment; empty when it does."""
     return pool.trouble if pool.retry_at is not None and now < pool.retry_at else ""

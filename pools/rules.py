@@ -24,19 +24,7 @@ FREE = ("spare", "warming", "ready")  # members that may be given out, best firs
 
 # why a start may come to nothing though the desktop itself is in order: it is tried again, not set aside
 NOT_ITS_FAULT = frozenset(
-    {
-        "no_host",
-        "domain_not_active",
-        "cancelled",
-        "busy",
-        "changed_meanwhile",
-        "wrong_state",
-        "host_lost",
-        "vm_went_down",
-        "vm_unknown",
-        "internal_error",
-        "locked",
-    }
+    {"no_host", "domain_not_active", "cancelled", "busy", "changed_meanwhile", "wrong_state", "host_lost", "vm_unknown", "lost"}
 )
 
 
@@ -129,6 +117,64 @@ def next_action(state: str, ends_at: datetime | None, grace_until: datetime | No
     if state == "grace" and (grace_until is None or now >= grace_until):
         return "take"
     return None
+
+
+@dataclass(frozen=True)
+class LeaseFacts:
+    """A live lease, its desktop, and the task that is to start it. `task` is none, live, done or failed."""
+
+    state: str
+    ends_at: datetime | None = None
+    grace_until: datetime | None = None
+    entitled: bool = True
+    off_wanted: bool = False
+    member_state: str | None = None
+    vm_state: str | None = None
+    task: str = "none"
+    code: str = ""  # why the task failed
+
+
+Step = Literal[
+    "warn", "expire", "take", "disentitle", "too_late", "ready", "start", "later", "broke", "silent", "died", "send_back", "over"
+]  # fmt: skip
+
+
+def lease_step(lease: LeaseFacts, warn_s: int, now: datetime) -> Step | None:
+    """The one thing to do next for this lease; None: nothing now."""
+    if lease.state in WANTING and not lease.entitled:
+        return "disentitle"
+    match lease.state:
+        case "queued":
+            return "too_late" if lease.ends_at is not None and now >= lease.ends_at else None
+        case "starting":
+            return _starting(lease)
+        case "returning":
+            return _returning(lease)
+    if action := next_action(lease.state, lease.ends_at, lease.grace_until, warn_s, now):
+        return action
+    gone = lease.vm_state is None or (lease.vm_state == "down" and lease.task != "live" and not lease.off_wanted)
+    return "died" if gone and lease.state in ("active", "expiring") else None
+
+
+def _starting(lease: LeaseFacts) -> Step | None:
+    if lease.vm_state == "up":
+        return "ready"
+    if lease.vm_state is None:
+        return "broke"
+    if lease.vm_state == "unknown":
+        return "silent"
+    if lease.task == "live":
+        return None
+    if lease.task == "failed":
+        return "later" if lease.code in NOT_ITS_FAULT and lease.vm_state == "down" else "broke"
+    return "start" if lease.vm_state == "down" else None
+
+
+def _returning(lease: LeaseFacts) -> Step | None:
+    if lease.member_state == "leased":
+        return "send_back"
+    away = lease.member_state in ("resetting", "broken", "removing") and lease.vm_state not in (None, "down", "image_locked")
+    return None if away else "over"
 
 
 def extended_end(
@@ -248,6 +294,35 @@ def hopeless(counts: Mapping[str, int], size: int) -> bool:
     """Whether no desktop can come free by itself: all that may be made are made, and all are set aside."""
     total = sum(counts.get(state, 0) for state in (*FREE, "creating", "leased", "resetting", "broken"))
     return total >= size and counts.get("broken", 0) == total
+
+
+MemberStep = Literal["created", "warmed", "fell", "broke", "adopt", "reset", "remove"]
+
+
+def member_step(state: str, vm_state: str, task: str, code: str, held: bool) -> MemberStep | None:
+    """The one thing to do next for this member; `task` is none, live, done or failed, `held` whether a live lease is on it."""
+    if state == "spare" and vm_state == "down" or state == "leased" and not held:
+        return "reset"
+    if state == "ready" and vm_state == "up":
+        return "adopt"
+    if state == "warming" and vm_state == "up":
+        return "warmed"
+    if task == "live" or state in ("ready", "spare", "leased", "broken"):
+        return None
+    if state == "creating":
+        return "created" if vm_state == "down" else "broke"
+    if task == "failed" and code not in NOT_ITS_FAULT:
+        return "broke"
+    match state, vm_state:
+        case "warming", "down":
+            return "fell"
+        case "warming", _:
+            return "broke" if task == "failed" else None
+        case "resetting", _:
+            return "reset"
+        case "removing", _:
+            return "remove"
+    return None
 
 
 # -- the queue -----------------------------------------------------------------------------------
