@@ -69,7 +69,20 @@ def candidates(tx: Tx, pool_id: UUID) -> list[Candidate]:
         .where(PoolMember.pool_id == pool_id)
         .order_by(sa.func.length(Vm.name), Vm.name)
     )
-    return [Candidate(*row, why=why, leased_by=full_name(user, directory) if user else "") for *row, why, user, directory in rows]
+    return [
+        Candidate(
+            member_id=member_id,
+            vm_id=vm_id,
+            name=name,
+            state=state,
+            vm_state=vm_state,
+            host=host,
+            host_state=host_state,
+            leased_by=full_name(user, directory) if user else "",
+            why=why,
+        )
+        for member_id, vm_id, name, state, vm_state, host, host_state, why, user, directory in rows
+    ]
 
 
 def counts(tx: Tx, pool_id: UUID) -> dict[str, int]:
@@ -86,6 +99,11 @@ def queued(tx: Tx, pool_id: UUID, before: int | None = None) -> int:
     if before is not None:
         wanted = wanted.where(Lease.queue_place < before)
     return tx.scalar(wanted) or 0
+
+
+def position(tx: Tx, lease: Lease) -> int:
+    """The place of a queued lease: 1 is next."""
+    return queued(tx, lease.pool_id, before=lease.queue_place) + 1
 
 
 def boot_s(tx: Tx, pool_id: UUID) -> float:
@@ -146,6 +164,14 @@ def entitlements(tx: Tx, now: datetime) -> Mapping[UUID, tuple[bool, datetime | 
         .group_by(Lease.id)
     )
     return {id: (bool(may), None if endless else until) for id, may, endless, until in rows}
+
+
+def person(tx: Tx, user_id: UUID) -> str:
+    """alice, or alice@corp.example."""
+    row = tx.execute(
+        sa.select(User.name, Directory.name).join(Directory, Directory.id == User.directory_id).where(User.id == user_id)
+    ).one()
+    return full_name(row[0], row[1])
 
 
 def words(tx: Tx, lease: Lease) -> dict[str, Any]:

@@ -29,17 +29,19 @@ def ask(tx: Tx, pool: Pool, user_id: UUID, why: str, now: datetime) -> Lease:
     return lease
 
 
-def take_member(tx: Tx, pool_id: UUID, wanted: Sequence[UUID], *, pass_queue: bool = False) -> PoolMember | None:
+def take_member(
+    tx: Tx, pool_id: UUID, wanted: Sequence[UUID], *, for_lease: UUID | None = None, from_queue: bool = False
+) -> PoolMember | None:
     """Hold the first of these members that nobody else is taking, until the transaction ends; None when all are gone.
 
-    While somebody waits nobody else gets one, unless the caller is the queue itself (`pass_queue`)."""
+    While somebody else than `for_lease` waits nobody gets one, unless the caller serves the queue (`from_queue`)."""
     if not wanted:
         return None
     ids = sa.cast(list(wanted), sa.dialects.postgresql.ARRAY(sa.Uuid))
     held = sa.exists().where(Lease.vm_id == PoolMember.vm_id, sa.text(f"lease.{LIVE}"))
-    waits = sa.exists().where(Lease.pool_id == pool_id, Lease.state == "queued")
+    waits = sa.exists().where(Lease.pool_id == pool_id, Lease.state == "queued", Lease.id.is_distinct_from(for_lease))
     free = sa.select(PoolMember).where(PoolMember.id == sa.any_(ids), PoolMember.state.in_(FREE), ~held)
-    if not pass_queue:
+    if not from_queue:
         free = free.where(~waits)
     return tx.scalars(
         free.order_by(sa.func.array_position(ids, PoolMember.id))

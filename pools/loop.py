@@ -178,7 +178,7 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime) -> None:
     wanted_ids = [c.member_id for c in free(facts.candidates(tx, pool.id), members.trouble_now(pool, now))]
     for lease in queue:
         with alone(tx, lease=str(lease.id)):
-            member = leases.take_member(tx, pool.id, wanted_ids, pass_queue=True)
+            member = leases.take_member(tx, pool.id, wanted_ids, from_queue=True)
             if member is None:
                 return
             leases.assign(tx, lease, member, now)

@@ -1,0 +1,295 @@
+"""Take a person to a desktop: the one they hold, a free one, or a place in the queue; and the ticket to its console."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backend.db import Tx, get
+from backend.directory import rights
+from backend.directory.rules import may
+from backend.errors import Denied, Impossible, Invalid, Refused
+from backend.events import record
+from backend.hosts.models import Host
+from backend.tasks.models import Task
+from backend.vms.commands.power import StartVm
+from backend.vms.models import Vm
+from broker import tickets
+from broker.desktops import Desktop, auto_launch, desktops
+from broker.holding import Done, act, extend, give_back, leave_queue, no_desktop, submit_for
+from broker.models import Decision, Ticket
+from broker.rules import Asked, Choice, choose, told
+from pools import facts, leases, members
+from pools.models import Lease, Pool, PoolMember
+from pools.rules import HOLDING, WANTING, entitled, hopeless
+
+__all__ = [
+    "Answer", "Desktop", "Done", "act", "auto_launch", "connect", "desktops", "extend", "give_back", "leave_queue",
+]  # fmt: skip
+CLIENTS = ("browser", "native")
+_FRESH = {"populate_existing": True}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What connect says: ready (with a ticket), starting, queued, or refused (with the `refusal` to raise after commit:
+    the decision must be kept)."""
+
+    state: str
+    sentence: str
+    lease: Lease | None = None
+    vm_id: UUID | None = None
+    vm_name: str = ""
+    ticket: Ticket | None = None
+    protocol: str = ""
+    position: int | None = None  # 1: next
+    estimate_s: int | None = None  # None: nobody knows
+    progress: int = 0  # per cent
+    message: str = ""  # what the running task says
+    task_id: int | None = None
+    refusal: Refused | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """Who wants to connect, how, and when."""
+
+    user_id: UUID
+    session_id: UUID
+    protocol: str | None
+    client: str
+    now: datetime
+
+
+def connect(
+    tx: Tx,
+    *,
+    user_id: UUID,
+    session_id: UUID,
+    desktop_id: UUID,
+    protocol: str | None,
+    client: str,
+    now: datetime,
+    another: bool = False,
+) -> Answer:
+    """Take the person to this desktop: a pool's (theirs, or a new one), or a VM of their own. Asked again and again
+    while the answer is starting or queued; only what is new is decided. `another`: one more of the pool, if they may."""
+    if client not in CLIENTS:
+        raise Invalid("bad_client", "The client is browser or native.", fields=["client"])
+    wish = _Wish(user_id, session_id, protocol, client, now)
+    pool = tx.get(Pool, desktop_id, populate_existing=True)
+    if pool is not None:
+        return _connect_pool(tx, pool, wish, another)
+    vm = tx.get(Vm, desktop_id, populate_existing=True)
+    if vm is not None and vm.pool_id is not None:
+        lease = tx.scalars(
+            sa.select(Lease).where(Lease.vm_id == vm.id, Lease.user_id == user_id, Lease.state.in_(HOLDING))
+        ).first()
+        if lease is not None:
+            return _of_lease(tx, get(tx, Pool, vm.pool_id), lease, wish)
+    elif vm is not None and may(rights.grants_of(tx, user_id), "desktop.use", rights.path_of(tx, "vm", vm.id), now):
+        return _own_vm(tx, vm, wish)
+    raise no_desktop(desktop_id)
+
+
+def _connect_pool(tx: Tx, pool: Pool, wish: _Wish, another: bool) -> Answer:
+    _guard(tx, wish.user_id, pool.id)
+    mine = list(
+        tx.scalars(
+            sa.select(Lease)
+            .where(Lease.pool_id == pool.id, Lease.user_id == wish.user_id, Lease.state.in_(WANTING))
+            .order_by(Lease.queue_place)
+            .execution_options(**_FRESH)
+        )
+    )
+    good, until = entitled(rights.grants_of(tx, wish.user_id), facts.pool_path(tx, pool), wish.now)
+    if not good:
+        if not mine:
+            raise no_desktop(pool.id)
+        raise Denied("entitlement_ended", f"Your right to pool {pool.name} has ended.")
+    _protocol(pool.protocols, wish.protocol)
+    if mine and (not another or mine[-1].state == "queued"):
+        return _of_lease(tx, pool, mine[-1] if another else mine[0], wish, until)
+    return _decide(tx, pool, len(mine), until, wish)
+
+
+def _guard(tx: Tx, user_id: UUID, pool_id: UUID) -> None:
+    """One request of a person for a pool at a time, so that racing ones cannot take more than they may have."""
+    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(f"{user_id}:{pool_id}", 0))))
+
+
+def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, wish: _Wish) -> Answer:
+    """A new request: give a free desktop, or a place in the queue, or refuse; and keep why."""
+    now = wish.now
+    asked = Asked(
+        pool=pool.name,
+        candidates=facts.candidates(tx, pool.id),
+        removing=pool.state != "up",
+        holds=holds,
+        per_user=pool.per_user,
+        queued=facts.queued(tx, pool.id),
+        hopeless=hopeless(facts.counts(tx, pool.id), pool.size),
+        trouble=members.trouble_now(pool, now),
+    )
+    choice = choose(asked)
+    if choice.outcome == "refused":
+        _keep(tx, pool, choice, choice.outcome, choice.sentence, wish)
+        refusal = Impossible(choice.code, choice.sentence, pool=pool.name)
+        return Answer("refused", choice.sentence, refusal=refusal)
+    lease = leases.ask(tx, pool, wish.user_id, choice.sentence, now)
+    member = None
+    if choice.order:
+        member = leases.take_member(tx, pool.id, [c.member_id for c in choice.order], for_lease=lease.id)
+    if member is None:
+        sentence = choice.sentence if choice.outcome == "queued" else "Somebody was faster; you wait for the next one."
+        lease.why = sentence
+        _keep(tx, pool, choice, "queued", sentence, wish, lease)
+        return _of_lease(tx, pool, lease, wish, until)
+    taken = next(c for c in choice.order if c.member_id == member.id)
+    up = member.state == "spare"
+    sentence = f"Desktop {taken.name} is {'ready' if up else 'starting'} for you."
+    leases.assign(tx, lease, member, now)
+    _keep(tx, pool, choice, "given" if up else "starting", sentence, wish, lease, member)
+    return _of_lease(tx, pool, lease, wish, until)
+
+
+def _keep(
+    tx: Tx,
+    pool: Pool,
+    choice: Choice,
+    outcome: str,
+    sentence: str,
+    wish: _Wish,
+    lease: Lease | None = None,
+    member: PoolMember | None = None,
+) -> None:
+    """Store the decision with every candidate's reason, and tell it as an event."""
+    decision = Decision(
+        at=wish.now,
+        user_id=wish.user_id,
+        pool_id=pool.id,
+        lease_id=lease.id if lease else None,
+        outcome=outcome,
+        vm_id=member.vm_id if member else None,
+        sentence=sentence,
+        candidates=told(choice.reasons, taken=member.id if member else None),
+    )
+    tx.add(decision)
+    if outcome in ("queued", "refused"):
+        words = facts.person(tx, wish.user_id)
+        record(tx, "lease.asked", lease, user_id=wish.user_id, pool_id=pool.id, user=words, pool=pool.name, why=sentence)
+
+
+# -- the answer ------------------------------------------------------------------------------------
+def _of_lease(tx: Tx, pool: Pool, lease: Lease, wish: _Wish, until: datetime | None = None) -> Answer:
+    """How it stands with this lease; what only waits to be noticed (its VM is up) is noticed here, not a second later."""
+    if lease.state == "queued":
+        return _waiting(tx, pool, lease, wish.now)
+    vm = get(tx, Vm, lease.vm_id)
+    if lease.state == "starting" and vm.state == "up":
+        leases.ready(tx, lease, pool, until, wish.now)
+    if lease.state in ("active", "expiring", "grace"):
+        if vm.state == "up":
+            protocol = _protocol([p for p in pool.protocols if p in vm.protocols], wish.protocol)
+            return _ready(tx, vm, lease, protocol, wish)
+        if vm.state == "down" and lease.state != "grace":
+            lease.off_wanted = False
+            member = tx.scalars(sa.select(PoolMember).where(PoolMember.vm_id == vm.id)).one()
+            members.start(tx, member, wish.now)
+        elif vm.state == "unknown" and (swapped := _swap(tx, pool, lease, vm, wish)) is not None:
+            return swapped
+    return _starting(tx, vm, lease, facts.boot_s(tx, pool.id), wish.now)
+
+
+def _swap(tx: Tx, pool: Pool, lease: Lease, vm: Vm, wish: _Wish) -> Answer | None:
+    """The desktop's host does not answer: another desktop if one is free, else they wait for the host."""
+    order = [c.member_id for c in choose(Asked(pool.name, facts.candidates(tx, pool.id))).order]
+    member = leases.take_member(tx, pool.id, order)
+    if member is None:
+        return None
+    lost = tx.scalars(sa.select(PoolMember).where(PoolMember.vm_id == vm.id)).one()
+    leases.requeue(tx, lease, f"Desktop {vm.name} cannot be reached: its host does not answer.", wish.now, counts=False)
+    members.set_aside(tx, lost, "Its host did not answer while it was leased.")
+    leases.assign(tx, lease, member, wish.now)
+    return _of_lease(tx, pool, lease, wish)
+
+
+def _own_vm(tx: Tx, vm: Vm, wish: _Wish) -> Answer:
+    """A VM of the person's own: started if it is down, and its console."""
+    protocol = _protocol(vm.protocols, wish.protocol)
+    if vm.state in ("up", "paused"):
+        return _ready(tx, vm, None, protocol, wish)
+    if vm.state == "down":
+        submit_for(tx, StartVm(vm.id), vm, wish.user_id, wish.now)
+    return _starting(tx, vm, None, facts.BOOT_S, wish.now)
+
+
+def _ready(tx: Tx, vm: Vm, lease: Lease | None, protocol: str, wish: _Wish) -> Answer:
+    ticket = tickets.mint(
+        tx,
+        user_id=wish.user_id,
+        session_id=wish.session_id,
+        vm_id=vm.id,
+        lease_id=lease.id if lease else None,
+        protocol=protocol,
+        client=wish.client,
+        now=wish.now,
+    )
+    sentence = (lease.why if lease else "") or f"Desktop {vm.name} is ready."
+    return Answer("ready", sentence, lease, vm.id, vm.name, ticket, protocol, progress=100, task_id=ticket.task_id)
+
+
+def _starting(tx: Tx, vm: Vm, lease: Lease | None, boot_s: float, now: datetime) -> Answer:
+    """What the running task says, and how long such a start takes less what has passed."""
+    task = tx.scalars(
+        sa.select(Task)
+        .where(Task.object_kind == "vm", Task.object_id == vm.id, Task.state.in_(("queued", "running")))
+        .order_by(Task.id.desc())
+        .limit(1)
+    ).first()
+    host = tx.get(Host, vm.host_id) if vm.host_id else None
+    silent = vm.state in ("unknown", "not_responding") or (host is not None and host.state != "up" and vm.state != "down")
+    if silent:
+        sentence = f"Desktop {vm.name} cannot be reached now: its host does not answer. You are connected when it does."
+    elif vm.state == "powering_down":
+        sentence = f"Desktop {vm.name} is shutting down; connect again when it is off."
+    else:
+        sentence = f"Desktop {vm.name} is starting."
+    if lease is not None and lease.why:
+        sentence = f"{lease.why} {sentence}"
+    elif task is None and vm.why:
+        sentence = f"{sentence} The last time: {vm.why}"
+    left = None if silent else max(1, round(boot_s - ((now - task.created_at).total_seconds() if task else 0)))
+    return Answer(
+        "starting",
+        sentence,
+        lease,
+        vm.id,
+        vm.name,
+        estimate_s=left,
+        progress=task.progress if task else 0,
+        message=task.message if task else "",
+        task_id=task.id if task else None,
+    )
+
+
+def _waiting(tx: Tx, pool: Pool, lease: Lease, now: datetime) -> Answer:
+    place = facts.position(tx, lease)
+    estimate = facts.wait_s(tx, pool, place, now)
+    who = "You are next." if place == 1 else f"{place - 1} {'person is' if place == 2 else 'people are'} before you."
+    why = pool.trouble or lease.why if lease.attempts or pool.trouble or lease.starts_at else "All desktops are in use."
+    return Answer("queued", f"{why} {who}", lease, position=place, estimate_s=estimate, message=who)
+
+
+def _protocol(offered: list[str], wanted: str | None) -> str:
+    if wanted is None and offered:
+        return offered[0]
+    if wanted not in offered:
+        raise Invalid(
+            "bad_protocol", f"This desktop offers {' and '.join(p.upper() for p in offered)}, not {wanted}.", fields=["protocol"]
+        )
+    assert wanted is not None
+    return wanted

@@ -1,0 +1,127 @@
+"""What holders do with their desktops: give back, extend, leave the queue, start, shut down, get a fresh one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backend.changes import touch
+from backend.db import Tx, get
+from backend.directory import rights
+from backend.directory.rules import may
+from backend.errors import Denied, Impossible, NotFound
+from backend.tasks.command import Actor
+from backend.tasks.models import ResourceLock, Task
+from backend.tasks.submit import submit
+from backend.vms.commands.power import ShutdownVm, StartVm, StopVm
+from backend.vms.models import Vm
+from broker import tickets
+from broker.desktops import OWN_ACTIONS
+from pools import facts, leases
+from pools.models import Lease, Pool
+from pools.rules import HOLDING, entitled
+
+_FRESH = {"populate_existing": True}
+
+
+def no_desktop(id: UUID) -> NotFound:
+    """What a person is told of a desktop that is not theirs, whether it exists or not."""
+    return NotFound("not_found", "You have no such desktop. Your portal lists those you may use.", kind="desktop", id=str(id))
+
+
+def _mine(tx: Tx, user_id: UUID, lease_id: UUID) -> Lease:
+    lease = tx.get(Lease, lease_id, with_for_update=True, populate_existing=True)
+    if lease is None or lease.user_id != user_id:
+        raise NotFound("not_found", "You have no such lease.", kind="lease", id=str(lease_id))
+    return lease
+
+
+def give_back(tx: Tx, *, user_id: UUID, lease_id: UUID, now: datetime) -> Lease:
+    """The person gives the desktop back, or leaves the queue. Done twice, it is done."""
+    lease = _mine(tx, user_id, lease_id)
+    leases.give_back(tx, lease, "returned", "You gave it back.", now)
+    tickets.revoke_for(tx, lease_id=lease.id, why="You gave the desktop back.", now=now)
+    return lease
+
+
+def leave_queue(tx: Tx, *, user_id: UUID, lease_id: UUID, now: datetime) -> Lease:
+    """The person waits no longer; `Impossible` when they have a desktop by now."""
+    lease = _mine(tx, user_id, lease_id)
+    if lease.state not in ("queued", "ended"):
+        raise Impossible("not_queued", "You do not wait any more: you have a desktop. Give it back instead.")
+    leases.give_back(tx, lease, "returned", "You left the queue.", now)
+    return lease
+
+
+def extend(tx: Tx, *, user_id: UUID, lease_id: UUID, now: datetime) -> Lease:
+    """One more extension, by the pool's policy; `Impossible` in words otherwise."""
+    lease = _mine(tx, user_id, lease_id)
+    pool = get(tx, Pool, lease.pool_id)
+    good, until = entitled(rights.grants_of(tx, user_id), facts.pool_path(tx, pool), now)
+    if not good:
+        raise Denied("entitlement_ended", f"Your right to pool {pool.name} has ended.")
+    leases.extend(tx, lease, until)
+    return lease
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an action began: the sentence for the person, and the task to follow, if there is one."""
+
+    sentence: str
+    task_id: int | None = None
+
+
+def act(tx: Tx, *, user_id: UUID, desktop_id: UUID, verb: str, now: datetime) -> Done:
+    """Start, shut down or reset (a fresh desktop) a desktop that the person holds, as the pool's rights allow;
+    start, shut down or stop a VM of their own."""
+    lease, pool, vm = _held(tx, user_id, desktop_id, now)
+    allowed = OWN_ACTIONS if pool is None else tuple(pool.rights)
+    if verb not in allowed:
+        raise Denied("action_not_allowed", f"You may not {verb} this desktop; possible: {', '.join(allowed) or 'nothing'}.")
+    if lease is not None and lease.state not in ("active", "expiring"):
+        raise Impossible("wrong_state", f"Your desktop is {lease.state}; this is possible while it runs.", state=lease.state)
+    if verb == "reset":
+        assert lease is not None and pool is not None
+        leases.renew(tx, lease)
+        tickets.revoke_for(tx, lease_id=lease.id, why="You asked for a fresh desktop.", now=now)
+        return Done("You get a fresh desktop; everything on the old one is thrown away.")
+    if lease is not None:
+        lease.off_wanted = verb != "start"
+        touch(tx, "lease", lease.id, user_id=user_id, pool_id=lease.pool_id)
+    commands = {"start": StartVm(vm.id), "shutdown": ShutdownVm(vm.id, pool.shutdown_s if pool else 120), "stop": StopVm(vm.id)}
+    task = submit_for(tx, commands[verb], vm, user_id, now)
+    sentence = {"start": "is starting", "shutdown": "is shutting down", "stop": "is being switched off"}[verb]
+    return Done(f"Desktop {vm.name} {sentence}.", task.id if task else None)
+
+
+def _held(tx: Tx, user_id: UUID, desktop_id: UUID, now: datetime) -> tuple[Lease | None, Pool | None, Vm]:
+    """The person's lease, pool and VM by the id in their list; a VM of their own has neither lease nor pool."""
+    row = tx.execute(
+        sa.select(Lease, Pool, Vm)
+        .join(Pool, Pool.id == Lease.pool_id)
+        .join(Vm, Vm.id == Lease.vm_id)
+        .where(Lease.user_id == user_id, Lease.state.in_(HOLDING), sa.or_(Pool.id == desktop_id, Vm.id == desktop_id))
+        .order_by(Lease.queue_place)
+        .with_for_update(of=Lease)
+        .execution_options(**_FRESH)
+    ).first()
+    if row is not None:
+        return row[0], row[1], row[2]
+    vm = tx.get(Vm, desktop_id, populate_existing=True)
+    if vm is None or vm.pool_id is not None:
+        raise no_desktop(desktop_id)
+    if not may(rights.grants_of(tx, user_id), "desktop.use", rights.path_of(tx, "vm", vm.id), now):
+        raise no_desktop(desktop_id)
+    return None, None, vm
+
+
+def submit_for(tx: Tx, command: Any, vm: Vm, user_id: UUID, now: datetime) -> Task | None:
+    """The person's own right is checked before; the system carries it out in their name. None while a task is at it."""
+    if tx.scalar(sa.select(ResourceLock.task_id).where(ResourceLock.resource == f"vm:{vm.id}")) is not None:
+        return None
+    return submit(tx, command, Actor(None, facts.person(tx, user_id), "Their own desktop"), now)
