@@ -297,7 +297,7 @@ def standing(tx: Tx, *, user_id: UUID, desktop_id: UUID, now: datetime) -> Answe
         .execution_options(**_FRESH)
     ).first()
     lease, pool, vm = row if row is not None else (None, None, tx.get(Vm, desktop_id, populate_existing=True))
-    if lease is not None and lease.state == "queued":
+    if lease is not None and pool is not None and lease.state == "queued":
         return _waiting(tx, pool, lease, now)
     if vm is None or (lease is None and vm.pool_id is not None):
         return None
