@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 import assembly  # noqa: F401 -- every table must be known before the first flush
 from backend.db import Sessions, Tx, new_sessions
+from tests.libvirtd import PrivateLibvirtd
+from tests.pki import Pki
 from tests.postgres import Cluster
+from tests.samba import SambaDomain
+from tests.world import World
 
 
 class ToldClock:
@@ -55,6 +62,49 @@ def tx(sessions: Sessions) -> Iterator[Tx]:
         session.rollback()
 
 
+@pytest.fixture(scope="session")
+def samba() -> Iterator[SambaDomain]:
+    """A running domain controller, shared by the whole run: add people of your own, leave others' alone."""
+    folder = Path(tempfile.mkdtemp(prefix="lh-ad-"))  # short: it holds Unix sockets
+    domain = SambaDomain(folder)
+    try:
+        yield domain.start()
+    finally:
+        domain.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def clock() -> ToldClock:
     return ToldClock()
+
+
+@pytest.fixture(scope="session")
+def private_libvirtd() -> Iterator[PrivateLibvirtd]:
+    """A libvirtd of this test run alone, with real QEMU guests under emulation; can be killed."""
+    daemon = PrivateLibvirtd()
+    try:
+        daemon.start()
+        yield daemon
+    finally:
+        daemon.stop()
+
+
+@pytest.fixture(scope="session")
+def private_libvirt(private_libvirtd: PrivateLibvirtd) -> str:
+    """The URI of this test run's own libvirtd."""
+    return private_libvirtd.uri
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    """A certificate authority of this test run."""
+    return Pki(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+def world(sessions: Sessions, clock: ToldClock) -> World:
+    """A manager in this process on one simulated host, alpha; see tests/world.py."""
+    made = World(sessions, clock)
+    made.add_host("alpha")
+    return made
