@@ -234,4 +234,4 @@ def _refusal(what: str, said: str) -> HostRefused:
     for words, (code, why) in codes.items():
         if words in said:
             return HostRefused(code, f"{what}: {why}.")
-    return HostRefused("storage_failed", f"{what}: {said}")
+    return HostRefused("storage_failed", f"{what}: {said.rstrip('.')}.")

@@ -94,7 +94,7 @@ class Hypervisor:
                 domain.destroy()
             except libvirt.libvirtError as no:
                 if self._find(connection, vm_id) is not None:
-                    sentence = f"VM {domain.name()} cannot be stopped: {no.get_error_message()}"
+                    sentence = f"VM {domain.name()} cannot be stopped: {_said(no)}"
                     raise HostRefused("not_stopped", sentence) from no
 
         self._call("stopping a VM", destroy, 60.0)
@@ -199,7 +199,7 @@ class Hypervisor:
                 )
                 domain.updateDeviceFlags(display, libvirt.VIR_DOMAIN_AFFECT_LIVE)
             except libvirt.libvirtError as no:
-                sentence = f"VM {domain.name()} took no display password: {no.get_error_message()}"
+                sentence = f"VM {domain.name()} took no display password: {_said(no)}"
                 raise HostRefused(_unsupported(no) or "ticket_failed", sentence) from no
 
         with self._lock:
@@ -239,7 +239,7 @@ class Hypervisor:
             except libvirt.libvirtError as no:
                 if code := _unsupported(no):
                     raise HostRefused(
-                        code, f"This hypervisor has no guest agents: {no.get_error_message()}"
+                        code, f"This hypervisor has no guest agents: {_said(no)}"
                     ) from no
                 raise GuestSilent(no.get_error_message()) from no
             return json.loads(answer)["return"]
@@ -262,7 +262,7 @@ class Hypervisor:
             if no.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:  # it went while it was looked at
                 raise HostRefused("vm_not_running", "The VM does not run on this host any more.") from no
             raise HostRefused(
-                "hypervisor_error", f"libvirt failed while {what}: {no.get_error_message()}"
+                "hypervisor_error", f"libvirt failed while {what}: {_said(no)}"
             ) from no
         except HostRefused as refused:
             if isinstance(refused.__cause__, libvirt.libvirtError) and _is_lost(
@@ -398,7 +398,12 @@ def _start_refusal(name: str, no: libvirt.libvirtError) -> HostRefused:
         "KVM": "no_kvm",
     }
     code = next((code for words, code in codes.items() if words in said), "start_failed")
-    return HostRefused(code, f"VM {name} could not be started: {said}")
+    return HostRefused(code, f"VM {name} could not be started: {_said(no)}")
+
+
+def _said(no: libvirt.libvirtError) -> str:
+    """libvirt's words, as the end of a sentence."""
+    return (no.get_error_message() or "it gives no reason").strip().rstrip(".") + "."
 
 
 def _dotted(number: int) -> str:

@@ -281,7 +281,12 @@ class SimHost:
         if volume.backing is None:
             return
         folder = self.world.folder_of(volume.backing)
-        if folder is not None and volume.backing.rsplit("/", 1)[-1] in folder.lost:
+        if folder is None:
+            return
+        name = volume.backing.rsplit("/", 1)[-1]
+        volumes = {_path(folder.path, one) for one in folder.volumes}
+        unmade = volume.backing.startswith(f"{folder.path}/volumes/") and volume.backing not in volumes
+        if unmade or name in folder.lost:
             sentence = f"The volume's base {volume.backing} is not there."
             raise HostRefused("backing_missing", sentence, path=volume.backing)
 
