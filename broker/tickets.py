@@ -170,7 +170,7 @@ def take_viewer_file(
         raise Impossible("no_viewer_file", "This ticket is for the browser and has no viewer file.")
     if ticket.fetched_at is not None:
         raise Impossible("viewer_file_taken", "This viewer file was fetched already; connect again for a new one.")
-    _require_usable(ticket, now)
+    require_usable(ticket, now)
     ticket.fetched_at = now
     return vv(
         face, name=spice_name(ticket.id), password=spice_password(keyring, ticket.id),
@@ -199,10 +199,7 @@ def redeem(
 ) -> Redeemed:
     """Use the ticket up and open its console session's row. `session_id` is the browser's login session;
     None for a native client, which has shown the ticket's password instead. `Denied` in words otherwise."""
-    ticket = tx.get(Ticket, ticket_id, with_for_update=True, populate_existing=True)
-    if ticket is None:
-        raise _no("unknown", "This console ticket does not exist any more. Open the console again from the portal.")
-    _require_usable(ticket, now)
+    ticket = require_usable(tx.get(Ticket, ticket_id, with_for_update=True, populate_existing=True), now)
     if ticket.client != client or ticket.protocol not in protocols:
         raise _no("wrong_client", "This console ticket is for another kind of viewer. Open the console again from the portal.")
     if session_id is not None and ticket.session_id != session_id:
@@ -304,10 +301,14 @@ _OVER = {
 }
 
 
-def _require_usable(ticket: Ticket, now: datetime) -> None:
+def require_usable(ticket: Ticket | None, now: datetime) -> Ticket:
+    """The ticket, if it could be redeemed now; `Denied` in words otherwise."""
+    if ticket is None:
+        raise _no("unknown", "This console ticket does not exist any more. Open the console again from the portal.")
     state = "expired" if ticket.state == "minted" and ticket.expires_at <= now else ticket.state
     if state != "minted":
         raise _no(state, _OVER.get(state) or f"This console ticket was revoked. {ticket.why}".strip())
+    return ticket
 
 
 def _no(reason: str, sentence: str) -> Denied:
