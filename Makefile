@@ -40,7 +40,7 @@ wheel: setup-test ## build the wheel, install it elsewhere and import it from an
 	@$(PY) -m pytest -q tests/standalone/test_wheel.py
 
 bench: setup-test ## measure against floors taken in the same run; prints a table of ratios
-	@$(SUDO) $(PY) -m tests.bench
+	@$(SUDO) $(PY) -m bench
 
 revision: setup-test ## M="words": write the migration that leads from the last one to the models
 	@$(PY) -m standalone.new_revision "$(M)"

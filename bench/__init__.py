@@ -1,0 +1,1 @@
+"""Measurements of Leasehold, each beside a floor measured in the same run: `make bench`."""

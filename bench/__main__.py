@@ -1,0 +1,37 @@
+"""`python -m bench [relay] [storm] [first_picture]`: measure, print one table. Writes nothing into the repository."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from time import monotonic
+
+from rich.console import Console
+
+from bench.figures import Figure, table
+
+NAMES = ("relay", "storm", "first_picture")
+
+
+def main() -> int:
+    """Run the benchmarks that were named, or all; 1 when a goal was missed."""
+    parser = argparse.ArgumentParser("bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="|".join(NAMES), help="which to run (default: all)")
+    wanted = parser.parse_args().names or list(NAMES)
+    if unknown := sorted(set(wanted) - set(NAMES)):
+        parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    console, began, figures = Console(width=None if sys.stdout.isatty() else 160), monotonic(), list[Figure]()
+
+    def say(sentence: str) -> None:
+        console.print(f"[dim]{monotonic() - began:6.1f} s[/] {sentence}", highlight=False)
+
+    for name in wanted:
+        say(f"[bold]{name}[/]: {(import_module(f'bench.{name}').__doc__ or '').splitlines()[0]}")
+        figures += import_module(f"bench.{name}").run(say)
+    console.print(table(f"Leasehold, measured in {monotonic() - began:.0f} s", figures))
+    return 1 if any(figure.reached is False for figure in figures) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
