@@ -1,10 +1,247 @@
-"""Pages: placeholder until they are written."""
+"""Pages for people: sign in, my desktops, connect, the console, my account."""
 
-from flask import Blueprint, Flask
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from flask import Blueprint, Flask, Response, g, make_response, redirect, render_template, request, session, url_for
+from flask_login import current_user
+from werkzeug.wrappers import Response as Answer
+
+from backend.directory import internal, sessions
+from backend.directory.models import Directory, User
+from backend.directory.names import INTERNAL
+from backend.errors import Invalid, NotFound, Refused
+from broker import connect as broker
+from portal import auth, desktops, views
+from portal.auth import actor, aside, person
+from portal.desktops import Card
+from portal.transaction import commit, rollback, tx
+from portal.views import is_partial, now, say
 
 pages = Blueprint("user", __name__)
 
 
+# ---- sign in and out -------------------------------------------------------------------------------
+@pages.get("/sign-in")
+def login() -> Answer | str:
+    """The sign-in page; who is signed in already goes to their desktops, which launches nothing."""
+    if current_user.is_authenticated:
+        return redirect(_next() or url_for("user.desktops"), 303)
+    return _login_page()
+
+
+@pages.post("/sign-in")
+def sign_in() -> Answer:
+    """Check name and password; the answer leads to the desktops, or straight into the only one when it launches itself."""
+    name = request.form.get("user", "").strip()
+    domain = request.form.get("directory", "")
+    try:
+        full = name if not domain or domain == INTERNAL or "@" in name or "\\" in name else f"{name}@{domain}"
+        signed = auth.sign_in(full, request.form.get("password", ""), client="browser")
+    except Refused as no:
+        rollback()
+        wrong = no.status == 401
+        return make_response(_login_page(no.message, "danger" if wrong else "warning", name, wrong), no.status)
+    facts = sessions.find(tx(), signed.token, now())
+    assert facts is not None
+    address = _next() or _launched(facts) or url_for("user.desktops")
+    answer = redirect(address, 303)
+    auth.remember(answer, signed)  # type: ignore[arg-type]
+    return answer
+
+
+def _launched(facts: Any) -> str | None:
+    """The page of the desktop that this person is taken to at once: it is theirs when the page comes."""
+    desktop_id = broker.auto_launch(tx(), facts, now())
+    if desktop_id is None:
+        return None
+    answer = desktops.take(tx(), facts, desktop_id, now())
+    if answer.refusal is not None:
+        say(answer.refusal.message, "danger")
+        return None
+    return url_for("user.console", id=desktop_id)
+
+
+@pages.post("/sign-out")
+def sign_out() -> Answer:
+    """End this session."""
+    return _signed_out(lambda: auth.sign_out(), "You are signed out. Your desktops go on until their time is over.")
+
+
+@pages.post("/sign-out-everywhere")
+def sign_out_everywhere() -> Answer:
+    """End all sessions of the person, on every device."""
+    return _signed_out(lambda: sessions.end_all(tx(), person().user_id, now()), "You are signed out everywhere.")
+
+
+def _signed_out(end: object, sentence: str) -> Answer:
+    assert callable(end)
+    end()
+    session.clear()
+    g.pop("csrf_token", None)
+    say(sentence, "info")
+    answer = redirect(url_for("user.login"), 303)
+    auth.forget(answer)  # type: ignore[arg-type]
+    return answer
+
+
+def _next() -> str | None:
+    """Where the person wanted to go before they had to sign in: only ever a page of ours."""
+    wanted = request.values.get("next", "")
+    return wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) else None
+
+
+def _login_page(sentence: str = "", severity: str = "info", name: str = "", wrong: bool = False) -> str:
+    rows = list(tx().execute(sa.select(Directory.name, Directory.trouble).order_by(Directory.name != INTERNAL, Directory.name)))
+    domains = [row.name for row in rows]
+    several = len(domains) > 1
+    return render_template(
+        "login.html", sentence=sentence, severity=severity, name=name, wrong=wrong, next=_next(),
+        domains=domains, chosen=request.form.get("directory") or next((d for d in domains if d != INTERNAL), INTERNAL),
+        hint="alice, alice@corp.example or CORP\\alice" if several else "", silent=[r for r in rows if r.trouble],
+    )
+
+
+# ---- my desktops ------------------------------------------------------------------------------------
+@pages.get("/")
+def desktops_page() -> str:
+    """Everything the person may use, as cards; asked by the page itself, the cards alone."""
+    cards = desktops.cards(tx(), person().user_id, now())
+    return render_template("user/cards.html" if is_partial() else "user/desktops.html", desktops=cards, area="user")
+
+
+@pages.post("/desktops/<uuid:id>/connect")
+def connect(id: UUID) -> Answer:
+    """Take the desktop or a place in its queue, then go to its page, which opens the console when it is ready."""
+    try:
+        answer = desktops.take(tx(), person(), id, now())
+    except Refused as no:
+        return _refused(no)
+    if answer.refusal is not None:  # its decision is kept, so the transaction is committed
+        say(answer.refusal.message, "danger")
+        return redirect(url_for("user.desktops"), 303)
+    return redirect(url_for("user.console", id=id), 303)
+
+
+@pages.get("/desktops/<uuid:id>")
+def console(id: UUID) -> str:
+    """The desktop's page: waits, then shows the console. Takes nothing by itself: reload and Back are harmless."""
+    card = _card(id)
+    waiting = desktops.waiting(tx(), person(), card, now())
+    return render_template(
+        "user/console.html", desktop=card, wait=waiting, live=waiting.state in ("queued", "starting", "ready"), suffix="",
+        connect_url=f"/api/v1/me/desktops/{id}/connect",
+    )
+
+
+@pages.get("/desktops/<uuid:id>/progress")
+def progress(id: UUID) -> str:
+    """How far the desktop is, for its page."""
+    card = _card(id)
+    return render_template("user/progress.html", desktop=card, wait=desktops.waiting(tx(), person(), card, now()))
+
+
+@pages.get("/desktops/<uuid:id>/lease")
+def lease_bar(id: UUID) -> str:
+    """How much time is left, for the console's bar."""
+    return render_template("user/lease_bar.html", desktop=_card(id), sentence="")
+
+
+@pages.post("/desktops/<uuid:id>/<any(start, shutdown, stop, reset, extend, give_back, leave):verb>")
+def act(id: UUID, verb: str) -> Answer | str:
+    """What the card's and the console's buttons do."""
+    card = _card(id)
+    try:
+        sentence = desktops.act(tx(), person(), card, verb, now())
+    except Refused as no:
+        if not is_partial():
+            return _refused(no)
+        rollback()
+        return render_template("user/lease_bar.html", desktop=_card(id), sentence=no.message)
+    if is_partial():
+        return render_template("user/lease_bar.html", desktop=_card(id), sentence=sentence)
+    say(sentence)
+    return redirect(url_for("user.desktops"), 303)
+
+
+@pages.post("/desktops/<uuid:id>/viewer")
+def viewer_file(id: UUID) -> Answer:
+    """A file for remote-viewer that opens the console once; or, while the desktop starts, its page."""
+    try:
+        text = desktops.viewer_file(tx(), person(), id, now())
+    except Refused as no:
+        return _refused(no)
+    if text is None:
+        say("The desktop is not ready yet: open the viewer again when it is.", "info")
+        return redirect(url_for("user.console", id=id), 303)
+    answer = Response(text, content_type="application/x-virt-viewer")
+    answer.headers["Content-Disposition"] = 'attachment; filename="desktop.vv"'
+    return answer
+
+
+def _card(id: UUID) -> Card:
+    return desktops.card(tx(), person().user_id, id, now())
+
+
+def _refused(no: Refused) -> Answer:
+    """Back to the desktops, with the sentence."""
+    rollback()
+    say(no.message, "danger")
+    return redirect(url_for("user.desktops"), 303)
+
+
+# ---- my account ---------------------------------------------------------------------------------------
+@pages.get("/account")
+def account() -> str:
+    """Who am I, where am I signed in, and my password when it is kept here."""
+    return _account_page({})
+
+
+@pages.post("/account/sessions/<uuid:id>/end")
+def end_session(id: UUID) -> Answer:
+    """End one of the person's own sessions."""
+    if id not in {each.id for each in sessions.live(tx(), now(), person().user_id)}:
+        raise NotFound("not_found", "This session is over already.", kind="session", id=str(id))
+    sessions.end(tx(), id, now())
+    say("That session has ended.")
+    return redirect(url_for("user.account"), 303)
+
+
+@pages.post("/account/password")
+def change_password() -> Answer:
+    """A new password for an internal user; their other sessions end."""
+    me, form = person(), request.form
+    old, new = form.get("old", ""), form.get("new", "")
+    kept = tx().scalar(sa.select(User.password_hash).where(User.id == me.user_id))
+    commit()
+    if new != form.get("again", ""):
+        return make_response(_account_page({"again": "The two new passwords are not the same."}), 422)
+    if not aside(lambda: internal.verify(kept, old)):
+        return make_response(_account_page({"old": "This is not your password."}), 422)
+    try:
+        hashed = aside(lambda: internal.hash_password(new, me.user_name))
+    except Invalid as no:
+        return make_response(_account_page({"new": no.message}), 422)
+    internal.set_password(tx(), me.user_id, hashed, actor(), now(), keep=me.id)
+    say("Your password is changed.")
+    return redirect(url_for("user.account"), 303)
+
+
+def _account_page(wrong: dict[str, str]) -> str:
+    me = person()
+    return render_template(
+        "user/account.html", sessions=sessions.live(tx(), now(), me.user_id), internal="@" not in me.user_name, wrong=wrong,
+        area="account",
+    )
+
+
+pages.add_url_rule("/", endpoint="desktops", view_func=desktops_page)
+
+
 def install(app: Flask) -> None:
-    """Register the pages."""
+    """Register the pages, and what all pages share."""
+    views.install(app)
     app.register_blueprint(pages)

@@ -41,10 +41,9 @@ _LOOKS: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
         "image_locked": ("Being prepared", _WORK),
     },
     "desktop": {
-        "wait_for_launch": ("Starting", _WORK), "powering_up": ("Starting", _WORK), "powering_down": ("Shutting down", _WORK),
-        "image_locked": ("Being prepared", _WORK), "available": ("Available", ("teal", "icon:circle-dashed")),
-        "expiring": ("Ending soon", _ODD), "grace": ("Time is over", _ODD), "returning": ("Going back", _WORK),
-        "active": ("Running", _GOOD), "ready": ("Available", ("teal", "icon:circle-dashed")),
+        "available": ("Available", ("teal", "icon:circle-dashed")), "queued": ("Waiting", _WAIT), "starting": ("Starting", _WORK),
+        "running": ("Running", _GOOD), "ending": ("Shutting down", _WORK), "off": ("Off", _OFF),
+        "unreachable": ("Cannot be reached", _ODD), "soon": ("Ending soon", _ODD), "grace": ("Time is over", _ODD),
     },
     "host": {
         "installing": ("Waiting for its agent", _WAIT), "connecting": ("Connecting", _WORK), "non_responsive": ("Does not answer", _BAD),
@@ -109,6 +108,17 @@ def span(seconds: float) -> str:
     if seconds < 172_800:
         return f"{int(seconds // 3600)} h"
     return f"{int(seconds // 86_400)} days"
+
+
+def about(seconds: float) -> str:
+    """An estimate, no finer than it can be: half a minute, 3 minutes, 2 hours."""
+    if seconds < 45:
+        return "half a minute"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 90:
+        return "1 minute" if minutes == 1 else f"{minutes} minutes"
+    hours = round(minutes / 60)
+    return f"{hours} hours" if hours < 48 else f"{round(hours / 24)} days"
 
 
 def ago(value: Any, now: datetime) -> str:

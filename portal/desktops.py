@@ -1,0 +1,199 @@
+"""A person's desktops as their pages show them: cards, how far a desktop is, and what its buttons do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from backend.db import Tx, get
+from backend.errors import Impossible, NotFound
+from broker import connect as broker
+from broker import tickets
+from broker.connect import Desktop
+from pools.models import Lease, Pool
+from portal.parts import parts
+
+IDLE = {
+    "available": "Ready for you to take", "queued": "Waiting for a free desktop", "starting": "Starting …",
+    "running": "Fetching its screen …", "ending": "Shutting down …", "off": "Switched off",
+    "unreachable": "Its host does not answer at the moment",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A desktop and everything its card needs beyond what the broker says."""
+
+    desktop: Desktop
+    stateless: bool = False
+    estimate_s: int | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.desktop, name)
+
+    @property
+    def id(self) -> UUID:
+        return self.desktop.id
+
+    @property
+    def look(self) -> str:
+        """The state its label shows."""
+        lease = self.desktop.lease
+        if lease is not None and lease.state == "grace":
+            return "grace"
+        if lease is not None and lease.state == "expiring" and self.desktop.state == "running":
+            return "soon"
+        return self.desktop.state
+
+    @property
+    def idle(self) -> str:
+        """What stands where the picture of the screen would be."""
+        return IDLE.get(self.desktop.state, "")
+
+    @property
+    def about(self) -> str:
+        """One line below the name."""
+        d = self.desktop
+        if d.kind == "vm":
+            return d.description or "Your own desktop"
+        return f"{d.vm_name} · {d.description}" if d.vm_name and d.description else d.vm_name or d.description or "Desktops of a pool"
+
+    @property
+    def screen(self) -> str | None:
+        """Where the picture of its screen is fetched from, while it has one."""
+        running = self.desktop.state in ("running", "ending") and self.desktop.vm_id
+        return f"/api/v1/vms/{self.desktop.vm_id}/screen" if running else None
+
+    @property
+    def connect_word(self) -> str:
+        """What the first button says."""
+        return {"off": "Start and connect", "queued": "Show progress", "starting": "Show progress"}.get(self.desktop.state, "Connect")
+
+    @property
+    def viewer(self) -> bool:
+        """Whether remote-viewer can open it now."""
+        return "spice" in self.desktop.protocols and self.desktop.state == "running"
+
+    @property
+    def more(self) -> bool:
+        """Whether there is anything for the menu."""
+        return self.viewer or bool(set(self.desktop.actions) - {"connect", "extend"})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of the progress: done, now or later."""
+
+    title: str
+    state: str
+    text: str = ""
+    percent: int | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How far a desktop is: queued, starting, ready, or none, when nothing happens unless the person asks."""
+
+    state: str
+    title: str
+    text: str = ""
+    position: int | None = None
+    estimate_s: int | None = None
+    steps: tuple[Stage, ...] = field(default_factory=tuple)
+
+
+def cards(tx: Tx, user_id: UUID, now: datetime) -> list[Card]:
+    """Everything the person may connect to."""
+    return [_card(tx, user_id, desktop, now) for desktop in broker.desktops(tx, user_id, now)]
+
+
+def _card(tx: Tx, user_id: UUID, desktop: Desktop, now: datetime) -> Card:
+    pool = get(tx, Pool, desktop.lease.pool_id) if desktop.lease else None
+    estimate = None
+    if desktop.state == "queued" and (answer := broker.standing(tx, user_id=user_id, desktop_id=desktop.id, now=now)):
+        estimate = answer.estimate_s
+    return Card(desktop, stateless=bool(pool and pool.stateless), estimate_s=estimate)
+
+
+def card(tx: Tx, user_id: UUID, id: UUID, now: datetime) -> Card:
+    """One of them; `NotFound` when it is not, or no longer, the person's."""
+    for desktop in broker.desktops(tx, user_id, now):
+        if desktop.id == id:
+            return _card(tx, user_id, desktop, now)
+    raise NotFound("not_found", "This desktop is not yours, or not yours any more.", kind="desktop", id=str(id))
+
+
+def take(tx: Tx, who: Any, id: UUID, now: datetime) -> broker.Answer:
+    """The person clicked Connect: the desktop is theirs now, or a place in its queue, or it starts."""
+    return broker.connect(tx, user_id=who.user_id, session_id=who.id, desktop_id=id, protocol=None, client="browser", now=now)
+
+
+def waiting(tx: Tx, who: Any, card: Card, now: datetime) -> Waiting:
+    """How far this desktop is, for its page. Changes nothing."""
+    answer = broker.standing(tx, user_id=who.user_id, desktop_id=card.id, now=now)
+    if answer is None:
+        last = _last_lease(tx, who.user_id, card.id)
+        text = f"{last.why} " if last is not None and last.why and last.end_reason != "returned" else ""
+        return Waiting("none", "You have no desktop here now", f"{text}Connect gives you one.")
+    if answer.state == "off":
+        return Waiting("none", "The desktop is switched off", "Connect starts it.")
+    if answer.state == "queued":
+        steps = (Stage("Waiting for a free desktop", "now", answer.sentence), Stage("Starting", "later"), Stage("Ready", "later"))
+        return Waiting("queued", "All desktops are in use", "You are called as soon as one is free.", answer.position,
+                       answer.estimate_s, steps)
+    found = Stage("A desktop is yours", "done", answer.vm_name)
+    if answer.state == "ready":
+        return Waiting("ready", "Opening the desktop", "", steps=(found, Stage("Started", "done"), Stage("Opening its screen", "now")))
+    left = f"about {answer.estimate_s} s left" if answer.estimate_s else ""
+    text = " · ".join(part for part in (answer.message, left) if part)
+    steps = (found, Stage("Starting", "now", text, answer.progress), Stage("Ready", "later"))
+    return Waiting("starting", "Your desktop is starting", answer.sentence, steps=steps)
+
+
+def _last_lease(tx: Tx, user_id: UUID, pool_id: UUID) -> Lease | None:
+    import sqlalchemy as sa
+
+    return tx.scalars(
+        sa.select(Lease).where(Lease.user_id == user_id, Lease.pool_id == pool_id).order_by(Lease.queue_place.desc()).limit(1)
+    ).first()
+
+
+def act(tx: Tx, who: Any, card: Card, verb: str, now: datetime) -> str:
+    """Do what a button says; answers the sentence for the person."""
+    lease = card.desktop.lease
+    if verb in ("start", "shutdown", "stop", "reset"):
+        return broker.act(tx, user_id=who.user_id, desktop_id=card.id, verb=verb, now=now).sentence
+    if lease is None:
+        raise Impossible("no_lease", "You hold no desktop here, so there is nothing to give back or to extend.")
+    if verb == "extend":
+        broker.extend(tx, user_id=who.user_id, lease_id=lease.id, now=now)
+        return "You have the desktop for longer now."
+    if verb == "leave":
+        broker.leave_queue(tx, user_id=who.user_id, lease_id=lease.id, now=now)
+        return "You left the queue."
+    broker.give_back(tx, user_id=who.user_id, lease_id=lease.id, now=now)
+    return f"{card.desktop.name} is given back."
+
+
+def viewer_file(tx: Tx, who: Any, id: UUID, now: datetime) -> str | None:
+    """The text of a file that opens the desktop once in remote-viewer; None while the desktop is not ready."""
+    standing = broker.standing(tx, user_id=who.user_id, desktop_id=id, now=now)
+    if standing is None or standing.state != "ready":
+        return None
+    answer = broker.connect(tx, user_id=who.user_id, session_id=who.id, desktop_id=id, protocol="spice", client="native", now=now)
+    if answer.refusal is not None:
+        raise answer.refusal
+    if answer.ticket is None:
+        return None
+    return tickets.take_viewer_file(
+        tx, answer.ticket.id, session_id=who.id, keyring=parts().keyring, face=face(), now=now,
+    )
+
+
+def face() -> Any:
+    """How viewers see the gateway."""
+    from portal.api_desktops import face as of_api
+
+    return of_api()
