@@ -43,7 +43,7 @@ bench: setup-test ## measure against floors taken in the same run; prints a tabl
 	@$(SUDO) $(PY) -m bench
 
 revision: setup-test ## M="words": write the migration that leads from the last one to the models
-	@$(PY) -m standalone.new_revision "$(M)"
+	@$(SUDO) $(PY) -m standalone.new_revision "$(M)"
 
 lock: setup-test ## write requirements.lock anew from pyproject.toml, with the newest versions
 	@env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile -q --upgrade \

@@ -46,7 +46,7 @@ class GuestImage:
 
 def build(folder: Path) -> GuestImage:
     """The guest's files in `folder`, made from Debian's packages; at once when they are there already."""
-    image = GuestImage(folder / "vmlinuz", folder / "initrd.gz", folder / "root.qcow2")
+    image = image_in(folder)
     names = [path.name for path in (image.kernel, image.initrd, image.disk)]
     stamp = folder / "stamp"
     recipe = _recipe()
@@ -67,6 +67,11 @@ def build(folder: Path) -> GuestImage:
         shutil.copyfile(ready / name, folder / name)
     stamp.write_text(recipe)
     return image
+
+
+def image_in(folder: Path) -> GuestImage:
+    """The guest's files as `build` names them."""
+    return GuestImage(folder / "vmlinuz", folder / "initrd.gz", folder / "root.qcow2")
 
 
 def _cache() -> Path:
@@ -97,10 +102,10 @@ def _run(*argv: str | Path, cwd: Path | None = None, stdin: str | None = None) -
 
 def _make(work: Path, out: Path, cache: Path) -> None:
     packages = work / "packages"
-    for name in (_real_kernel(), "qemu-guest-agent"):
+    for name in (_real_kernel(), "qemu-guest-agent", "busybox-static"):
         _run("dpkg-deb", "-x", _package(name, cache), packages)
     shutil.copyfile(next(packages.glob("boot/vmlinuz-*")), out / "vmlinuz")
-    _make_initrd(work / "initrd", next(packages.glob("lib/modules/*")), out / "initrd.gz")
+    _make_initrd(work / "initrd", packages, out / "initrd.gz")
     _make_disk(work / "root", packages, out / "root.qcow2")
 
 
@@ -121,13 +126,13 @@ def _package(name: str, cache: Path) -> Path:
     return there[-1]
 
 
-def _busybox(root: Path) -> None:
+def _busybox(root: Path, packages: Path) -> None:
     """busybox and a link for each of its programs, in /bin and where scripts expect it, /sbin."""
     for folder in ("bin", "sbin", "usr/sbin", "etc", "lib", "proc", "sys", "dev", "run", "tmp", "root"):
         (root / folder).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
-    shutil.copy("/bin/busybox", root / "bin/busybox")
-    for program in _run("/bin/busybox", "--list").split():
+    shutil.copy(packages / "bin/busybox", root / "bin/busybox")
+    for program in _run(root / "bin/busybox", "--list").split():
         if program != "busybox" and not program.startswith(("dpkg", "rpm")):
             (root / "bin" / program).symlink_to("/bin/busybox")
             (root / "sbin" / program).symlink_to("/bin/busybox")
@@ -141,12 +146,12 @@ def _install(root: Path, name: str, place: str, mode: int = 0o755) -> None:
     target.chmod(mode)
 
 
-def _make_initrd(root: Path, modules: Path, out: Path) -> None:
-    _busybox(root)
+def _make_initrd(root: Path, packages: Path, out: Path) -> None:
+    _busybox(root, packages)
     _install(root, "init", "init")
     order: list[Path] = []
     for driver in DRIVERS:
-        _with_dependencies(driver, modules, order)
+        _with_dependencies(driver, packages / "lib/modules", order)
     for path in order:
         shutil.copy(path, root / "lib" / path.name)
     (root / "lib/order").write_text("".join(f"{path.name}\n" for path in order))
@@ -154,7 +159,7 @@ def _make_initrd(root: Path, modules: Path, out: Path) -> None:
     archive = out.with_suffix("")
     with archive.open("wb") as file:
         subprocess.run(
-            ["/bin/busybox", "cpio", "-o", "-H", "newc", "-R", "0:0"],
+            [root / "bin/busybox", "cpio", "-o", "-H", "newc", "-R", "0:0"],
             cwd=root,
             input=names.encode(),
             stdout=file,
@@ -178,7 +183,7 @@ def _with_dependencies(name: str, modules: Path, order: list[Path]) -> None:
 
 
 def _make_disk(root: Path, packages: Path, out: Path) -> None:
-    _busybox(root)
+    _busybox(root, packages)
     for name in ("rc", "dhcp", "banner", "desktop", "agent", "shutdown"):
         _install(root, name, f"sbin/{name}")
     _install(root, "chpasswd", "usr/sbin/chpasswd")

@@ -35,6 +35,7 @@ class Process:
         self.started = time.monotonic()
         self.again_at: float | None = None
         with self.log.open("ab") as log:
+            self.begin = log.tell()
             # a session of its own: Ctrl-C is for the supervisor, which stops the parts in order
             self.popen = subprocess.Popen(
                 self.argv, stdin=subprocess.DEVNULL if self.stop_with else subprocess.PIPE,
@@ -56,9 +57,13 @@ class Process:
             return False
         return True
 
+    def said(self) -> str:
+        """What it has written to its log since it was started last."""
+        return self.log.read_bytes()[self.begin :].decode(errors="replace")
+
     def last_words(self) -> str:
-        """The end of its log, for a sentence."""
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        """The end of that, for a sentence."""
+        lines = [line for line in self.said().splitlines() if line.strip()]
         return lines[-1][-300:] if lines else "it said nothing"
 
 
