@@ -82,7 +82,8 @@ def test_a_vm_is_found_by_who_holds_it(tx: Tx, root: Viewer) -> None:
     assert [item["id"] for item in page(tx, VMS, root, search="user = alice").items] == [str(member.vm_id)]
 
 
-@pytest.mark.parametrize("order", ["", "sortby name desc", "sortby host, memory_mib desc", "sortby started_at desc", "sortby protocols"])
+@pytest.mark.parametrize("order", ["", "sortby name desc", "sortby host, memory_mib desc", "sortby started_at desc",
+                                   "sortby protocols"])
 def test_pages_give_each_row_once(tx: Tx, root: Viewer, order: str) -> None:
     alpha = make.a_host(tx, "alpha")
     for n in range(11):
@@ -136,7 +137,8 @@ def test_a_search_never_shows_more_than_may_be_seen(tx: Tx) -> None:
         assert page(tx, VMS, who, search=search).total == 0
 
 
-NASTY = st.one_of(st.text(max_size=30), st.sampled_from(["'; DROP TABLE vm; --", "%", "_", "\\", "' or 1=1 --", "$1", ":x", "%(a)s", "\ud800"]))
+NASTY = st.one_of(st.text(max_size=30), st.sampled_from([
+    "'; DROP TABLE vm; --", "%", "_", "\\", "' or 1=1 --", "$1", ":x", "%(a)s", "\ud800"]))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

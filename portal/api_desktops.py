@@ -1,0 +1,182 @@
+"""REST: a person's desktops: list, connect, power, extend, give back, and the viewer file of a ticket."""
+
+from __future__ import annotations
+
+import ssl
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from cryptography import x509
+from flask import Response, make_response, request
+
+from backend.tasks.submit import submit
+from broker import connect as broker
+from broker import tickets, viewer
+from broker.connect import Answer, Desktop
+from pools.commands import ExtendLease
+from pools.models import Lease, Pool
+from portal.auth import actor, person
+from portal.parts import parts
+from portal.routes import PREFIX, Routes, accepted, answer, body, now, plain, read_uuid
+from portal.transaction import commit, tx
+
+routes = Routes("me")
+
+VERBS = ("start", "shutdown", "stop", "reset")
+
+_LEASE = {"type": ["object", "null"], "properties": {
+    "id": {"type": "string"}, "state": {"type": "string"}, "ends_at": {"type": ["string", "null"]},
+    "extensions_left": {"type": "integer"}}}
+DESKTOP = {"type": "object", "required": ["id", "name", "kind", "state", "lease", "protocols", "actions"], "properties": {
+    "id": {"type": "string"}, "name": {"type": "string"}, "kind": {"enum": ["pool", "vm"]}, "state": {"type": "string"},
+    "description": {"type": "string"}, "sentence": {"type": "string"}, "vm": {"type": ["object", "null"]}, "lease": _LEASE,
+    "position": {"type": ["integer", "null"]}, "protocols": {"type": "array", "items": {"type": "string"}},
+    "actions": {"type": "array", "items": {"type": "string"}}}}
+DESKTOPS = {"type": "object", "required": ["items"], "properties": {"items": {"type": "array", "items": DESKTOP}}}
+READY = {"type": "object", "required": ["state", "ticket", "viewer"], "properties": {
+    "state": {"const": "ready"}, "sentence": {"type": "string"}, "lease": _LEASE, "vm": {"type": ["object", "null"]},
+    "ticket": {"type": "object"}, "viewer": {"type": "object", "required": ["type", "url"]}}}
+WAIT = {"type": "object", "required": ["state"], "properties": {
+    "state": {"enum": ["starting", "queued"]}, "sentence": {"type": "string"}, "lease": _LEASE,
+    "vm": {"type": ["object", "null"]},
+    "position": {"type": ["integer", "null"]}, "estimate_s": {"type": ["integer", "null"]},
+    "progress": {"type": "integer"}, "message": {"type": "string"}, "href": {"type": ["string", "null"]}}}
+LEASE = {"type": "object", "properties": {"lease": _LEASE}}
+
+
+class Connect(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How to show the desktop; without a protocol, the one its pool prefers."""
+
+    protocol: Literal["vnc", "spice", "rdp"] | None = None
+    client: Literal["browser", "native"] = "browser"
+    another: bool = False
+
+
+class Seconds(msgspec.Struct, forbid_unknown_fields=True):
+    """How much longer, when an administrator says so; a holder extends by the pool's policy."""
+
+    seconds: int | None = None
+
+
+@routes.route("GET", "/me/desktops", "Pools you may take from, desktops you hold, VMs that are yours.", answers={200: DESKTOPS})
+def my_desktops() -> Response:
+    """Everything to connect to."""
+    return answer({"items": [desktop_json(d) for d in broker.desktops(tx(), person().user_id, now())]})
+
+
+@routes.route("POST", "/me/desktops/<id>/connect", "Open a desktop: a ticket when it is ready, else how far it is.",
+              body=Connect, answers={201: READY, 202: WAIT})
+def desktop_connect(id: str) -> Response:
+    """Ready, starting or queued; a refusal is a decision too, and is kept."""
+    given, who = body(Connect), person()
+    protocol = given.protocol or ("spice" if given.client == "native" else None)
+    got = broker.connect(
+        tx(), user_id=who.user_id, session_id=who.id, desktop_id=read_uuid(id, "desktop"), protocol=protocol,
+        client=given.client, now=now(), another=given.another,
+    )
+    if got.refusal is not None:
+        commit()
+        raise got.refusal
+    return answer(connect_json(got), 201 if got.state == "ready" else 202)
+
+
+@routes.route("POST", "/leases/<id>/extend", "Extend your lease by its pool's policy; with `seconds`, anybody's.",
+              tag="leases", body=Seconds, answers={200: LEASE, 202: {"type": "object"}})
+def lease_extend(id: str) -> Response:
+    """The holder's extension, or an administrator's."""
+    given, lease_id = body(Seconds), read_uuid(id, "lease")
+    if given.seconds is not None:
+        return accepted(submit(tx(), ExtendLease(lease_id, given.seconds), actor(), now()))
+    return answer({"lease": lease_json(broker.extend(tx(), user_id=person().user_id, lease_id=lease_id, now=now()))})
+
+
+@routes.route("POST", "/leases/<id>/return", "Give your desktop back, or leave the queue.", tag="leases", answers={200: LEASE})
+def lease_return(id: str) -> Response:
+    """Done twice, it is done."""
+    lease = broker.give_back(tx(), user_id=person().user_id, lease_id=read_uuid(id, "lease"), now=now())
+    return answer({"lease": lease_json(lease)})
+
+
+def _declare(verb: str) -> None:
+    def act(id: str) -> Response:
+        done = broker.act(tx(), user_id=person().user_id, desktop_id=read_uuid(id, "desktop"), verb=verb, now=now())
+        task = {"id": str(done.task_id), "href": f"{PREFIX}/tasks/{done.task_id}"} if done.task_id is not None else None
+        return answer({"sentence": done.sentence, "task": task}, 202)
+
+    what = "Get a fresh desktop in place of yours." if verb == "reset" else f"{verb.capitalize()} a desktop of yours."
+    routes.route("POST", f"/me/desktops/<id>/{verb}", what, endpoint=f"desktop_{verb}", answers={202: {"type": "object"}})(act)
+
+
+for _verb in VERBS:
+    _declare(_verb)
+
+
+@routes.route("GET", "/tickets/<id>/viewer", "The viewer file of a native client's ticket: once, for the session that has it.",
+              tag="me", answers={200: {"type": "string"}}, media="application/x-virt-viewer",
+              query={"full_screen": {"type": "boolean"}})
+def ticket_viewer(id: str) -> Response:
+    """The .vv text; whoever has it opens the console, so it is told once and kept nowhere."""
+    settings = parts().settings
+    text = tickets.take_viewer_file(
+        tx(), read_uuid(id, "ticket"), session_id=person().id, keyring=parts().keyring,
+        face=face(settings.gateway_public, settings.ca_file, settings.tls_cert_file), now=now(),
+        full_screen=request.args.get("full_screen") in ("1", "true"),
+    )
+    response = make_response(text)
+    response.content_type = "application/x-virt-viewer"
+    response.headers["Content-Disposition"] = 'attachment; filename="desktop.vv"'
+    return response
+
+
+@lru_cache(maxsize=4)
+def face(public: str, ca_file: str, cert_file: str) -> viewer.Face:
+    """How people's viewers see the gateway, read from its own certificate."""
+    certificate = x509.load_pem_x509_certificate(Path(cert_file).read_bytes())
+    pairs = [(a.rfc4514_attribute_name, str(a.value)) for rdn in certificate.subject.rdns for a in rdn]
+    authority = ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(Path(ca_file).read_text()))
+    return viewer.Face(public, authority, viewer.subject_line(pairs))
+
+
+def desktop_json(desktop: Desktop) -> dict[str, Any]:
+    """An item of the person's list."""
+    lease = lease_json(desktop.lease, desktop.extensions_left) if desktop.lease is not None else None
+    return {
+        "id": str(desktop.id), "name": desktop.name, "kind": desktop.kind, "state": desktop.state,
+        "description": desktop.description, "sentence": desktop.sentence, "vm": _vm(desktop.vm_id, desktop.vm_name),
+        "lease": lease, "position": desktop.position, "protocols": list(desktop.protocols), "actions": list(desktop.actions),
+    }
+
+
+def lease_json(lease: Lease, left: int | None = None) -> dict[str, Any]:
+    """A lease in short."""
+    if left is None:
+        pool = tx().get_one(Pool, lease.pool_id)
+        left = max(0, pool.extensions - lease.extensions_used) if lease.ends_at else 0
+    return {"id": str(lease.id), "state": lease.state, "ends_at": plain(lease.ends_at), "extensions_left": left}
+
+
+def connect_json(got: Answer) -> dict[str, Any]:
+    """What connect says, with the viewer's address when it can be opened now."""
+    told: dict[str, Any] = {
+        "state": got.state, "sentence": got.sentence, "vm": _vm(got.vm_id, got.vm_name),
+        "lease": lease_json(got.lease) if got.lease is not None else None,
+    }
+    if got.ticket is None:
+        href = f"{PREFIX}/leases/{got.lease.id}" if got.lease is not None else None
+        task = f"{PREFIX}/tasks/{got.task_id}" if got.task_id is not None else None
+        return told | {"position": got.position, "estimate_s": got.estimate_s, "progress": got.progress, "message": got.message,
+                       "href": href or task}
+    ticket, public = got.ticket, parts().settings.gateway_public
+    if ticket.client == "native":
+        shown: dict[str, Any] = {"type": "vv", "url": f"{parts().settings.public_url}{PREFIX}/tickets/{ticket.id}/viewer",
+                                 "file": "desktop.vv"}
+    else:
+        shown = viewer.novnc(public, tickets.token(parts().keyring, ticket))
+    return told | {"protocol": got.protocol, "ticket": {"id": str(ticket.id), "expires_at": plain(ticket.expires_at)},
+                   "viewer": shown}
+
+
+def _vm(id: Any, name: str) -> dict[str, str] | None:
+    return {"id": str(id), "name": name} if id is not None else None

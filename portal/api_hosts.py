@@ -1,0 +1,158 @@
+"""REST: announce a host, let its agent enroll, and the small picture of a VM's screen."""
+
+from __future__ import annotations
+
+import hashlib
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from flask import Response, make_response, request
+from sqlalchemy.dialects import postgresql as pg
+
+from backend.directory import throttle
+from backend.directory.models import Throttle
+from backend.directory.rights import grants_of, path_of, see_permit
+from backend.directory.rules import may
+from backend.errors import Denied, NotFound, Refused, TooMany
+from backend.hosts.commands import AddHost, ask_enrollment, enrollment, new_token
+from backend.tasks.submit import submit
+from backend.vms.models import VmScreen
+from pools.models import LIVE, Lease
+from portal.auth import actor, person
+from portal.parts import parts
+from portal.routes import Routes, answer, body, now, read_uuid
+from portal.transaction import in_transaction, rollback, tx
+
+routes = Routes("hosts")
+
+
+class NewHost(msgspec.Struct, forbid_unknown_fields=True):
+    """A host that will enroll within the hour."""
+
+    name: str
+    cluster_id: UUID
+
+
+class Enroll(msgspec.Struct, forbid_unknown_fields=True):
+    """What an agent says of its host, with the token it was given and its signing request."""
+
+    token: str
+    csr: str
+    address: str
+    port: int
+    console_port: int
+    hostname: str = ""
+
+
+HOST_TOKEN = {"type": "object", "required": ["id", "token", "enroll"], "properties": {
+    "id": {"type": "string"}, "token": {"type": "string"},
+    "enroll": {"type": "string", "description": "what to run on the host"}}}
+
+
+@routes.route("POST", "/hosts", "Announce a host: answers the one-time token its agent enrolls with, told only here.",
+              body=NewHost, answers={201: HOST_TOKEN})
+def host_create() -> Response:
+    """The token stands in no row: only its SHA-256 does."""
+    given = body(NewHost)
+    token, digest = new_token()
+    task = submit(tx(), AddHost(given.name, given.cluster_id, digest), actor(), now())
+    assert task.result is not None
+    return answer({"id": task.result["id"], "token": token, "enroll": enroll_command(token)}, 201)
+
+
+def enroll_command(token: str) -> str:
+    """What to run on the host so that its agent enrolls."""
+    return f"leasehold-agent enroll --manager {parts().settings.public_url} --token {token} --ca-sha256 {_ca_sha256()}"
+
+
+def _ca_sha256() -> str:
+    """SHA-256 of the CA certificate (DER) that signed the portal's: how the agent knows whom it talks to."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        with open(parts().settings.ca_file, "rb") as file:
+            certificate = x509.load_pem_x509_certificate(file.read())
+    except OSError:
+        return "<SHA-256 of the portal's CA certificate>"
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+
+
+@routes.route("POST", "/enroll", "An agent asks for its host's certificate with its one-time token.", body=Enroll,
+              signed_in=False, answers={202: {"type": "object", "properties": {"id": {"type": "string"}}}})
+def enroll_ask() -> Response:
+    """Written down; the manager's CA signs it within seconds. Wrong tokens are counted per address."""
+    given = body(Enroll)
+    host = _counted(lambda: ask_enrollment(
+        tx(), token=given.token, csr=given.csr, address=given.address, port=given.port, console_port=given.console_port,
+        now=now(),
+    ))
+    return answer({"id": str(host.id)}, 202)
+
+
+@routes.route("GET", "/enroll/<id>", "The signed certificate, once the manager has signed it: 202 until then.", signed_in=False,
+              answers={200: {"type": "object", "properties": {"certificate": {"type": "string"}, "ca": {"type": "string"}}},
+                       202: {"type": "object"}})
+def enroll_answer(id: str) -> Response:
+    """For the agent that shows its token again."""
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    host_id = read_uuid(id, "enrollment")
+    host = _counted(lambda: enrollment(tx(), host_id, token.strip() if kind.lower() == "bearer" else ""))
+    if not host.certificate:
+        return answer({}, 202)
+    with open(parts().settings.ca_file) as file:
+        return answer({"certificate": host.certificate, "ca": file.read()})
+
+
+def _counted(work):  # type: ignore[no-untyped-def]
+    """The work, unless this address has shown too many wrong tokens; one more of them is counted when it did."""
+    key = "enroll-" + throttle.address_key(request.remote_addr or "")
+    blocked = tx().scalar(sa.select(Throttle.blocked_until).where(Throttle.key == key))
+    if blocked is not None and blocked > now():
+        seconds = max(1, int((blocked - now()).total_seconds()))
+        raise TooMany("too_many_attempts", f"Too many wrong tokens from this address. Try again in {seconds} seconds.",
+                      retry_after_s=seconds)
+    try:
+        return work()
+    except Denied as no:
+        rollback()
+        if no.code == "bad_token":
+            with in_transaction() as short:
+                throttle.failed(short, key, now())
+        raise
+
+
+@routes.route("GET", "/vms/<id>/screen", "A small picture of the VM's screen; asking for it has it renewed.", tag="vms",
+              answers={200: {"type": "string", "format": "binary"}, 304: None}, media="image/webp")
+def vm_screen(id: str) -> Response:
+    """The last picture taken, while somebody looks; 404 until there is one."""
+    vm_id = read_uuid(id, "vm")
+    _require_look(vm_id)
+    want = pg.insert(VmScreen).values(vm_id=vm_id, wanted_at=now())
+    tx().execute(want.on_conflict_do_update(index_elements=[VmScreen.vm_id], set_={"wanted_at": now()}))
+    row = tx().execute(sa.select(VmScreen.webp, VmScreen.taken_at).where(VmScreen.vm_id == vm_id)).one()
+    if row.webp is None:
+        # said, not raised: that somebody looks must be written down
+        from portal.errors import answer as told
+
+        return told(404, "no_picture", "There is no picture of this screen yet.", {})
+    response = make_response(bytes(row.webp))
+    response.content_type = "image/webp"
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.set_etag(hashlib.sha256(row.webp).hexdigest()[:32])
+    response.last_modified = row.taken_at
+    return response.make_conditional(request)
+
+
+def _require_look(vm_id: UUID) -> None:
+    """The picture is for who may use the VM now (it is theirs, or they hold its lease) or may see all of it."""
+    who = person()
+    no: Refused = NotFound("not_found", f"There is no vm with the id {vm_id}.", kind="vm", id=str(vm_id))
+    path = path_of(tx(), "vm", vm_id)
+    grants = grants_of(tx(), who.user_id)
+    if may(grants, see_permit("vm"), path, now()) or may(grants, "desktop.use", path[:1], now()):
+        return
+    held = sa.select(Lease.id).where(Lease.vm_id == vm_id, Lease.user_id == who.user_id, sa.text(LIVE))
+    if tx().execute(held).first() is None:
+        raise no
