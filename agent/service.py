@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,11 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
-from PIL import Image
-
 from agent.config import AgentConfig
 from agent.domxml import domain_xml
 from agent.guests import Guests
+from agent.pictures import Pictures
 from agent.stats import sample_host, utc_now
 from agent.storage import Storage
 from agent.virt import GuestSilent, Hypervisor, HypervisorDown
@@ -34,12 +31,9 @@ from hostapi.types import (
 from hostapi.verbs import HostRefused, Steering
 
 T = TypeVar("T")
-log = logging.getLogger("service")
 LOOK_S = 0.5  # how often a wait looks, unless an event wakes it
 PATIENCE_S = 30.0  # how long a step waits for libvirtd to come back
 PRESS_S = 15.0  # how often the power button is pressed at a guest that does not react
-SCREENS_S = 10.0  # the time that all pictures of one question may take
-PICTURE_WIDTH = 480
 
 
 class AgentService:
@@ -51,6 +45,7 @@ class AgentService:
         self.hypervisor = Hypervisor(config.libvirt_uri, self._changed)
         self.storage = Storage(config.storage_roots, state / "domains.json", self.hypervisor.users_of)
         self.guests = Guests(self.hypervisor.ask_guest)
+        self.pictures = Pictures(self.hypervisor.screenshot)
 
     # -- steps -----------------------------------------------------------------------------------
     def start_vm(self, spec: VmSpec, steering: Steering) -> VmReport:
@@ -166,15 +161,7 @@ class AgentService:
 
     def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
         """Small pictures; those that cannot be had in time are left out."""
-        end = time.monotonic() + SCREENS_S
-        found = []
-        for vm_id in vm_ids:
-            if time.monotonic() > end:
-                break
-            picture = self.hypervisor.screenshot(vm_id)
-            if picture and (screen := _shrink(vm_id, picture)):
-                found.append(screen)
-        return tuple(found)
+        return self.pictures.take(vm_ids)
 
     def display_port(self, vm_id: UUID, protocol: Protocol) -> int | None:
         """The port on loopback where this VM's display listens; None when there is none."""
@@ -233,15 +220,3 @@ class AgentService:
 def _fresh(spec: VmSpec) -> VmReport:
     """A VM that was started and is gone again already: it ran, and the next report says that it is off."""
     return VmReport(spec.vm_id, spec.name, "off", None, spec.memory_mib)
-
-
-def _shrink(vm_id: UUID, picture: bytes) -> Screen | None:
-    try:
-        image = Image.open(io.BytesIO(picture)).convert("RGB")
-    except (OSError, ValueError) as broken:
-        log.info("the picture of VM %s cannot be read: %s", vm_id, broken)
-        return None
-    image.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
-    out = io.BytesIO()
-    image.save(out, "WEBP", quality=70, method=2)
-    return Screen(vm_id, image.width, image.height, out.getvalue())

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 from uuid import UUID
 
 import libvirt
@@ -30,7 +30,9 @@ STATES: dict[int, Literal["running", "paused", "off"]] = {
     libvirt.VIR_DOMAIN_SHUTOFF: "off",
     libvirt.VIR_DOMAIN_CRASHED: "off",
 }
-STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BALLOON
+# libvirtd serves five calls of a connection at a time; a QEMU that hangs takes one until it is killed. So what
+# may hang has connections of its own, and looking at what runs is never held up by it.
+Lane = Literal["look", "work", "guests", "screens"]
 _events_lock = threading.Lock()
 _events_run = False
 
@@ -62,7 +64,8 @@ class Hypervisor:
 
     def __init__(self, uri: str, changed: Callable[[], None]) -> None:
         self.uri, self._changed = uri, changed
-        self._connection: libvirt.virConnect | None = None
+        self._connections: dict[Lane, libvirt.virConnect] = {}
+        self._lane_locks: dict[Lane, threading.Lock] = {lane: threading.Lock() for lane in get_args(Lane)}
         self._lock = threading.Lock()
         self._ticket_locks: dict[UUID, threading.Lock] = {}
         self._facts: dict[tuple[UUID, int], DomainFacts] = {}  # by VM and by libvirt's id of this run
@@ -125,18 +128,19 @@ class Hypervisor:
 
     def runs(self, vm_id: UUID) -> bool:
         """Whether libvirt has this VM running or paused."""
-        return self._call("looking for a VM", lambda connection: self._find(connection, vm_id) is not None)
+        found = self._call("looking for a VM", lambda connection: self._find(connection, vm_id), lane="look")
+        return found is not None
 
     # -- what is there ---------------------------------------------------------------------------
     def samples(self) -> list[Sample]:
-        """All VMs of ours, in one pass that touches neither disks nor guests."""
+        """All VMs of ours, in one pass that waits for neither disks, guests nor a QEMU's monitor."""
 
         def read(connection: libvirt.virConnect) -> list[Sample]:
-            found = connection.getAllDomainStats(STATS, 0)
-            answers = [self._sample(domain, stats) for domain, stats in found]
+            active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            answers = [self._sample(domain) for domain in active]
             return [sample for sample in answers if sample is not None]
 
-        return self._call("listing the VMs", read, 10.0)
+        return self._call("listing the VMs", read, 10.0, lane="look")
 
     def facts(self, vm_id: UUID) -> DomainFacts | None:
         """A running VM's facts from its XML; None when it does not run."""
@@ -145,7 +149,7 @@ class Hypervisor:
             domain = self._find(connection, vm_id)
             return None if domain is None else read_domain(domain.XMLDesc(0))
 
-        return self._call("looking at a VM", read)
+        return self._call("looking at a VM", read, lane="look")
 
     def users_of(self, path: str) -> list[str]:
         """The names of the VMs, ours or not, that have this file open for writing. `path` has no links in it."""
@@ -155,7 +159,7 @@ class Hypervisor:
             found = [self._read_facts(domain) for domain in active]
             return [facts.name for facts in found if facts and path in map(os.path.realpath, facts.disks)]
 
-        return self._call("looking for a disk's user", read)
+        return self._call("looking for a disk's user", read, lane="look")
 
     def version(self) -> str:
         """Which hypervisor this is, in words."""
@@ -165,7 +169,7 @@ class Hypervisor:
             return f"{connection.getType()} {_dotted(connection.getVersion())}, libvirt {library}"
 
         if not self._version:
-            self._version = self._call("asking for the version", read)
+            self._version = self._call("asking for the version", read, lane="look")
         return self._version
 
     # -- displays --------------------------------------------------------------------------------
@@ -224,7 +228,7 @@ class Hypervisor:
                 return None
             return bytes(picture)
 
-        return self._call("taking a picture", shoot, 8.0)
+        return self._call("taking a picture", shoot, 8.0, lane="screens")
 
     # -- the guest's inside ----------------------------------------------------------------------
     def ask_guest(self, vm_id: UUID, command: str) -> Any:
@@ -238,61 +242,63 @@ class Hypervisor:
                 answer = libvirt_qemu.qemuAgentCommand(domain, json.dumps({"execute": command}), GUEST_S, 0)
             except libvirt.libvirtError as no:
                 if code := _unsupported(no):
-                    raise HostRefused(
-                        code, f"This hypervisor has no guest agents: {_said(no)}"
-                    ) from no
+                    raise HostRefused(code, f"This hypervisor has no guest agents: {_said(no)}") from no
                 raise GuestSilent(no.get_error_message()) from no
             return json.loads(answer)["return"]
 
-        return self._call("asking a guest", ask, 4 * GUEST_S)
+        return self._call("asking a guest", ask, 4 * GUEST_S, lane="guests")
 
     # -- inside ----------------------------------------------------------------------------------
-    def _call(self, what: str, work: Callable[[libvirt.virConnect], T], seconds: float = CALL_S) -> T:
-        connection = self._open()
+    def _call(
+        self, what: str, work: Callable[[libvirt.virConnect], T], seconds: float = CALL_S, lane: Lane = "work"
+    ) -> T:
+        connection = self._open(lane)
         try:
             return within(seconds, lambda: work(connection))
         except Overdue as late:
             raise HostRefused("hypervisor_silent", f"libvirt is silent while {what}: {late}.") from late
         except libvirt.libvirtError as no:
             if _is_lost(connection, no):
-                self._drop(connection)
+                self._drop(lane, connection)
                 raise HypervisorDown(
                     "hypervisor_down", f"The connection to libvirt broke while {what}."
                 ) from no
             if no.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:  # it went while it was looked at
                 raise HostRefused("vm_not_running", "The VM does not run on this host any more.") from no
-            raise HostRefused(
-                "hypervisor_error", f"libvirt failed while {what}: {_said(no)}"
-            ) from no
+            raise HostRefused("hypervisor_error", f"libvirt failed while {what}: {_said(no)}") from no
         except HostRefused as refused:
             if isinstance(refused.__cause__, libvirt.libvirtError) and _is_lost(
                 connection, refused.__cause__
             ):
-                self._drop(connection)
+                self._drop(lane, connection)
                 raise HypervisorDown(
                     "hypervisor_down", f"The connection to libvirt broke while {what}."
                 ) from refused
             raise
 
-    def _open(self) -> libvirt.virConnect:
-        with self._lock:
-            if self._connection is not None and self._connection.isAlive():
-                return self._connection
+    def _open(self, lane: Lane) -> libvirt.virConnect:
+        with self._lane_locks[lane]:
+            known = self._connections.get(lane)
+            if known is not None and known.isAlive():
+                return known
             try:
-                self._connection = within(OPEN_S, self._connect)
+                connection = self._connections[lane] = within(OPEN_S, lambda: self._connect(lane))
             except (libvirt.libvirtError, Overdue) as no:
                 sentence = f"libvirt does not answer at {self.uri}: {no}. Is libvirtd running?"
                 raise HypervisorDown("hypervisor_down", sentence) from no
-            self._facts.clear()
-            self._version = ""
-            return self._connection
+            if lane == "look":
+                self._facts.clear()
+                self._version = ""
+            return connection
 
-    def _connect(self) -> libvirt.virConnect:
+    def _connect(self, lane: Lane) -> libvirt.virConnect:
         connection = libvirt.open(self.uri)
         try:
             connection.setKeepAlive(5, 3)
         except libvirt.libvirtError as no:
             log.debug("no keepalive: %s", no)  # drivers inside this process need none
+        if lane != "look":
+            return connection
         # A reason to wake is all that is wanted of events: what they say is read again from libvirt.
         for event in (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE):
             try:
@@ -301,10 +307,10 @@ class Hypervisor:
                 log.debug("no event %s: %s", event, no)
         return connection
 
-    def _drop(self, connection: libvirt.virConnect) -> None:
-        with self._lock:
-            if self._connection is connection:
-                self._connection = None
+    def _drop(self, lane: Lane, connection: libvirt.virConnect) -> None:
+        with self._lane_locks[lane]:
+            if self._connections.get(lane) is connection:
+                del self._connections[lane]
 
     def _find(self, connection: libvirt.virConnect, vm_id: UUID) -> libvirt.virDomain | None:
         """The domain, if it runs; one that is only defined does not count."""
@@ -330,15 +336,20 @@ class Hypervisor:
                 self._facts.pop(old, None)
         return self._facts[key]
 
-    def _sample(self, domain: libvirt.virDomain, stats: dict[str, Any]) -> Sample | None:
-        state = STATES.get(stats.get("state.state", 0), "running")
-        if state == "off":
-            return None  # a defined domain of somebody else, or one on its way out
+    def _sample(self, domain: libvirt.virDomain) -> Sample | None:
         facts = self._read_facts(domain)
         if facts is None or not facts.ours:
             return None
-        memory_mib = stats.get("balloon.current", facts.memory_mib * 1024) // 1024
-        return Sample(facts.vm_id, facts.name, state, memory_mib, stats.get("cpu.time", 0) / 1e9)
+        try:
+            state, _, memory_kib, _, cpu_ns = domain.info()
+        except libvirt.libvirtError as no:
+            if no.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+        said = STATES.get(state, "running")
+        return (
+            None if said == "off" else Sample(facts.vm_id, facts.name, said, memory_kib // 1024, cpu_ns / 1e9)
+        )
 
     def _issued(self, domain: libvirt.virDomain) -> dict[str, int]:
         try:
