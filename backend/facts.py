@@ -38,7 +38,8 @@ def of_hosts(tx: Tx, cluster_id: UUID, only: Collection[UUID] | None = None) -> 
     for domain_id, host_id in tx.execute(
         sa.select(StorageDomain.id, StorageDomain.host_id).where(StorageDomain.state == "active")
     ):
-        reached.setdefault(host_id, set()).add(domain_id)
+        if host_id is not None:
+            reached.setdefault(host_id, set()).add(domain_id)
     hosts = sa.select(Host).where(Host.cluster_id == cluster_id).order_by(Host.name)
     if only is not None:
         hosts = hosts.where(Host.id.in_(only))

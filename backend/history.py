@@ -36,5 +36,5 @@ class Forget(FromRows):
         for cls, key, condition in old:
             tx.execute(sa.delete(cls).where(key.in_(sa.select(key).where(condition).limit(5000))))
         tx.execute(sa.delete(Idempotency).where(Idempotency.created_at < now - KEEP_KEYS))
-        tx.execute(sa.delete(Throttle).where(Throttle.since < now - KEEP_KEYS))
+        tx.execute(sa.delete(Throttle).where(Throttle.last_at < now - KEEP_KEYS))
         tx.execute(sa.delete(Worker).where(Worker.beat_at < now - KEEP_KEYS))

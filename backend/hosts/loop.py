@@ -71,7 +71,8 @@ class Monitor:
         for vm_id, state, guest, host_id in tx.execute(
             sa.select(Vm.id, Vm.state, Vm.guest, Vm.host_id).where(Vm.host_id.is_not(None), Vm.state != "down")
         ):
-            vms.setdefault(host_id, []).append(KnownVm(vm_id, state, guest))
+            if host_id is not None:
+                vms.setdefault(host_id, []).append(KnownVm(vm_id, state, guest))
         now = self.clock.now()
         return [
             ((h.id, h.address, h.port), KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ()))))

@@ -45,6 +45,6 @@ def vm_spec(
         virt_type=virt_type,  # type: ignore[arg-type]
         disks=tuple(DiskSpec(volume_id, path) for volume_id, path in disks),
         boot=BootSpec(boot["kernel"], boot["initrd"], boot["cmdline"].replace("{name}", name)) if boot else None,
-        protocols=tuple(protocols),
+        protocols=tuple(protocols),  # type: ignore[arg-type]
         video=video,  # type: ignore[arg-type]
     )
