@@ -1,0 +1,112 @@
+"""The wire: what a step row holds becomes what a verb is called with, and an answer comes back typed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from hostapi.types import (
+    BootSpec,
+    DiskSpec,
+    GuestReport,
+    HostReport,
+    NicSpec,
+    Screen,
+    Secret,
+    StorageReport,
+    TicketSpec,
+    VmReport,
+    VmSpec,
+    VolumeSpec,
+)
+from hostapi.verbs import QUESTIONS, STEPS
+from hostapi.wire import BadRequest, api_version, decode_args, decode_result, encode_args
+
+DISK = DiskSpec(uuid4(), "/srv/a/volumes/x.qcow2", "raw", "scsi", True)
+SPEC = VmSpec(
+    uuid4(), "Büro 1 & <2>", 512, 2, "kvm", (DISK,), (NicSpec("52:54:00:00:00:01", "br0"),),
+    BootSpec("/srv/k", "/srv/i", "quiet"), ("vnc",), "qxl",
+)
+VOLUME = VolumeSpec(uuid4(), "/srv/a", 64, "/srv/a/base.qcow2")
+TICKET = TicketSpec(uuid4(), "spice", Secret("display:1"), 30, 1_700_000_000_123)
+ARGS: dict[str, dict[str, Any]] = {
+    "start_vm": {"spec": SPEC},
+    "await_boot": {"vm_id": uuid4(), "timeout_s": 60},
+    "shutdown_vm": {"vm_id": uuid4(), "timeout_s": 60},
+    "stop_vm": {"vm_id": uuid4()},
+    "set_ticket": {"vm_id": uuid4(), "ticket": TICKET},
+    "attach_domain": {"path": "/srv/a"},
+    "create_volume": {"volume": VOLUME},
+    "reset_volume": {"volume": VOLUME},
+    "delete_volume": {"domain_path": "/srv/a", "volume_id": uuid4()},
+    "report": {},
+    "screens": {"vm_ids": (uuid4(), uuid4())},
+}
+VM = VmReport(uuid4(), "w1", "running", GuestReport("w1", "Debian", ("10.0.0.1",), ("alice",)), 512, 1.5)
+STORAGE = StorageReport("/srv/a", False, 10, 0, "It is broken.")
+RESULTS: dict[str, Any] = {
+    "start_vm": VM,
+    "await_boot": VM.guest,
+    "shutdown_vm": None,
+    "stop_vm": None,
+    "set_ticket": None,
+    "attach_domain": STORAGE,
+    "create_volume": "/srv/a/volumes/x.qcow2",
+    "reset_volume": "/srv/a/volumes/x.qcow2",
+    "delete_volume": None,
+    "report": HostReport("h", "b", "1", "q", "qemu", 4, 1024, 512, 0.5, (VM,), (STORAGE,)),
+    "screens": (Screen(uuid4(), 480, 270, bytes(range(256))),),
+}
+
+
+def test_every_verb_is_covered() -> None:
+    assert set(ARGS) == set(RESULTS) == {*STEPS, *QUESTIONS}
+
+
+@pytest.mark.parametrize("verb", ARGS)
+def test_arguments_survive_a_step_row(verb: str) -> None:
+    row = msgspec.json.decode(msgspec.json.encode(msgspec.to_builtins(ARGS[verb])))  # as JSONB stores it
+    sent = msgspec.json.decode(msgspec.json.encode(encode_args(verb, row, lambda name: f"revealed {name}")))
+    got = decode_args(verb, sent)
+    assert {**got, "ticket": None} == {**ARGS[verb], "ticket": None} if verb == "set_ticket" else got == ARGS[verb]
+
+
+@pytest.mark.parametrize("verb", RESULTS)
+def test_results_come_back_typed(verb: str) -> None:
+    row = msgspec.json.decode(msgspec.json.encode(msgspec.to_builtins(RESULTS[verb])))
+    assert decode_result(verb, row) == RESULTS[verb]
+
+
+def test_a_secret_is_filled_in_at_the_wire_and_nowhere_else() -> None:
+    row = msgspec.to_builtins(ARGS["set_ticket"])
+    assert "revealed" not in str(row)
+    got = decode_args("set_ticket", encode_args("set_ticket", row, lambda name: f"revealed {name}"))
+    assert got["ticket"].password.value == "revealed display:1"
+    assert "revealed" not in repr(got)
+    assert row == msgspec.to_builtins(ARGS["set_ticket"])  # the row's own arguments are left alone
+
+
+def test_a_name_and_a_value_elsewhere_are_no_secret() -> None:
+    spec = msgspec.to_builtins(SPEC)
+    sent = encode_args("start_vm", {"spec": spec}, lambda name: pytest.fail(f"{name} revealed"))
+    assert sent["spec"]["name"] == SPEC.name
+
+
+@pytest.mark.parametrize(("verb", "args"), [
+    ("fly", {}), ("stop_vm", {}), ("stop_vm", {"vm_id": 5}), ("stop_vm", {"vm_id": str(uuid4()), "x": 1}),
+    ("start_vm", {"spec": {"name": "w"}}), ("create_volume", {"volume": msgspec.to_builtins(VOLUME) | {"capacity_mib": "1"}}),
+])
+def test_what_does_not_fit_the_signature_is_refused(verb: str, args: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        encode_args(verb, args, str)
+
+
+def test_the_version_is_the_same_in_every_process() -> None:
+    code = "from hostapi.wire import api_version; print(api_version())"
+    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert elsewhere.stdout.strip() == api_version()
