@@ -19,6 +19,10 @@ from tests.samba import SambaDomain
 from tests.world import World
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite", action="store_true", help="write the golden files anew")
+
+
 class ToldClock:
     """A clock that moves when a test says so."""
 

@@ -42,7 +42,7 @@ def spice_lets_in(sock: socket.socket, password: str) -> bool:
     assert struct.unpack("<I", reply[:4])[0] == 0, "the link was refused"
     key = load_der_public_key(reply[4:166])
     assert isinstance(key, rsa.RSAPublicKey)
-    sha1 = hashes.SHA1()  # noqa: S303 -- what the protocol demands
+    sha1 = hashes.SHA1()
     sock.sendall(struct.pack("<I", 1))
     sock.sendall(key.encrypt(password.encode() + b"\0", padding.OAEP(padding.MGF1(sha1), sha1, None)))
     return _exactly(sock, 4) == b"\0\0\0\0"

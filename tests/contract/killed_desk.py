@@ -67,7 +67,7 @@ def in_child(work: Any) -> bool:
         try:
             work()
             os._exit(0)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 -- whatever it is, the child must not go on as the parent
             os._exit(1)
     status = os.waitpid(pid, 0)[1]
     assert os.WIFSIGNALED(status) or status == 0, status

@@ -160,7 +160,7 @@ def test_pictures_are_small_and_only_of_what_runs(subject: Subject) -> None:
     screens = subject.connect().screens((uuid4(), spec.vm_id))
     assert [screen.vm_id for screen in screens] == [spec.vm_id]
     assert screens[0].webp[:4] == b"RIFF" and screens[0].webp[8:12] == b"WEBP"
-    assert 0 < screens[0].width <= 480 and 0 < screens[0].height
+    assert 0 < screens[0].width <= 480 and screens[0].height > 0
 
 
 # -- storage -----------------------------------------------------------------------------------------
