@@ -22,7 +22,7 @@ class Settings:
     public_url: str = "https://localhost:8443"  # how people reach the portal
     web_listen: str = "127.0.0.1:8443"
     gateway_public: str = "localhost:8444"  # how people's browsers and viewers reach the gateway
-    gateway_listen: str = "127.0.0.1:8444"
+    gateway_listen: str = "127.0.0.1:8444"  # several with commas; native clients try only the first address of a name
     gateway_name: str = "gateway"
     tls_cert_file: str = ""  # the web's and the gateway's own certificate
     tls_key_file: str = field(default="", repr=False)

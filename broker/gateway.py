@@ -241,6 +241,11 @@ def _enter(door: Door, sock: Any, address: Any) -> None:
         sock.close()
 
 
+def _address(listen: str) -> tuple[str, int]:
+    host, _, port = listen.strip().rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def main() -> None:
     """Run the gateway until SIGTERM or SIGINT."""
     settings = config.load()
@@ -250,17 +255,19 @@ def main() -> None:
     hosts = client_context(settings.ca_file, settings.client_cert_file, settings.client_key_file)
     gateway = Gateway(settings, sessions, keyring, WallClock(), hosts)
     door = Door(settings, gateway)
-    host, _, port = settings.gateway_listen.rpartition(":")
-    server = StreamServer((host.strip("[]"), int(port)), partial(_enter, door), backlog=1024)
-    server.init_socket()
+    servers = [StreamServer(_address(one), partial(_enter, door), backlog=1024) for one in settings.gateway_listen.split(",")]
+    for server in servers:
+        server.init_socket()
     keeper = gevent.spawn(gateway.keep_forever)
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stopping.set)
-    server.start()
+    for server in servers:
+        server.start()
     log.info("gateway ready", listen=settings.gateway_listen, public=settings.gateway_public)
     stopping.wait()
-    server.stop(timeout=0)
+    for server in servers:
+        server.stop(timeout=0)
     gateway.stop()
     with gevent.Timeout(8, False):
         while gateway.live:

@@ -22,7 +22,7 @@ from backend.clock import WallClock
 from standalone import guest, postgres, seed
 from standalone.guest import GuestImage
 from standalone.libvirt import Libvirt
-from standalone.place import Place, free_pair, is_free, prepare
+from standalone.place import Place, free_pair, is_free, loopbacks, prepare
 from standalone.processes import Processes, Stopped
 from standalone.trouble import Trouble
 
@@ -138,14 +138,14 @@ def _settings(place: Place, database: str) -> dict[str, dict[str, str]]:
         "LEASEHOLD_PUBLIC_URL": place.url,
         "LEASEHOLD_WEB_LISTEN": f"127.0.0.1:{place.port}",
         "LEASEHOLD_GATEWAY_PUBLIC": f"localhost:{place.gateway_port}",
-        "LEASEHOLD_GATEWAY_LISTEN": f"127.0.0.1:{place.gateway_port}",
+        "LEASEHOLD_GATEWAY_LISTEN": ",".join(f"{address}:{place.gateway_port}" for address in loopbacks()),
         "LEASEHOLD_CA_FILE": str(tls / "ca.pem"),
     }
     own = {
         role: common
         | {
-            "LEASEHOLD_TLS_CERT_FILE": str(tls / f"{role}.pem"),
-            "LEASEHOLD_TLS_KEY_FILE": str(tls / f"{role}-key.pem"),
+            "LEASEHOLD_TLS_CERT_FILE": str(tls / "web.pem"),  # the face that portal and gateway share
+            "LEASEHOLD_TLS_KEY_FILE": str(tls / "web-key.pem"),
             "LEASEHOLD_CLIENT_CERT_FILE": str(tls / f"{role}.pem"),
             "LEASEHOLD_CLIENT_KEY_FILE": str(tls / f"{role}-key.pem"),
         }

@@ -127,6 +127,16 @@ def is_free(port: int) -> bool:
     return True
 
 
+def loopbacks() -> list[str]:
+    """The loopback's addresses here; a viewer told "localhost" may try IPv6 alone."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return ["127.0.0.1"]
+    return ["127.0.0.1", "[::1]"]
+
+
 def free_pair() -> tuple[int, int]:
     """Two free ports below those that the kernel gives to outgoing connections."""
     while True:
