@@ -277,38 +277,18 @@ def _starting(tx: Tx, vm: Vm, lease: Lease | None, boot_s: float, now: datetime)
 
 
 def _waiting(tx: Tx, pool: Pool, lease: Lease, now: datetime) -> Answer:
+    """The place in the queue, when the turn comes, and what the pool is doing about it."""
     place = facts.position(tx, lease)
     estimate = facts.wait_s(tx, pool, place, now)
+    counts = facts.counts(tx, pool.id)
+    if pool.trouble or lease.attempts or lease.starts_at:  # something went wrong, or they asked for a fresh one
+        why = pool.trouble or lease.why
+    elif counts.get("leased", 0) + counts.get("broken", 0) < pool.size:
+        why = "A desktop is being prepared."
+    else:
+        why = "All desktops are in use."
     who = "You are next." if place == 1 else f"{place - 1} {'person is' if place == 2 else 'people are'} before you."
-    why = pool.trouble or lease.why if lease.attempts or pool.trouble or lease.starts_at else "All desktops are in use."
     return Answer("queued", f"{why} {who}", lease, position=place, estimate_s=estimate, message=who)
-
-
-def standing(tx: Tx, *, user_id: UUID, desktop_id: UUID, now: datetime) -> Answer | None:
-    """How it stands with a desktop the person holds, waits for or owns: queued, starting, ready or off, without a ticket.
-
-    Decides and changes nothing, so a page may ask as often as it likes; None when they hold nothing here."""
-    row = tx.execute(
-        sa.select(Lease, Pool, Vm)
-        .join(Pool, Pool.id == Lease.pool_id)
-        .outerjoin(Vm, Vm.id == Lease.vm_id)
-        .where(Lease.user_id == user_id, Lease.state.in_(WANTING), sa.or_(Pool.id == desktop_id, Vm.id == desktop_id))
-        .order_by(Lease.queue_place)
-        .execution_options(**_FRESH)
-    ).first()
-    lease, pool, vm = row if row is not None else (None, None, tx.get(Vm, desktop_id, populate_existing=True))
-    if lease is not None and pool is not None and lease.state == "queued":
-        return _waiting(tx, pool, lease, now)
-    if vm is None or (lease is None and vm.pool_id is not None):
-        return None
-    if lease is None and not may(rights.grants_of(tx, user_id), "desktop.use", rights.path_of(tx, "vm", vm.id), now):
-        return None
-    if vm.state in ("up", "paused"):
-        return Answer("ready", lease.why if lease else "", lease, vm.id, vm.name, progress=100)
-    answer = _starting(tx, vm, lease, facts.boot_s(tx, pool.id) if pool else facts.BOOT_S, now)
-    if vm.state == "down" and answer.task_id is None and (lease is None or lease.state != "starting"):
-        return Answer("off", f"Desktop {vm.name} is off.", lease, vm.id, vm.name)
-    return answer
 
 
 def _protocol(offered: list[str], wanted: str | None) -> str:

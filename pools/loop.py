@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,7 @@ from backend.errors import Refused
 from backend.events import move, record
 from backend.loops import FromRows
 from backend.tasks.command import SYSTEM
-from backend.tasks.models import Task
+from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import cancel, submit
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
@@ -54,6 +54,12 @@ def alone(tx: Tx, **what: Any) -> Iterator[None]:
         log.info("left for the next round", why=str(no).splitlines()[0], **what)
 
 
+def my_turn(tx: Tx, pool_id: UUID) -> bool:
+    """Whether this round may work on the pool: one loop of one manager at a time, so that none waits for another."""
+    key = sa.func.hashtextextended(f"pool-round:{pool_id}", 0)
+    return bool(tx.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key))))
+
+
 class LeaseLoop(FromRows):
     """Takes every live lease one step further, and gives free desktops to the queue, in its order."""
 
@@ -65,42 +71,64 @@ class LeaseLoop(FromRows):
     def apply(self, tx: Tx, found: None) -> None:
         now = self.clock.now()
         entitled = facts.entitlements(tx, now)
-        for lease in list(tx.scalars(sa.select(Lease).where(sa.text(LIVE)).order_by(Lease.queue_place))):
-            with alone(tx, lease=str(lease.id)):
-                self._advance(tx, lease, entitled.get(lease.id, (True, None)), now)
-        waiting = sa.select(Lease.pool_id).where(Lease.state == "queued")
-        for pool in tx.scalars(sa.select(Pool).where(Pool.id.in_(waiting)).execution_options(**_FRESH)).all():
+        mine = sa.exists().where(Lease.pool_id == Pool.id, sa.text(f"lease.{LIVE}"))
+        for pool in tx.scalars(sa.select(Pool).where(mine).order_by(Pool.name)).all():
+            if not my_turn(tx, pool.id):
+                continue
+            for lease_id, lease in leases_of(tx, entitled, Lease.pool_id == pool.id):
+                if lease_step(lease, pool.warn_s, now) is not None:
+                    with alone(tx, lease=str(lease_id)):
+                        self._advance(tx, lease_id, pool, entitled, now)
             serve_queue(tx, pool, now)
 
-    def _advance(self, tx: Tx, lease: Lease, entitled: tuple[bool, datetime | None], now: datetime) -> None:
+    def _advance(self, tx: Tx, lease_id: UUID, pool: Pool, entitled: Entitlements, now: datetime) -> None:
         """Several steps when several are due: after an outage a lease goes from active to returning in one round."""
         for _ in range(4):
-            pool = get(tx, Pool, lease.pool_id)
-            if lease_step(lease_facts(tx, lease, entitled[0]), pool.warn_s, now) is None:
-                return
-            lease = get(tx, Lease, lease.id, lock=True)  # decided on a snapshot, verified under its lock
-            step = lease_step(lease_facts(tx, lease, entitled[0]), pool.warn_s, now)
+            lease = get(tx, Lease, lease_id, lock=True)  # it was due on a snapshot; decided under its lock
+            seen = leases_of(tx, entitled, Lease.id == lease_id)
+            step = lease_step(seen[0][1], pool.warn_s, now) if seen else None
             if step is None:
                 return
-            _do(tx, lease, pool, step, entitled[1], now)
+            _do(tx, lease, pool, step, entitled.get(lease_id, (True, None))[1], now)
             if step in ("send_back", "start"):
                 return
 
 
-def lease_facts(tx: Tx, lease: Lease, entitled: bool) -> LeaseFacts:
-    """The lease with its desktop, as the rules see it."""
-    member, vm, task = _desktop(tx, lease)
-    return LeaseFacts(
-        state=lease.state,
-        ends_at=lease.ends_at,
-        grace_until=lease.grace_until,
-        entitled=entitled,
-        off_wanted=lease.off_wanted,
-        member_state=member.state if member else None,
-        vm_state=vm.state if vm else None,
-        task=_status(task),
-        code=members.error_of(task)[0],
-    )
+Entitlements = Mapping[UUID, tuple[bool, datetime | None]]
+
+
+def leases_of(tx: Tx, entitled: Entitlements, which: Any) -> list[tuple[UUID, LeaseFacts]]:
+    """Live leases with their desktops, as the rules see them, in the order in which people asked."""
+    tx.flush()
+    busy = sa.exists().where(ResourceLock.resource == sa.func.concat("vm:", sa.cast(Lease.vm_id, sa.Text)))
+    rows = tx.execute(
+        sa.select(
+            Lease.id, Lease.state, Lease.ends_at, Lease.grace_until, Lease.off_wanted, PoolMember.state, Vm.state,
+            Task.state, Task.error, busy,
+        )
+        .outerjoin(PoolMember, PoolMember.vm_id == Lease.vm_id)
+        .outerjoin(Vm, Vm.id == PoolMember.vm_id)
+        .outerjoin(Task, Task.id == PoolMember.task_id)
+        .where(which, sa.text(f"lease.{LIVE}"))
+        .order_by(Lease.queue_place)
+    )  # fmt: skip
+    return [
+        (
+            id,
+            LeaseFacts(
+                state=state,
+                ends_at=ends_at,
+                grace_until=grace_until,
+                entitled=entitled.get(id, (True, None))[0],
+                off_wanted=off_wanted,
+                member_state=member_state,
+                vm_state=vm_state,
+                task="live" if locked else status(task_state),
+                code=(error or {}).get("code", "lost"),
+            ),
+        )
+        for id, state, ends_at, grace_until, off_wanted, member_state, vm_state, task_state, error, locked in rows
+    ]
 
 
 def _desktop(tx: Tx, lease: Lease) -> tuple[PoolMember | None, Vm | None, Task | None]:
@@ -116,10 +144,11 @@ def _desktop(tx: Tx, lease: Lease) -> tuple[PoolMember | None, Vm | None, Task |
     return (row[0], row[1], row[2]) if row else (None, None, None)
 
 
-def _status(task: Task | None) -> str:
-    if task is None:
+def status(task_state: str | None) -> str:
+    """How a task stands, as the rules see it: none, live, done or failed."""
+    if task_state is None:
         return "none"
-    return {"succeeded": "done", "failed": "failed", "cancelled": "failed"}.get(task.state, "live")
+    return {"succeeded": "done", "failed": "failed", "cancelled": "failed"}.get(task_state, "live")
 
 
 def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime | None, now: datetime) -> None:
@@ -170,10 +199,12 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime) -> None:
             .execution_options(**_FRESH)
         )
     )  # fmt: skip
-    if hopeless(facts.counts(tx, pool.id), pool.size):
+    if queue and hopeless(facts.counts(tx, pool.id), pool.size):
         for lease in queue:
             with alone(tx, lease=str(lease.id)):
                 leases.fail(tx, lease, "No desktop of the pool works: all of them have been set aside.", now)
+        return
+    if not queue:
         return
     wanted_ids = [c.member_id for c in free(facts.candidates(tx, pool.id), members.trouble_now(pool, now))]
     for lease in queue:
@@ -208,23 +239,28 @@ class SpareLoop(FromRows):
 
     def apply(self, tx: Tx, found: None) -> None:
         now = self.clock.now()
+        for pool in tx.scalars(sa.select(Pool).order_by(Pool.name)).all():
+            if my_turn(tx, pool.id):
+                self._settle_all(tx, pool, now)
+                self._fill(tx, pool, now)
+
+    def _settle_all(self, tx: Tx, pool: Pool, now: datetime) -> None:
         live = sa.exists().where(Lease.vm_id == PoolMember.vm_id, sa.text(f"lease.{LIVE}"))
         rows = tx.execute(
-            sa.select(PoolMember, Vm, Task, live)
+            sa.select(PoolMember, Vm.state, Task, live)
             .join(Vm, Vm.id == PoolMember.vm_id)
             .outerjoin(Task, Task.id == PoolMember.task_id)
+            .where(PoolMember.pool_id == pool.id)
             .order_by(PoolMember.id)
         ).all()
-        for member, vm, task, held in rows:
-            step = member_step(member.state, vm.state, _status(task), members.error_of(task)[0], held)
-            if step is not None:
+        for member, vm_state, task, held in rows:
+            code, why = members.error_of(task)
+            step = member_step(member.state, vm_state, status(task.state if task else None), code, held)
+            if step is not None and _hold(tx, member):
                 with alone(tx, member=str(member.id)):
-                    self._settle(tx, member, vm, step, members.error_of(task)[1], now)
-        for pool in tx.scalars(sa.select(Pool).order_by(Pool.name).execution_options(**_FRESH)).all():
-            self._fill(tx, pool, now)
+                    self._settle(tx, member, pool, step, why, now)
 
-    def _settle(self, tx: Tx, member: PoolMember, vm: Vm, step: MemberStep, why: str, now: datetime) -> None:
-        pool = get(tx, Pool, member.pool_id)
+    def _settle(self, tx: Tx, member: PoolMember, pool: Pool, step: MemberStep, why: str, now: datetime) -> None:
         match step:
             case "created":
                 move(tx, member, "created", task_id=None, why="")
@@ -278,7 +314,14 @@ class SpareLoop(FromRows):
         order = sa.case({state: n for n, state in enumerate(states)}, value=PoolMember.state)
         rows = sa.select(PoolMember).join(Vm, Vm.id == PoolMember.vm_id).where(PoolMember.pool_id == pool_id)
         rows = rows.where(PoolMember.state.in_(states)).order_by(order, sa.func.length(Vm.name).desc(), Vm.name.desc())
-        return list(tx.scalars(rows.limit(count).execution_options(**_FRESH)))
+        rows = rows.limit(count).with_for_update(of=PoolMember, skip_locked=True)
+        return list(tx.scalars(rows.execution_options(**_FRESH)))
+
+
+def _hold(tx: Tx, member: PoolMember) -> bool:
+    """Hold the member's row, unless somebody else does, or it has changed since it was read."""
+    was = sa.select(PoolMember.id).where(PoolMember.id == member.id, PoolMember.state == member.state)
+    return tx.scalar(was.with_for_update(skip_locked=True)) is not None
 
 
 def _making(tx: Tx, pool_id: UUID) -> int:

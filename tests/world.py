@@ -43,7 +43,7 @@ class _Door:
         self.report, self.screens, self.cancel = door.report, door.screens, door.cancel
 
     def ask(self, uid: UUID, verb: str, args: Any, *, wait_s: float) -> Any:
-        return self._door.ask(uid, verb, args, wait_s=min(wait_s, 0.1))
+        return self._door.ask(uid, verb, args, wait_s=min(wait_s, 0.02))
 
 
 class World:
@@ -94,7 +94,8 @@ class World:
             host = tx.scalars(sa.select(Host).order_by(Host.name)).first()
             assert host is not None, "add a host first"
             domain = tx.scalars(sa.select(StorageDomain).where(StorageDomain.host_id == host.id)).one()
-            pool = make.a_pool(tx, name, host=host, domain=domain, size=size, **policy)
+            template = make.a_template(tx, domain=domain, boot_timeout_s=20)
+            pool = make.a_pool(tx, name, host=host, domain=domain, template=template, size=size, **policy)
             for who in entitled:
                 make.a_permission(tx, who, pool)
             return pool.id
@@ -115,10 +116,12 @@ class World:
             tick(self.sessions, loop)
         self.work()
         self.clock.sleep(seconds)
+        for machine in self.sim.machines.values():
+            machine.host.wake()
 
     def work(self) -> None:
         """Take the tasks that are due further, each several steps; one that waits for its host is left waiting."""
-        for _ in range(4 * self._live_tasks() + 4):
+        for _ in range(2 * self._live_tasks() + 4):
             if not self.runner.step():
                 return
             self.clock.sleep(0.001)  # so that tasks take turns: the claim goes by time
