@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from urllib3.exceptions import HTTPError
 
-KEY, CERTIFICATE, CA, PENDING = "key.pem", "cert.pem", "ca.pem", "enrolling.json"
+KEY, REQUEST, CERTIFICATE, CA = "key.pem", "request.pem", "cert.pem", "ca.pem"
 POLL_S = 2.0
 
 
@@ -51,37 +51,28 @@ def enroll(
     say: Callable[[str], None],
 ) -> None:
     """Get the certificate and write key, certificate and CA to the state folder. Cut off and run again, it
-    goes on with the same key and the same request."""
+    asks with the same key and the same request, which the manager takes as the same question."""
     url = url.rstrip("/")
     http = urllib3.PoolManager(ssl_context=trust, retries=False, timeout=urllib3.Timeout(connect=10, read=30))
     key = _key(state / KEY)
-    pending = state / PENDING
-    if pending.exists():
-        request_id = msgspec.json.decode(pending.read_bytes(), type=dict[str, str])["id"]
-    else:
-        body = msgspec.json.encode(
-            {
-                "token": offer.token,
-                "csr": _request(key, offer.hostname),
-                "address": offer.address,
-                "port": offer.port,
-                "console_port": offer.console_port,
-                "hostname": offer.hostname,
-            }
-        )
-        status, answer = _send(
-            http, "POST", f"{url}/api/v1/enroll", body, {"Content-Type": "application/json"}
-        )
-        if status != 202:
-            raise EnrollFailed(_why(status, answer))
-        request_id = str(answer["id"])
-        _write(pending, msgspec.json.encode({"id": request_id}), 0o600)
+    body = {
+        "token": offer.token,
+        "csr": _request(state / REQUEST, key, offer.hostname),
+        "address": offer.address,
+        "port": offer.port,
+        "console_port": offer.console_port,
+        "hostname": offer.hostname,
+    }
+    headers = {"Content-Type": "application/json"}
+    status, answer = _send(http, "POST", f"{url}/api/v1/enroll", msgspec.json.encode(body), headers)
+    if status != 202:
+        raise EnrollFailed(_why(status, answer))
     say("Asked the manager for a certificate; waiting for it.")
-    answer = _wait(http, f"{url}/api/v1/enroll/{request_id}", offer.token, patience_s)
+    answer = _wait(http, f"{url}/api/v1/enroll/{answer['id']}", offer.token, patience_s)
     _require_ours(answer["certificate"], key)
     _write(state / CA, answer["ca"].encode(), 0o644)
     _write(state / CERTIFICATE, answer["certificate"].encode(), 0o644)
-    pending.unlink()
+    (state / REQUEST).unlink()  # another enrollment asks anew
 
 
 def trust_file(ca_file: Path) -> ssl.SSLContext:
@@ -99,8 +90,9 @@ def trust_fingerprint(url: str, sha256: str) -> ssl.SSLContext:
     urllib3.disable_warnings(**with_warnings_off)  # what is fetched is checked below
     try:
         answer = http.request("GET", f"{url.rstrip('/')}/api/v1/ca")
-        certificate = x509.load_pem_x509_certificate(answer.data)
-    except (HTTPError, ValueError) as no:
+        pem = msgspec.json.decode(answer.data, type=dict[str, str])["ca"]
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+    except (HTTPError, ValueError, KeyError, msgspec.DecodeError) as no:
         raise EnrollFailed(f"The manager at {url} does not hand out its CA certificate: {no}") from no
     found = hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
     if not hmac.compare_digest(found, sha256.replace(":", "").lower()):
@@ -135,11 +127,14 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _request(key: ec.EllipticCurvePrivateKey, hostname: str) -> str:
-    """The signing request. Its subject is a courtesy: the manager writes its own."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hostname[:64])])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.PEM).decode()
+def _request(path: Path, key: ec.EllipticCurvePrivateKey, hostname: str) -> str:
+    """The signing request, kept until it is signed: its signature would be another one every time it is made.
+    Its subject is a courtesy, the manager writes its own."""
+    if not path.exists():
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hostname[:64])])
+        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+        _write(path, request.public_bytes(serialization.Encoding.PEM), 0o600)
+    return path.read_text()
 
 
 def _wait(http: urllib3.PoolManager, url: str, token: str, patience_s: float) -> dict[str, Any]:

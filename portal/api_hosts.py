@@ -79,6 +79,14 @@ def _ca_sha256() -> str:
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 
+@routes.route("GET", "/ca", "The CA certificate behind the portal's, in PEM; an agent checks its SHA-256 before it believes it.",
+              signed_in=False, answers={200: {"type": "object", "properties": {"ca": {"type": "string"}}}})
+def authority() -> Response:
+    """A certificate is no secret; who asks for it knows its fingerprint already."""
+    with open(parts().settings.ca_file) as file:
+        return answer({"ca": file.read()})
+
+
 @routes.route("POST", "/enroll", "An agent asks for its host's certificate with its one-time token.", body=Enroll,
               signed_in=False, answers={202: {"type": "object", "properties": {"id": {"type": "string"}}}})
 def enroll_ask() -> Response:
