@@ -163,7 +163,7 @@ def _run_once(processes: Processes, name: str, module: str, *arguments: str, env
             raise Stopped
     processes.parts.remove(part)
     if part.popen.returncode:
-        raise Trouble(f"{name} failed: {part.last_words()} (all of it is in {part.log})")
+        raise Trouble(f"{name} failed: {part.last_words()}. All of it is in {part.log}.")
 
 
 def _answers(place: Place) -> bool:

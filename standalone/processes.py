@@ -98,9 +98,9 @@ class Processes:
             if self.stopping.wait(0.1):
                 raise Stopped
             if part.popen.poll() is not None:
-                raise Trouble(f"{part.name} did not start: {part.last_words()} (all of it is in {part.log})")
+                raise Trouble(f"{part.name} did not start: {part.last_words()}. All of it is in {part.log}.")
             if time.monotonic() > end:
-                raise Trouble(f"{what} took longer than {patience_s:.0f} s: {part.last_words()} (all of it is in {part.log})")
+                raise Trouble(f"{what} took longer than {patience_s:.0f} s: {part.last_words()}. All of it is in {part.log}.")
 
     def watch(self) -> None:
         """Start again what dies, later each time, until told to stop."""
