@@ -11,13 +11,13 @@ from flask import Response
 
 from backend.db import get
 from backend.directory import rights
-from backend.errors import Denied
+from backend.errors import Denied, Invalid
 from backend.tasks.models import Task
 from backend.tasks.submit import cancel, submit
 from portal.auth import actor, person
 from portal.collections import BY_KIND
 from portal.collections import found as found_row
-from portal.routes import Route, Routes, accepted, convert, fields_of, now, read_json, read_uuid
+from portal.routes import Route, Routes, accepted, convert, fields_of, now, read_json, read_uuid, require_known
 from portal.transaction import tx
 
 # these have a route of their own: what they are given is a secret, or comes from a domain controller
@@ -56,14 +56,19 @@ def shape_of(name: str, cls: type) -> Shape | None:
 
 def command_of(cls: type, shape: Shape, given: Mapping[str, Any], id: str | None) -> Any:
     """The command for this body; `Invalid` for what is unknown, missing or of the wrong kind."""
+    # what the path says, or what has another name outside, is no field of the body
+    require_known(given, [name for name in fields_outside(cls, shape) if name != shape.id_field])
     inside = {shape.renamed.get(key, key): value for key, value in given.items()}
-    hidden = {shape.id_field, *shape.renamed.values()} & set(given)
-    if hidden:
-        inside |= {f"{name} ": None for name in hidden}  # said by the path or by another name: told as unknown
     if shape.id_field is not None and id is not None:
         hint = get_type_hints(cls)[shape.id_field]
         inside[shape.id_field] = read_uuid(id, shape.noun) if hint is UUID else id
     return convert(inside, cls, shape.renamed)
+
+
+def fields_outside(cls: type, shape: Shape) -> list[str]:
+    """The command's fields by their names in JSON."""
+    called = {inside: outside for outside, inside in shape.renamed.items()}
+    return [called.get(name, name) for name in fields_of(cls)]
 
 
 def routes(commands: Mapping[str, type]) -> Routes:
@@ -85,7 +90,13 @@ def routes(commands: Mapping[str, type]) -> Routes:
 def _view(cls: type, shape: Shape) -> Callable[..., Response]:
     def act(id: str | None = None) -> Response:
         command = command_of(cls, shape, read_json(), id)
-        return accepted(submit(tx(), command, actor(), now()))
+        try:
+            return accepted(submit(tx(), command, actor(), now()))
+        except Invalid as no:  # the command knows its fields by their inside names
+            called = {inside: outside for outside, inside in shape.renamed.items()}
+            if isinstance(fields := no.facts.get("fields"), list):
+                no.facts["fields"] = [called.get(name, name) for name in fields]
+            raise
 
     return act
 

@@ -94,7 +94,7 @@ def roles_list() -> Response:
     return answer({"items": items, "next": None, "total": len(items)})
 
 
-@routes.route("GET", "/<name>/completions", "What may come next in a search that is being typed.", tag="lists",
+@routes.route("GET", "/completions/<name>", "What may come next in a search that is being typed.", tag="lists",
               query={"text": {"type": "string"}}, answers={200: {"type": "object"}})
 def search_completions(name: str) -> Response:
     """Whole search texts, best first."""

@@ -9,7 +9,7 @@ from flask import Flask, Request, Response, current_app, g, request, session
 from flask_login import LoginManager, UserMixin, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 
-from backend.directory import sessions
+from backend.directory import sessions, signin
 from backend.errors import Denied, NotSignedIn
 from backend.tasks.command import Actor
 from portal.errors import is_api, refused
@@ -65,8 +65,6 @@ def sign_in(name: str, password: str, *, client: str) -> Any:
 
     The password is proved between two transactions: hashing and a domain controller both take their time.
     """
-    from backend.directory import signin
-
     commit()
     address = request.remote_addr or ""
     now = parts().clock.now

@@ -109,15 +109,19 @@ def body(cls: type[T]) -> T:
 def convert(given: Mapping[str, Any], cls: type[T], names: Mapping[str, str] | None = None) -> T:
     """The object as this type; `names` tells what a field is called outside."""
     called = {inside: outside for outside, inside in (names or {}).items()}
-    known = [called.get(f, f) for f in fields_of(cls)]
-    if unknown := sorted(set(given) - set(fields_of(cls))):
-        which = ", ".join(f"“{name[:40]}”" for name in unknown[:5])
-        there = f"the fields are {', '.join(known)}" if known else "there are none"
-        raise Invalid("unknown_field", f"There is no field {which} here; {there}.", fields=unknown)
+    require_known(given, fields_of(cls))
     try:
         return msgspec.convert(given, cls)
     except msgspec.ValidationError as error:
         raise _wrong(str(error), called) from None
+
+
+def require_known(given: Mapping[str, Any], known: list[str]) -> None:
+    """Refuse what is none of the known fields."""
+    if unknown := sorted(set(given) - set(known)):
+        which = ", ".join(f"“{name[:40]}”" for name in unknown[:5])
+        there = f"the fields are {', '.join(known)}" if known else "there are none"
+        raise Invalid("unknown_field", f"There is no field {which} here; {there}.", fields=unknown)
 
 
 def fields_of(cls: Any) -> list[str]:
