@@ -7,12 +7,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import sqlalchemy as sa
+
 from backend.db import Tx, get
 from backend.errors import Impossible, NotFound
 from broker import connect as broker
 from broker import tickets
 from broker.connect import Desktop
 from pools.models import Lease, Pool
+from portal.api_desktops import face
 from portal.parts import parts
 
 IDLE = {
@@ -64,7 +67,7 @@ class Card:
     def screen(self) -> str | None:
         """Where the picture of its screen is fetched from, while it has one."""
         running = self.desktop.state in ("running", "ending") and self.desktop.vm_id
-        return f"/api/v1/vms/{self.desktop.vm_id}/screen" if running else None
+        return f"/screens/{self.desktop.vm_id}" if running else None
 
     @property
     def connect_word(self) -> str:
@@ -153,8 +156,6 @@ def waiting(tx: Tx, who: Any, card: Card, now: datetime) -> Waiting:
 
 
 def _last_lease(tx: Tx, user_id: UUID, pool_id: UUID) -> Lease | None:
-    import sqlalchemy as sa
-
     return tx.scalars(
         sa.select(Lease).where(Lease.user_id == user_id, Lease.pool_id == pool_id).order_by(Lease.queue_place.desc()).limit(1)
     ).first()
@@ -187,13 +188,6 @@ def viewer_file(tx: Tx, who: Any, id: UUID, now: datetime) -> str | None:
         raise answer.refusal
     if answer.ticket is None:
         return None
-    return tickets.take_viewer_file(
-        tx, answer.ticket.id, session_id=who.id, keyring=parts().keyring, face=face(), now=now,
-    )
-
-
-def face() -> Any:
-    """How viewers see the gateway."""
-    from portal.api_desktops import face as of_api
-
-    return of_api()
+    settings = parts().settings
+    seen = face(settings.gateway_public, settings.ca_file, settings.tls_cert_file)
+    return tickets.take_viewer_file(tx, answer.ticket.id, session_id=who.id, keyring=parts().keyring, face=seen, now=now)

@@ -15,7 +15,7 @@ from backend.directory.models import Directory, User
 from backend.directory.names import INTERNAL
 from backend.errors import Invalid, NotFound, Refused
 from broker import connect as broker
-from portal import auth, desktops, views
+from portal import api_hosts, auth, desktops, views
 from portal.auth import actor, aside, person
 from portal.desktops import Card
 from portal.transaction import commit, rollback, tx
@@ -180,6 +180,13 @@ def viewer_file(id: UUID) -> Answer:
     answer = Response(text, content_type="application/x-virt-viewer")
     answer.headers["Content-Disposition"] = 'attachment; filename="desktop.vv"'
     return answer
+
+
+@pages.get("/screens/<uuid:vm_id>")
+def screen(vm_id: UUID) -> Answer:
+    """The small picture of a VM's screen; nothing yet is no error for a page that asks again."""
+    picture = api_hosts.vm_screen(str(vm_id))
+    return Response(status=204) if picture.status_code == 404 else picture
 
 
 def _card(id: UUID) -> Card:

@@ -83,7 +83,7 @@ def install(app: Flask) -> None:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(
         iso=words.iso, utc=words.utc, size=words.size, duration=words.length, about=words.about, initials=words.initials,
-        ago=lambda value: words.ago(value, now()), left=lambda value: words.left(value, now()),
+        zip=zip, ago=lambda value: words.ago(value, now()), left=lambda value: words.left(value, now()),
     )
     app.jinja_env.globals.update(state_look=words.look, server_time=lambda: words.iso(now()), may_see=may_see, may_on=may_on)
 

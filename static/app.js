@@ -144,6 +144,8 @@ document.addEventListener("click", (event) => {
     opener.closest("details")?.removeAttribute("open");
     document.getElementById(opener.dataset.open)?.showModal();
   }
+  const asker = event.target.closest("[data-ask]");
+  if (asker) question(asker);
   event.target.closest("[data-close]")?.closest("dialog")?.close();
   if (event.target.matches("dialog")) event.target.close();  // a click on the backdrop
   event.target.closest("[data-dismiss]")?.closest("[data-toast]")?.remove();
@@ -152,6 +154,19 @@ document.addEventListener("click", (event) => {
   if (copier) copy(copier);
   if (event.target.closest("[data-sidebar]")) toggleSidebar();
 });
+
+// A question before something is done comes from the server, which knows whether it is still possible.
+async function question(asker) {
+  asker.closest("details")?.removeAttribute("open");
+  const answer = await fetch(asker.dataset.ask, { headers: { "HX-Request": "true" } });
+  const place = document.createElement("div");
+  place.innerHTML = await answer.text();
+  const dialog = place.querySelector("dialog");
+  if (!answer.ok || !dialog) { location.reload(); return; }
+  body.append(dialog);
+  dialog.addEventListener("close", () => dialog.remove());
+  dialog.showModal();
+}
 
 document.addEventListener("keydown", (event) => {
   const menu = event.target.closest?.("details.lh-menu[open]");

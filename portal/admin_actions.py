@@ -1,0 +1,52 @@
+"""What buttons of the administration may ask for, and the few wishes that are no commands: ending consoles and sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+import sqlalchemy as sa
+from flask import request, url_for
+from werkzeug.wrappers import Response as Answer
+
+from backend.db import get
+from backend.directory import sessions
+from backend.directory.models import WebSession
+from backend.directory.rights import require
+from broker import consoles
+from broker.models import ConsoleSession, Ticket
+from portal import views
+from portal.auth import actor
+from portal.things import THINGS
+from portal.transaction import tx
+from portal.views import now, say
+
+
+def end_console(id: str) -> Answer:
+    """Have somebody's console closed, and tell them why."""
+    console = get(tx(), ConsoleSession, UUID(id))
+    require(tx(), actor(), "console.end", "vm", console.vm_id, now())
+    why = request.form.get("message", "").strip()[:300] or "Your administrator has closed this console."
+    consoles.want_end(tx(), sa.select(Ticket.id).where(Ticket.id == console.ticket_id), why)
+    say("The console is being closed.")
+    return views.back(url_for("admin.table", plural="consoles"))
+
+
+def end_session(id: str) -> Answer:
+    """Sign somebody out in one place."""
+    session = get(tx(), WebSession, UUID(id))
+    require(tx(), actor(), "user.edit", "user", session.user_id, now())
+    sessions.end(tx(), session.id, now())
+    say("The session has ended.")
+    return views.back(url_for("admin.table", plural="sessions"))
+
+
+ACTIONS: dict[str, Callable[[str], Answer]] = {"console.end": end_console, "session.end": end_session}
+PERMITS = {"console.end": "console.end", "session.end": "user.edit", "directory.add": "directory.edit"}
+
+# commands that have pages of their own: a token to show once, a directory to ask, a password to hash
+BY_HAND = frozenset({"host.create", "directory.add", "user.create", "permission.grant"})
+FORMS = frozenset(
+    [c for t in THINGS.values() for c, _ in t.creates] + [b.command for t in THINGS.values() for b in t.buttons if b.form]
+) - BY_HAND
+OFFERED = FORMS | frozenset(b.command for t in THINGS.values() for b in t.buttons) - frozenset(ACTIONS)

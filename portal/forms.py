@@ -1,0 +1,214 @@
+"""One form description per command, made from its fields; words and choices where a field's name is not enough."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+from pools.rules import PROTOCOLS, RIGHTS
+
+UNITS = (("d", 86_400, "days"), ("h", 3600, "hours"), ("min", 60, "minutes"), ("s", 1, "seconds"))
+
+# fields that name a row of another collection, and the search that leaves the sensible ones
+ROWS = {
+    "template_id": ("templates", "state = ok"), "domain_id": ("storagedomains", "state = active"), "cluster_id": ("clusters", ""),
+    "data_center_id": ("datacenters", ""), "host_id": ("hosts", "state = up"),
+}
+CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
+    "rights": tuple((r, {"start": "Start it", "shutdown": "Shut it down", "reset": "Get a fresh one"}.get(r, r)) for r in RIGHTS),
+    "protocols": tuple((p, {"vnc": "VNC, in the browser", "spice": "SPICE, in remote-viewer"}.get(p, p)) for p in PROTOCOLS),
+}
+SELECTS = {"video": (("virtio", "virtio"), ("vga", "VGA"), ("qxl", "QXL"))}
+
+# label and help; a command's own words stand before those of every command
+WORDS: dict[str, tuple[str, str]] = {
+    "pool_name": ("Name", "What people see in their portal, for instance “Desktops”."),
+    "description": ("Description", ""),
+    "template_id": ("Template", "What the desktops are made from."),
+    "domain_id": ("Storage domain", "Where the disks are made. Left open: where the template's disk lies."),
+    "size": ("Most desktops", "No more than so many desktops are ever made."),
+    "spares": ("Spares", "So many desktops are kept started and waiting, so that people get one at once. They use memory."),
+    "lease_s": ("A lease lasts", "After that the desktop goes back to the pool. 0: until its holder gives it back."),
+    "extensions": ("Extensions", "How many times its holder may extend a lease."),
+    "extend_s": ("An extension adds", ""),
+    "warn_s": ("Warning", "So long before the end the holder is warned."),
+    "grace_s": ("Grace", "So long after the end the desktop stays, for people to save their work."),
+    "shutdown_s": ("Time to shut down", "A desktop that has not shut down by then is switched off."),
+    "per_user": ("Desktops a person", "How many desktops of this pool one person may hold."),
+    "rights": ("Its holder may", ""),
+    "protocols": ("Consoles", "How a desktop can be opened."),
+    "vm_name": ("Name", "Letters, digits and dashes; the guest is told this name."),
+    "memory_mib": ("Memory", "Left open: as the template says."),
+    "vcpus": ("Processors", "Left open: as the template says."),
+    "host_name": ("Name", "What the host is called here."),
+    "cluster_id": ("Cluster", ""), "host_id": ("Host", "The host whose folder it is."), "data_center_id": ("Data center", ""),
+    "domain_name": ("Name", ""), "path": ("Folder", "An empty folder of that host, for instance /var/lib/leasehold/disks."),
+    "cluster_name": ("Name", ""), "data_center_name": ("Name", ""),
+    "memory_overcommit_percent": ("Memory overcommit", "100 means that VMs never get more memory than the hosts have."),
+    "template_name": ("Name", ""), "image_path": ("Image file", "A qcow2 file in the storage domain's folder; it is never written to again."),
+    "capacity_mib": ("Size of the disk", ""), "kernel": ("Kernel", "For direct kernel boot; with it the initrd is needed too."), "initrd": ("Initrd", ""),
+    "cmdline": ("Kernel's command line", "{name} stands for the VM's name."), "video": ("Graphics card", ""),
+    "guest_agent": ("The guest has an agent", "qemu-guest-agent: it tells addresses and users, and shuts down cleanly."),
+    "boot_timeout_s": ("May take to boot", "A desktop that is not up by then counts as broken."),
+    "user_name": ("User name", "Small letters, digits, dots, dashes and underscores."),
+    "display_name": ("Called", "The name other people read."), "email": ("E-mail", ""),
+    "auto_launch": ("Auto-launch", "Who has exactly one desktop is taken to it straight after signing in."),
+    "enabled": ("May sign in", ""),
+    "seconds": ("Longer by", ""), "message": ("Message", "The person reads it. Left open: a general sentence."),
+    "force": ("Also when people hold desktops of it", "Their leases end and their consoles are closed."),
+}
+OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
+    ("template.import", "memory_mib"): ("Memory", ""), ("template.import", "vcpus"): ("Processors", ""),
+    ("template.import", "domain_id"): ("Storage domain", "Where the image file lies."),
+    ("pool.edit", "size"): ("Most desktops", "Smaller: free desktops go at once, leased ones when they come back."),
+    ("pool.edit", "lease_s"): ("A lease lasts", "Leases that run keep the end they were given. 0: until its holder gives it back."),
+}
+NUMBER_UNITS = {"memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%"}
+SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    name: (
+        ("Desktops", ("pool_name", "description", "template_id", "domain_id", "size", "spares")),
+        ("Leases", ("lease_s", "per_user", "extensions", "extend_s", "warn_s", "grace_s", "shutdown_s")),
+        ("What people may do", ("rights", "protocols")),
+    ) for name in ("pool.create", "pool.edit")
+}
+HIDDEN: dict[str, tuple[str, ...]] = {"vm.create": ("pool_id",), "vm.shutdown": ("timeout_s",), "user.edit": ("enabled",)}
+LONG = frozenset({"message", "cmdline"})
+
+
+@dataclass
+class Input:
+    """One field of a form, with what stands in it and what is wrong with it."""
+
+    name: str
+    label: str
+    help: str
+    kind: str  # text | long | number | length | switch | select | checks
+    required: bool
+    value: Any = None
+    unit: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    error: str = ""
+    of: tuple[str, str] | None = None
+
+
+@dataclass
+class Form:
+    """A command's form: its inputs, in sections."""
+
+    command: str
+    inputs: dict[str, Input] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def sections(self) -> list[tuple[str, list[Input]]]:
+        """The inputs in groups; one group without a title when the command has none."""
+        groups = SECTIONS.get(self.command)
+        if groups is None:
+            return [("", list(self.inputs.values()))]
+        return [(title, [self.inputs[n] for n in names if n in self.inputs]) for title, names in groups]
+
+    def blame(self, message: str, names: Any) -> None:
+        """Put a refusal where it belongs: to its fields, else above the form."""
+        known = [n for n in names or () if n in self.inputs]
+        for name in known:
+            self.inputs[name].error = message
+        if not known:
+            self.error = message
+
+
+def form_of(command: str, cls: Any, options: Callable[[str, str], tuple[tuple[str, str], ...]], *,
+            only: tuple[str, ...] | None = None, but: tuple[str, ...] = ()) -> Form:
+    """The command's form with its defaults; `options` answers (id, name) of a collection's rows."""
+    form, hints = Form(command), get_type_hints(cls)
+    for f in fields(cls):
+        if f.name in but or f.name in HIDDEN.get(command, ()) or (only is not None and f.name not in only):
+            continue
+        default = None if f.default is MISSING else f.default
+        form.inputs[f.name] = _input(command, f.name, _plain(hints[f.name]), f.default is MISSING, default, options)
+    return form
+
+
+def _plain(hint: Any) -> Any:
+    """The type without its `| None`."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(a for a in get_args(hint) if a is not type(None))
+    return hint
+
+
+def _input(command: str, name: str, hint: Any, required: bool, default: Any, options: Any) -> Input:
+    label, about = OWN_WORDS.get((command, name)) or WORDS.get(name) or (name.removesuffix("_id").replace("_", " ").capitalize(), "")
+    made = Input(name, label, about, "text", required, default)
+    if hint is bool:
+        made.kind, made.required = "switch", False
+    elif hint is int:
+        made.kind, made.unit = ("length", "") if name.endswith("_s") or name == "seconds" else ("number", NUMBER_UNITS.get(name, ""))
+    elif hint is UUID:
+        plural, search = ROWS.get(name, ("", ""))
+        made.kind, made.options = "select", options(plural, search) if plural else ()
+    elif get_origin(hint) is tuple:
+        made.kind, made.options, made.required = "checks", CHOICES.get(name, ()), False
+    elif name in SELECTS:
+        made.kind, made.options = "select", SELECTS[name]
+    elif name in LONG:
+        made.kind = "long"
+    return made
+
+
+def fill(form: Form, values: Mapping[str, Any]) -> Form:
+    """Put a row's values in."""
+    for name, made in form.inputs.items():
+        key = name if name in values else "name" if name.endswith("_name") and "name" in values else None
+        if key is not None:
+            made.value = values[key] if made.kind != "length" else values[key] or 0
+    return form
+
+
+def read(form: Form, given: Any) -> dict[str, Any]:
+    """What was filled in, as the command's fields; everything stays in the form, and what is wrong is said there.
+
+    `given` is a MultiDict. A field left empty that may be empty is left out."""
+    values: dict[str, Any] = {}
+    for name, made in form.inputs.items():
+        if made.kind == "switch":
+            made.value = values[name] = name in given
+            continue
+        if made.kind == "checks":
+            made.value = values[name] = given.getlist(name)
+            continue
+        text = made.value = given.get(name, "").strip()
+        if not text:
+            if made.required:
+                made.error = "This is needed."
+            elif made.kind in ("text", "long"):
+                values[name] = ""
+            continue
+        if made.kind in ("number", "length"):
+            try:
+                number = float(text.replace(",", "."))
+                factor = dict((u, n) for u, n, _ in UNITS).get(given.get(f"{name}.unit", "s"), 1) if made.kind == "length" else 1
+                made.unit = given.get(f"{name}.unit", "s") if made.kind == "length" else made.unit
+                values[name] = round(number * factor)
+            except (ValueError, OverflowError):
+                made.error = "Write a number here, without its unit."
+        else:
+            values[name] = text
+    return values
+
+
+def wrong(form: Form) -> bool:
+    """Whether anything was found to be wrong."""
+    return bool(form.error) or any(made.error for made in form.inputs.values())
+
+
+def as_length(value: Any, unit: str = "") -> tuple[str, str]:
+    """A length as number and unit, in the largest unit that holds it without a rest."""
+    if unit:
+        return str(value), unit
+    seconds = int(value or 0)
+    for short, factor, _ in UNITS:
+        if seconds and seconds % factor == 0:
+            return str(seconds // factor), short
+    return str(seconds), "min" if not seconds else "s"
