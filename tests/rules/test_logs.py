@@ -1,0 +1,27 @@
+"""A log line about a bug tells where it happened, and nothing of what people typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+PROGRAM = """
+import structlog
+from backend.logs import configure
+configure()
+def sign_in(password):
+    raise RuntimeError("a bug")
+try:
+    sign_in("opensesame")
+except RuntimeError:
+    structlog.get_logger("web").exception("request failed")
+"""
+
+
+def test_a_traceback_names_places_but_shows_no_values() -> None:
+    program = PROGRAM.replace('"opensesame"', '"open" + "sesame"')], capture_output=True, text=True, check=True)
+    line = json.loads(done.stderr)
+    frames = line["exception"][0]["frames"]
+    assert [frame["name"] for frame in frames] == ["<module>", "sign_in"] and line["exception"][0]["exc_value"] == "a bug"
+    assert "opensesame" not in done.stderr
