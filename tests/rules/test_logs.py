@@ -20,7 +20,8 @@ except RuntimeError:
 
 
 def test_a_traceback_names_places_but_shows_no_values() -> None:
-    program = PROGRAM.replace('"opensesame"', '"open" + "sesame"')], capture_output=True, text=True, check=True)
+    program = PROGRAM.replace('"opensesame"', '"open" + "sesame"')  # not in the source line that is shown
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     line = json.loads(done.stderr)
     frames = line["exception"][0]["frames"]
     assert [frame["name"] for frame in frames] == ["<module>", "sign_in"] and line["exception"][0]["exc_value"] == "a bug"
