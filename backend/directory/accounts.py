@@ -48,15 +48,17 @@ def remember(tx: Tx, directory: Directory, person: Person, now: datetime) -> Use
         tx.add(user)
         tx.flush()
         record(tx, "user.imported", user, user_id=user.id, directory=directory.name)
+    before = _seen(user)
     user.name, user.dn, user.display_name, user.email = person.name, person.dn, person.display_name, person.email
-    user.refreshed_at = now
     if person.refusal is None and not user.enabled and user.disabled_by == "directory":
         user.enabled, user.disabled_by = True, None
         record(tx, "user.let_in", user, user_id=user.id, directory=directory.name)
     if sorted(person.group_sids) != sorted(user.group_sids):
         user.group_sids = sorted(person.group_sids)
         _join(tx, user)
-    touch(tx, "user", user.id, user_id=user.id)
+    if _seen(user) != before:  # what did not change is told to nobody
+        touch(tx, "user", user.id, user_id=user.id)
+    user.refreshed_at = now
     tx.flush()
     return user
 
@@ -69,7 +71,7 @@ def remember_group(tx: Tx, directory: Directory, found: Found) -> Group:
         tx.add(group)
         tx.flush()
         members = sa.select(User.id, sa.literal(group.id)).where(
-            User.directory_id == directory.id, User.group_sids.any(found.external_id))  # type: ignore[arg-type]
+            User.directory_id == directory.id, User.group_sids.contains([found.external_id]))
         tx.execute(pg.insert(Membership).from_select(["user_id", "group_id"], members).on_conflict_do_nothing())
         record(tx, "group.imported", group, directory=directory.name)
     group.name, group.dn = found.name, found.dn
@@ -113,6 +115,11 @@ def note_trouble(tx: Tx, directory_id: UUID, trouble: str) -> None:
 def name_of(tx: Tx, user: User) -> str:
     """The person's full name as it is written everywhere: alice, or alice@corp.example."""
     return full_name(user.name, tx.get_one(Directory, user.directory_id).name)
+
+
+def _seen(user: User) -> tuple[Any, ...]:
+    """What pages show of a person."""
+    return user.name, user.dn, user.display_name, user.email, user.enabled, list(user.group_sids or ())
 
 
 def _join(tx: Tx, user: User) -> None:

@@ -32,6 +32,7 @@ PAGE, AT_ONCE = 200, 50
 
 PEOPLE = "(objectCategory=person)(objectClass=user)"
 GROUPS = "(objectCategory=group)(groupType:1.2.840.113556.1.4.803:=2147483648)"  # those that give rights
+_INVALID_CREDENTIALS, _NO_SUCH_OBJECT = 49, 32
 _PAGED = "1.2.840.113556.1.4.319"
 
 Entry = Mapping[str, Any]
@@ -61,16 +62,11 @@ class ActiveDirectory:
             return Proof(wrong())
         try:
             entry = ad.choose(login, list(self._search(login_filter(login, self.facts.name), ad.PERSON, limit=3)))
-            who = ad.first(entry, "distinguishedName") if entry else f"{login.account}@{self.facts.name}"
-            connection = self._connect(who, secret)
-            try:
-                ok, result, *_ = connection.bind(read_server_info=False)
-            except (LDAPException, OSError) as gone:
-                raise self._unavailable({connection.server.host: _why(gone)}) from gone
-            finally:
-                _close(connection)
-            if not ok:
-                return Proof(ad.refusal(ad.subcode(str(result["message"]))), trouble="")
+            who = ad.first(entry, "distinguishedName") if entry else f"CN=Nobody has this name,{self._base()}"
+            connection, refused = self._bind(who, secret)
+            _close(connection)
+            if refused is not None:
+                return Proof(ad.refusal(refused), trouble="")
             if entry is None:
                 return Proof(wrong(), trouble="")
             return Proof(person=ad.person(entry, self._token_groups(who)), trouble="")
@@ -125,8 +121,7 @@ class ActiveDirectory:
 
     def close(self) -> None:
         """Close this thread's service connection."""
-        if (kept := self._local.__dict__.pop("service", None)) is not None:
-            _close(kept[0])
+        self._local.__dict__.pop("service", None)
 
     # -- asking ----------------------------------------------------------------------------------
     def _search(self, wanted: str, attributes: Sequence[str], *, limit: int) -> Iterator[Entry]:
@@ -178,7 +173,7 @@ class ActiveDirectory:
                 if last or not kept or cookie:
                     raise self._unavailable({connection.server.host: _why(gone)}) from gone
                 continue
-            if result["result"] not in (0, 32):  # 32: no such object
+            if result["result"] not in (0, _NO_SUCH_OBJECT):
                 raise Unavailable("directory_error", f"The domain {self.facts.name} does not answer a search: "
                                   f"{result['description']}. Look at the rights of {self.facts.bind_user} and at the base DN.")
             return result, [e["raw_attributes"] for e in response or [] if e["type"] == "searchResEntry"]
@@ -186,38 +181,35 @@ class ActiveDirectory:
 
     def _service(self) -> tuple[Any, bool]:
         """This thread's service connection, and whether it was open already."""
-        connection, used_at = getattr(self._local, "service", (None, 0.0))
-        kept = connection is not None and time.monotonic() - used_at < IDLE_S
-        if not kept:
+        kept: _Kept | None = getattr(self._local, "service", None)
+        if kept is None or time.monotonic() - kept.used_at > IDLE_S:
             self.close()
-            connection = self._connect(self.facts.bind_user, self._unseal(self.facts.bind_password_sealed).encode())
-            try:
-                ok, result, *_ = connection.bind(read_server_info=False)
-            except (LDAPException, OSError) as gone:
+            connection, refused = self._bind(self.facts.bind_user, self._unseal(self.facts.bind_password_sealed).encode())
+            if refused is not None:
                 _close(connection)
-                raise self._unavailable({connection.server.host: _why(gone)}) from gone
-            if not ok:
-                _close(connection)
-                why = ad.refusal(ad.subcode(str(result["message"]))).message
                 raise Unavailable("directory_refuses_service", f"The domain {self.facts.name} refuses Leasehold's own account "
-                                  f"{self.facts.bind_user}: {why}")
-        self._local.service = (connection, time.monotonic())
-        return connection, kept
+                                  f"{self.facts.bind_user}: {ad.refusal(refused).message}")
+            self._local.service = _Kept(connection)
+            return connection, False
+        kept.used_at = time.monotonic()
+        return kept.connection, True
 
     # -- reaching a controller -------------------------------------------------------------------
-    def _connect(self, user: str, password: bytes) -> Any:
-        """An open, trusted, not yet bound connection to the first controller that can be had; `Unavailable` when none."""
+    def _bind(self, user: str, password: bytes) -> tuple[Any, str | None]:
+        """A connection to the first controller that answers a bind, and the sub-code it was refused with or None;
+        `Unavailable` when no controller answers."""
         failures = {}
         now = time.monotonic()
         for url in sorted(self.facts.servers, key=lambda u: self._shunned.get(u, 0.0) > now):
             try:
                 connection = self._open(url, user, password)
+                refused = _bind(connection)
             except Silent as silent:
                 failures[url] = str(silent)
                 self._shunned[url] = now + SHUN_S
             else:
                 self._shunned.pop(url, None)
-                return connection
+                return connection, refused
         raise self._unavailable(failures)
 
     def _open(self, url: str, user: str | None = None, password: bytes | None = None) -> Any:
@@ -270,6 +262,16 @@ class _Tls(ldap3.Tls):  # type: ignore[misc]
         connection.socket = self.context.wrap_socket(connection.socket, server_hostname=connection.server.host)
 
 
+class _Kept:
+    """A service connection of one thread; closed when the thread ends, or the door is made anew."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection, self.used_at = connection, time.monotonic()
+
+    def __del__(self) -> None:
+        _close(self.connection)
+
+
 def trust(ca_pem: str, system_ca: bool = False) -> ssl.SSLContext:
     """A TLS context that checks certificate and host name against this CA; `Invalid` when it is none."""
     if not ca_pem and not system_ca:
@@ -318,6 +320,19 @@ def door(facts: DirectoryFacts, unseal: Callable[[str], str]) -> ActiveDirectory
 def _any_sid(external_ids: Sequence[str]) -> str:
     each = ("".join(f"\\{byte:02x}" for byte in ad.sid_bytes(text)) for text in external_ids)
     return f"(|{''.join(f'(objectSid={octets})' for octets in each)})"
+
+
+def _bind(connection: Any) -> str | None:
+    """Bind; None when the name and password are right, else the sub-code. Any other answer is none: `Silent`."""
+    try:
+        ok, result, *_ = connection.bind(read_server_info=False)
+    except (LDAPException, OSError) as gone:
+        _close(connection)
+        raise Silent(_why(gone)) from gone
+    if not ok and result["result"] != _INVALID_CREDENTIALS:
+        _close(connection)
+        raise Silent(f"it answers {result['description']}")
+    return None if ok else ad.subcode(str(result["message"]))
 
 
 def _dn(name: Any) -> str:

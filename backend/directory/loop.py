@@ -26,6 +26,7 @@ class Wanted:
 
     directory: DirectoryFacts
     external_ids: Sequence[str]
+    enabled: frozenset[str]  # those of them who may still sign in here
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ class RefreshDirectory:
         wanted = []
         for directory in tx.scalars(sa.select(Directory).where(Directory.type == "ad").order_by(Directory.name)):
             known = User.directory_id == directory.id, User.external_id.is_not(None)
-            people = tx.scalars(sa.select(User.external_id).where(*known, asked).order_by(User.external_id))
-            wanted.append(Wanted(accounts.facts_of(directory), [sid for sid in people if sid]))
+            people = tx.execute(sa.select(User.external_id, User.enabled).where(*known, asked).order_by(User.external_id)).all()
+            wanted.append(Wanted(accounts.facts_of(directory), [str(sid) for sid, _ in people],
+                                 frozenset(str(sid) for sid, enabled in people if enabled)))
         return wanted
 
     def gather(self, wanted: list[Wanted]) -> list[Answer]:
@@ -76,9 +78,10 @@ class RefreshDirectory:
             if answer.trouble:
                 continue
             directory.refreshed_at = now
-            if list(answer.upn_suffixes) != directory.config.get("upn_suffixes", []):
+            if set(answer.upn_suffixes) - set(directory.config.get("upn_suffixes", [])):
                 directory = get(tx, Directory, directory.id, lock=True)
-                directory.config = {**directory.config, "upn_suffixes": list(answer.upn_suffixes)}
+                known = {*directory.config.get("upn_suffixes", []), *answer.upn_suffixes}
+                directory.config = {**directory.config, "upn_suffixes": sorted(known)}
             for external_id, person in answer.people.items():
                 self._apply_one(tx, directory, external_id, person)
 
@@ -101,7 +104,8 @@ class RefreshDirectory:
             people = domain.people(wanted.external_ids, self.clock.now())
         except Refused as no:
             return Answer(wanted.directory.id, {}, trouble=no.message)
-        if len(people) >= MANY and not any(people.values()):
-            return Answer(wanted.directory.id, {}, trouble=f"{wanted.directory.name} answers, but shows none of the {len(people)} "
-                          "people it was asked about. Look at the base DN and at the rights of Leasehold's account.")
+        if len(wanted.enabled) >= MANY and not any(people[sid] for sid in wanted.enabled):
+            return Answer(wanted.directory.id, {}, trouble=f"{wanted.directory.name} answers, but shows none of the "
+                          f"{len(wanted.enabled)} people it was asked about. Look at the base DN and at the rights of "
+                          "Leasehold's own account.")
         return Answer(wanted.directory.id, people, suffixes)
