@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 
 from agent.pump import pump
+from hostapi.console import keep_alive
 from hostapi.tls import roles
 from hostapi.types import Protocol
 from hostapi.verbs import HostRefused
@@ -47,7 +48,8 @@ class Consoles:
         ssl_context: ssl.SSLContext,
     ) -> None:
         self._display_port, self._ssl_context = display_port, ssl_context
-        self._listener = socket.create_server((address, port), backlog=128)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._listener = socket.create_server((address, port), family=family, backlog=128)
         self._places = threading.BoundedSemaphore(MOST_CONSOLES)
         self._stopping = threading.Event()
 
@@ -90,7 +92,7 @@ class Consoles:
         try:
             connection.settimeout(GREETING_S)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            keep_alive(connection)
             gateway = self._ssl_context.wrap_socket(connection, server_side=True)
             with self._open_display(gateway) as display:
                 gateway.sendall(b'{"ok": true}\n')

@@ -20,7 +20,7 @@ from hostapi.wire import API_HEADER, Answer, Ask, BadRequest, Cancel, Question, 
 log = logging.getLogger("hostapi")
 HANDSHAKE_S, IDLE_S = 10.0, 300.0
 MOST_BYTES = 4 << 20  # the largest question anybody has a reason to ask
-MOST_CONNECTIONS = 200
+MOST_CONNECTIONS = 1000
 
 
 class HostServer(http.server.ThreadingHTTPServer):
@@ -36,6 +36,8 @@ class HostServer(http.server.ThreadingHTTPServer):
         self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
+        if ":" in address:
+            self.address_family = socket.AF_INET6
         super().__init__((address, port), _Exchange)
 
     @property
