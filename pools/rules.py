@@ -192,8 +192,11 @@ def extended_end(
     if ends_at is None:
         raise Impossible("no_end", "This lease has no end, so there is nothing to extend.")
     if used >= policy.extensions:
-        times = "not be extended" if policy.extensions == 0 else f"be extended {policy.extensions} times, and was"
-        raise Impossible("no_extensions_left", f"A lease of this pool may {times}.", extensions=policy.extensions)
+        times = "once" if policy.extensions == 1 else f"{policy.extensions} times"
+        sentence = f"This lease has been extended {times} already; more is not possible."
+        if policy.extensions == 0:
+            sentence = "Leases of this pool cannot be extended."
+        raise Impossible("no_extensions_left", sentence, extensions=policy.extensions)
     if waiting:
         people = "1 person is" if waiting == 1 else f"{waiting} people are"
         raise Impossible("others_wait", f"The lease cannot be extended: {people} waiting for a desktop.", waiting=waiting)

@@ -1,0 +1,269 @@
+"""Whatever happens in whatever order: one holder a desktop, nobody overtaken, no member lost, everybody answered."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import hypothesis.strategies as st
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from backend.db import new_sessions
+from backend.directory.models import Permission
+from backend.errors import Refused
+from backend.hosts.models import Host
+from backend.tasks.command import SYSTEM
+from backend.tasks.submit import submit
+from backend.vms.models import Vm
+from broker import connect as broker
+from broker.models import Decision
+from pools import facts
+from pools.commands import EditPool, ReclaimLease
+from pools.member_commands import RepairMember
+from pools.models import Lease, Pool, PoolMember
+from pools.rules import HOLDING
+from tests.conftest import ToldClock
+from tests.postgres import Cluster
+from tests.world import World
+
+PEOPLE = st.integers(0, 5)
+DESKTOP = st.integers(1, 6)
+
+
+class Life(RuleBasedStateMachine):
+    """A pool of three desktops, six people who want one, and everything that can go wrong."""
+
+    cluster: Cluster
+
+    @initialize(spares=st.integers(0, 2), size=st.integers(1, 3))
+    def begin(self, spares: int, size: int) -> None:
+        self.database = self.cluster.new_database()
+        self.sessions = new_sessions(self.cluster.url(self.database))
+        self.world = World(self.sessions, ToldClock(), boot_s=2, shutdown_s=1)
+        self.world.add_host("alpha")
+        self.pool_id = self.world.add_pool(size=size, spares=min(spares, size), lease_s=600, warn_s=60, grace_s=20, shutdown_s=5)
+        self.people = [self.world.a_user(f"p{n}", on=[self.pool_id]) for n in range(6)]
+        self.waiting: dict[UUID, int] = {}
+        self.holding: set[UUID] = set()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            try:
+                self.all_is_well_in_the_end()
+            finally:
+                self.sessions.kw["bind"].dispose()
+                self.cluster.drop(self.database)
+
+    # -- what people do ----------------------------------------------------------------------------
+    @rule(who=PEOPLE)
+    def connects(self, who: int) -> None:
+        user_id, session_id = self.people[who]
+        with self.world.tx() as tx:
+            before = facts.queued(tx, self.pool_id)
+            mine = tx.scalars(sa.select(Lease.id).where(Lease.user_id == user_id, Lease.state.in_(("queued", *HOLDING)))).all()
+        try:
+            with self.world.tx() as tx:
+                answer = broker.connect(
+                    tx, user_id=user_id, session_id=session_id, desktop_id=self.pool_id, protocol=None, client="browser",
+                    now=self.world.clock.now(),
+                )  # fmt: skip
+        except Refused as no:
+            assert no.code == "not_found" and not self.entitled(user_id) or no.code == "entitlement_ended", no
+            return
+        assert answer.sentence.endswith(".")
+        assert (answer.ticket is not None) == (answer.state == "ready")
+        if before and not mine:
+            assert answer.state in ("queued", "refused"), "overtook the queue"
+
+    @rule(who=PEOPLE)
+    def gives_back(self, who: int) -> None:
+        for lease_id in self.leases_of(who):
+            with self.world.tx() as tx:
+                broker.give_back(tx, user_id=self.people[who][0], lease_id=lease_id, now=self.world.clock.now())
+
+    @rule(who=PEOPLE)
+    def extends(self, who: int) -> None:
+        for lease_id in self.leases_of(who):
+            try:
+                with self.world.tx() as tx:
+                    broker.extend(tx, user_id=self.people[who][0], lease_id=lease_id, now=self.world.clock.now())
+            except Refused as no:
+                assert str(no).endswith(".")
+
+    @rule(who=PEOPLE, verb=st.sampled_from(["start", "shutdown", "reset"]))
+    def acts(self, who: int, verb: str) -> None:
+        try:
+            with self.world.tx() as tx:
+                broker.act(tx, user_id=self.people[who][0], desktop_id=self.pool_id, verb=verb, now=self.world.clock.now())
+        except Refused as no:
+            assert str(no).endswith(".")
+
+    @rule(who=PEOPLE)
+    def is_reclaimed(self, who: int) -> None:
+        for lease_id in self.leases_of(who):
+            with self.world.tx() as tx:
+                submit(tx, ReclaimLease(lease_id), SYSTEM, self.world.clock.now())
+
+    @rule(who=PEOPLE)
+    def loses_the_right(self, who: int) -> None:
+        with self.world.tx() as tx:
+            tx.execute(sa.delete(Permission).where(Permission.user_id == self.people[who][0]))
+
+    # -- what happens to the pool --------------------------------------------------------------------
+    @rule(size=st.integers(1, 4), spares=st.integers(0, 1))
+    def is_resized(self, size: int, spares: int) -> None:
+        with self.world.tx() as tx:
+            submit(tx, EditPool(self.pool_id, size=size, spares=spares), SYSTEM, self.world.clock.now())
+
+    @rule()
+    def is_repaired(self) -> None:
+        with self.world.tx() as tx:
+            for member_id in tx.scalars(sa.select(PoolMember.id).where(PoolMember.state == "broken")).all():
+                try:
+                    with tx.begin_nested():
+                        submit(tx, RepairMember(member_id), SYSTEM, self.world.clock.now())
+                except Refused as no:
+                    assert str(no).endswith(".")
+
+    @rule(n=DESKTOP, what=st.sampled_from(["crash", "boot_fails", "boots", "start_fails", "starts", "hangs", "obeys"]))
+    def vm(self, n: int, what: str) -> None:
+        self.world.sim.do(f"vm desktops-{n} {what}")
+
+    @rule(
+        what=st.sampled_from(
+            ["network alpha off", "network alpha on", "agent alpha restart", "power alpha off", "power alpha on"]
+        )
+    )
+    def host(self, what: str) -> None:
+        machine = self.world.sim.machines["alpha"]
+        if what.startswith("power") and machine.powered == what.endswith("on"):
+            return
+        self.world.sim.do(what)
+        if what == "power alpha on":
+            self.attach()
+
+    @rule(planned=st.booleans())
+    def manager_is_killed(self, planned: bool) -> None:
+        """In the middle of a task: claimed, and perhaps planned, but never asked or recorded."""
+        runner = self.world.runner
+        task_id, claim = runner.claim()
+        if task_id is not None and planned:
+            runner.plan(task_id, claim)
+        self.world.runner = self.world.new_runner("reborn")
+
+    # -- time ----------------------------------------------------------------------------------------
+    @rule(ticks=st.integers(1, 6))
+    def time_passes(self, ticks: int) -> None:
+        self.world.run_for(ticks)
+
+    @rule(minutes=st.integers(1, 90))
+    def nobody_manages_for_a_while(self, minutes: int) -> None:
+        self.world.clock.sleep(timedelta(minutes=minutes).total_seconds())
+
+    # -- what is always so ---------------------------------------------------------------------------
+    @invariant()
+    def one_holder_a_desktop(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        with self.world.tx() as tx:
+            rows = tx.execute(
+                sa.select(Lease.id, Lease.vm_id, PoolMember.state)
+                .outerjoin(PoolMember, PoolMember.vm_id == Lease.vm_id)
+                .where(Lease.state.in_(HOLDING))
+            ).all()
+            assert len({vm for _, vm, _ in rows}) == len(rows) and all(state == "leased" for *_, state in rows), rows
+            per_user = tx.execute(
+                sa.select(Lease.user_id, sa.func.count()).where(Lease.state.in_(("queued", *HOLDING))).group_by(Lease.user_id)
+            ).all()
+            assert all(n == 1 for _, n in per_user)
+
+    @invariant()
+    def nobody_is_overtaken(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        with self.world.tx() as tx:
+            queue = dict(tx.execute(sa.select(Lease.id, Lease.queue_place).where(Lease.state == "queued")).all())
+            held = dict(tx.execute(sa.select(Lease.id, Lease.queue_place).where(Lease.state.in_(HOLDING))).all())
+        stayed = [place for id, place in queue.items() if id in self.waiting]
+        for id in held.keys() - self.holding:
+            assert all(held[id] < place for place in stayed), "somebody was overtaken"
+        self.waiting, self.holding = queue, set(held)
+
+    @invariant()
+    def no_member_is_lost(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        with self.world.tx() as tx:
+            members = set(tx.scalars(sa.select(PoolMember.vm_id)))
+            assert members == set(tx.scalars(sa.select(Vm.id).where(Vm.pool_id == self.pool_id)))
+
+    def all_is_well_in_the_end(self) -> None:
+        """The faults are over; everybody gets a desktop or a sentence, and every member is somewhere."""
+        self.world.sim.do("network alpha on")
+        if not self.world.sim.machines["alpha"].powered:
+            self.world.sim.do("power alpha on")
+            self.attach()
+        for n in range(1, 40):
+            for well in ("boots", "starts", "obeys"):
+                self.world.sim.do(f"vm desktops-{n} {well}")
+        self.world.run_until(lambda tx: tx.scalar(sa.select(Host.state)) == "up", "the host is up", step_s=2)
+
+        def answered(tx: Any) -> bool:
+            open_ones = tx.execute(
+                sa.select(Lease.state, PoolMember.state)
+                .outerjoin(PoolMember, PoolMember.vm_id == Lease.vm_id)
+                .where(Lease.state.in_(("queued", "starting", "expiring", "grace", "returning")))
+            ).all()
+            # a queue may stay while others hold all desktops
+            taken = tx.scalar(sa.select(sa.func.count()).where(Lease.state.in_(HOLDING)))
+            usable = tx.get(Pool, self.pool_id).size - facts.counts(tx, self.pool_id).get("broken", 0)
+            return all(state == "queued" and taken >= usable > 0 for state, _ in open_ones)
+
+        self.world.run_until(answered, "everybody has a desktop, waits for one that is held, or has a sentence", limit_s=900)
+        self.world.run_until(
+            lambda tx: not set(tx.scalars(sa.select(PoolMember.state))) & {"creating", "warming", "resetting", "removing"},
+            "every member is somewhere",
+            limit_s=900,
+        )
+        with self.world.tx() as tx:
+            ended = tx.execute(sa.select(Lease.why, Lease.end_reason).where(Lease.state == "ended")).all()
+            assert all(why.endswith(".") and reason for why, reason in ended), ended
+            assert all(tx.scalars(sa.select(Decision.sentence)))
+            counts = facts.counts(tx, self.pool_id)
+            assert sum(counts.values()) <= max(tx.get(Pool, self.pool_id).size, counts.get("leased", 0)), counts
+
+    # -- looking -------------------------------------------------------------------------------------
+    def attach(self) -> None:
+        with self.world.tx() as tx:
+            from backend.storage.models import StorageDomain
+
+            self.world.sim.host("alpha").domains.update(tx.scalars(sa.select(StorageDomain.path)))
+
+    def leases_of(self, who: int) -> list[UUID]:
+        with self.world.tx() as tx:
+            mine = sa.select(Lease.id).where(Lease.user_id == self.people[who][0], Lease.state.in_(("queued", *HOLDING)))
+            return list(tx.scalars(mine))
+
+    def entitled(self, user_id: UUID) -> bool:
+        with self.world.tx() as tx:
+            return tx.scalar(sa.select(Permission.id).where(Permission.user_id == user_id)) is not None
+
+
+def test_any_order(cluster: Cluster) -> None:
+    Life.cluster = cluster
+    run_state_machine_as_test(
+        Life,
+        settings=settings(
+            max_examples=int(os.environ.get("LEASEHOLD_EXAMPLES", "6")),
+            stateful_step_count=30,
+            deadline=None,
+            derandomize="LEASEHOLD_EXAMPLES" not in os.environ,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
