@@ -17,6 +17,7 @@ log = logging.getLogger("guests")
 FRESH_S = 10.0  # how old an answer may be before the guest is asked again
 QUICK_S = 2.0  # the same while no answer has been had, so that a boot is noticed soon
 MOST_AT_ONCE = 8
+MOST_PARTS = 64  # of users, network cards and addresses that are believed
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Guests:
             hostname=_text(host.get("host-name")),
             os=_text(system.get("pretty-name") or system.get("name")),
             ips=tuple(_addresses(cards)),
-            users=tuple(sorted({str(user["user"])[:64] for user in users[:100]})),
+            users=tuple(sorted({str(user["user"])[:64] for user in _dicts(users) if user.get("user")})),
         )
 
     def _part(self, vm_id: UUID, command: str, otherwise: Any) -> Any:
@@ -112,10 +113,15 @@ def _text(value: Any) -> str | None:
     return str(value)[:200] if value else None
 
 
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list; what a guest answers may be anything, and any amount of it."""
+    return [one for one in value[:MOST_PARTS] if isinstance(one, dict)] if isinstance(value, list) else []
+
+
 def _addresses(cards: list[Any]) -> Iterable[str]:
     """The addresses by which others reach the guest: neither loopback nor link-local ones."""
-    for card in cards[:32]:
-        for address in card.get("ip-addresses", [])[:32]:
+    for card in _dicts(cards):
+        for address in _dicts(card.get("ip-addresses")):
             ip = str(address.get("ip-address", ""))[:45]
             if ip and not ip.startswith(("127.", "169.254.", "fe80:")) and ip != "::1":
                 yield ip

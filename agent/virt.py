@@ -244,7 +244,10 @@ class Hypervisor:
                 if code := _unsupported(no):
                     raise HostRefused(code, f"This hypervisor has no guest agents: {_said(no)}") from no
                 raise GuestSilent(no.get_error_message()) from no
-            return json.loads(answer)["return"]
+            try:
+                return json.loads(answer)["return"]
+            except (ValueError, KeyError, TypeError) as nonsense:
+                raise GuestSilent(f"it answers nonsense: {nonsense}") from nonsense
 
         return self._call("asking a guest", ask, 4 * GUEST_S, lane="guests")
 
