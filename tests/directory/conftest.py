@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from backend.directory import internal, signin
 from backend.directory.models import User
 from backend.secrets import Keyring
 from tests.conftest import ToldClock
+from tests.samba import certificates
 
 PASSWORD = "correct horse battery"
 
@@ -44,3 +46,9 @@ def sign_in(sessions: Sessions, clock: ToldClock, keyring: Keyring) -> SignIn:
             return signin.finish(tx, attempt, proof, client=client, address=address, now=clock.now())
 
     return go
+
+
+@pytest.fixture
+def samba_ca(tmp_path: Path) -> str:
+    """The certificate of a CA, as PEM."""
+    return certificates(tmp_path, "dc1.corp.example", "127.0.0.1")[0]
