@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
+from pathlib import Path
 from uuid import UUID
 
 import msgspec
@@ -14,12 +16,13 @@ from backend.directory import throttle
 from backend.directory.models import Throttle
 from backend.directory.rights import grants_of, path_of, see_permit
 from backend.directory.rules import may
-from backend.errors import Denied, NotFound, Refused, TooMany
+from backend.errors import Denied, NotFound, Refused, TooMany, Unavailable
 from backend.hosts.commands import AddHost, ask_enrollment, enrollment, new_token
 from backend.tasks.submit import submit
 from backend.vms.models import VmScreen
 from pools.models import LIVE, Lease
 from portal.auth import actor, person
+from portal.errors import answer as told
 from portal.parts import parts
 from portal.routes import Routes, answer, body, now, read_uuid
 from portal.transaction import in_transaction, rollback, tx
@@ -68,23 +71,22 @@ def enroll_command(token: str) -> str:
 
 def _ca_sha256() -> str:
     """SHA-256 of the CA certificate (DER) that signed the portal's: how the agent knows whom it talks to."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(_ca_pem())).hexdigest()
 
+
+def _ca_pem() -> str:
     try:
-        with open(parts().settings.ca_file, "rb") as file:
-            certificate = x509.load_pem_x509_certificate(file.read())
+        return Path(parts().settings.ca_file).read_text()
     except OSError:
-        return "<SHA-256 of the portal's CA certificate>"
-    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+        raise Unavailable("no_ca", "This portal does not have its CA certificate: its setting ca_file names no file "
+                          "that it may read.") from None
 
 
 @routes.route("GET", "/ca", "The CA certificate behind the portal's, in PEM; an agent checks its SHA-256 before it believes it.",
               signed_in=False, answers={200: {"type": "object", "properties": {"ca": {"type": "string"}}}})
 def authority() -> Response:
     """A certificate is no secret; who asks for it knows its fingerprint already."""
-    with open(parts().settings.ca_file) as file:
-        return answer({"ca": file.read()})
+    return answer({"ca": _ca_pem()})
 
 
 @routes.route("POST", "/enroll", "An agent asks for its host's certificate with its one-time token.", body=Enroll,
@@ -109,8 +111,7 @@ def enroll_answer(id: str) -> Response:
     host = _counted(lambda: enrollment(tx(), host_id, token.strip() if kind.lower() == "bearer" else ""))
     if not host.certificate:
         return answer({}, 202)
-    with open(parts().settings.ca_file) as file:
-        return answer({"certificate": host.certificate, "ca": file.read()})
+    return answer({"certificate": host.certificate, "ca": _ca_pem()})
 
 
 def _counted(work):  # type: ignore[no-untyped-def]
@@ -142,8 +143,6 @@ def vm_screen(id: str) -> Response:
     row = tx().execute(sa.select(VmScreen.webp, VmScreen.taken_at).where(VmScreen.vm_id == vm_id)).one()
     if row.webp is None:
         # said, not raised: that somebody looks must be written down
-        from portal.errors import answer as told
-
         return told(404, "no_picture", "There is no picture of this screen yet.", {})
     response = make_response(bytes(row.webp))
     response.content_type = "image/webp"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import ssl
 import threading
 from datetime import timedelta
 from typing import Any
@@ -18,6 +20,7 @@ from pools.models import Lease, Pool
 from portal.collections import COLLECTIONS
 from portal.errors import of_database
 from tests import make
+from tests.pki import Pki
 from tests.web.place import PASSWORD, Asker, Place
 
 
@@ -271,22 +274,23 @@ def enrollment(token: str, **other: Any) -> dict[str, Any]:
     return {"token": token, "csr": "-----CSR-----", "address": "10.0.0.7", "port": 8445, "console_port": 8446, **other}
 
 
-def test_a_host_enrolls_with_its_token(place: Place, tmp_path: Any) -> None:
+def test_a_host_enrolls_with_its_token(place: Place, pki: Pki) -> None:
     nobody = place.as_(None)
     made = place.as_("root").post("/api/v1/hosts", {"name": "beta", "cluster_id": str(place.ids["cluster"])})
     assert made.status_code == 201
     token, id = made.get_json()["token"], made.get_json()["id"]
-    assert token in made.get_json()["enroll"]
+    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pki.ca_file.read_text())).hexdigest()
+    assert made.get_json()["enroll"] == (
+        f"leasehold-agent enroll --manager https://leasehold.test:8443 --token {token} --ca-sha256 {digest}")
+    assert nobody.get("/api/v1/ca").get_json() == {"ca": pki.ca_file.read_text()}
     asked = nobody.post("/api/v1/enroll", enrollment(token, hostname="beta"))
     assert (asked.status_code, asked.get_json()) == (202, {"id": id})
     show = {"Authorization": f"Bearer {token}"}
     assert nobody.get(f"/api/v1/enroll/{id}", headers=show).status_code == 202
     with place.sessions.begin() as tx:
         tx.get_one(Host, made.get_json()["id"]).certificate = "CERTIFICATE"
-    (tmp_path / "ca.pem").write_text("CA")
-    object.__setattr__(place.settings, "ca_file", str(tmp_path / "ca.pem"))
     told = nobody.get(f"/api/v1/enroll/{id}", headers=show)
-    assert (told.status_code, told.get_json()) == (200, {"certificate": "CERTIFICATE", "ca": "CA"})
+    assert (told.status_code, told.get_json()) == (200, {"certificate": "CERTIFICATE", "ca": pki.ca_file.read_text()})
     assert nobody.get(f"/api/v1/enroll/{id}").status_code == 403
     other = nobody.post("/api/v1/enroll", enrollment(token, csr="ANOTHER"))
     assert (other.status_code, error(other)["code"]) == (403, "token_used")
@@ -342,10 +346,7 @@ def test_connect_in_the_browser(place: Place) -> None:
     assert any(p.startswith("leasehold.") for p in told["viewer"]["protocols"])
 
 
-def test_connect_with_a_viewer_gives_a_file_once(place: Place, pki: Any) -> None:
-    files = pki.issue("gateway", "gateway")
-    for name, file in (("ca_file", files.ca_file), ("tls_cert_file", files.cert_file)):
-        object.__setattr__(place.settings, name, str(file))
+def test_connect_with_a_viewer_gives_a_file_once(place: Place) -> None:
     alice = place.as_("alice")
     told = alice.post(f"/api/v1/me/desktops/{place.ids['pool']}/connect", {"client": "native"}).get_json()
     assert told["viewer"]["type"] == "vv"
