@@ -89,7 +89,8 @@ def unwanted(tx: Tx, gateway: str, now: datetime) -> list[tuple[UUID, str]]:
     """Live consoles of this gateway that must be closed, each with the sentence for its person."""
     c, s, lease = ConsoleSession, WebSession, Lease
     signed_out = sa.or_(s.ended_at.is_not(None), s.expires_at <= now)
-    lease_over = sa.or_(lease.state.in_(("returning", "ended")), lease.vm_id != c.vm_id)
+    # a lease that waits for another desktop has none: then its old console is over too
+    lease_over = sa.or_(lease.state.in_(("returning", "ended")), sa.and_(lease.id.is_not(None), lease.vm_id.is_distinct_from(c.vm_id)))
     reason: Any = sa.case(
         (c.end_wanted.is_not(None), c.end_wanted),
         (lease_over, "Your lease on this desktop is over."),
