@@ -14,6 +14,7 @@ from backend.errors import Impossible, NotFound
 from broker import connect as broker
 from broker import tickets
 from broker.connect import Desktop
+from broker.standing import standing
 from pools.models import Lease, Pool
 from portal.api_desktops import face
 from portal.parts import parts
@@ -115,7 +116,7 @@ def cards(tx: Tx, user_id: UUID, now: datetime) -> list[Card]:
 def _card(tx: Tx, user_id: UUID, desktop: Desktop, now: datetime) -> Card:
     pool = get(tx, Pool, desktop.lease.pool_id) if desktop.lease else None
     estimate = None
-    if desktop.state == "queued" and (answer := broker.standing(tx, user_id=user_id, desktop_id=desktop.id, now=now)):
+    if desktop.state == "queued" and (answer := standing(tx, user_id=user_id, desktop_id=desktop.id, now=now)):
         estimate = answer.estimate_s
     return Card(desktop, stateless=bool(pool and pool.stateless), estimate_s=estimate)
 
@@ -135,7 +136,7 @@ def take(tx: Tx, who: Any, id: UUID, now: datetime) -> broker.Answer:
 
 def waiting(tx: Tx, who: Any, card: Card, now: datetime) -> Waiting:
     """How far this desktop is, for its page. Changes nothing."""
-    answer = broker.standing(tx, user_id=who.user_id, desktop_id=card.id, now=now)
+    answer = standing(tx, user_id=who.user_id, desktop_id=card.id, now=now)
     if answer is None:
         last = _last_lease(tx, who.user_id, card.id)
         text = f"{last.why} " if last is not None and last.why and last.end_reason != "returned" else ""
@@ -180,8 +181,8 @@ def act(tx: Tx, who: Any, card: Card, verb: str, now: datetime) -> str:
 
 def viewer_file(tx: Tx, who: Any, id: UUID, now: datetime) -> str | None:
     """The text of a file that opens the desktop once in remote-viewer; None while the desktop is not ready."""
-    standing = broker.standing(tx, user_id=who.user_id, desktop_id=id, now=now)
-    if standing is None or standing.state != "ready":
+    now_is = standing(tx, user_id=who.user_id, desktop_id=id, now=now)
+    if now_is is None or now_is.state != "ready":
         return None
     answer = broker.connect(tx, user_id=who.user_id, session_id=who.id, desktop_id=id, protocol="spice", client="native", now=now)
     if answer.refusal is not None:
