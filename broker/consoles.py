@@ -90,7 +90,8 @@ def unwanted(tx: Tx, gateway: str, now: datetime) -> list[tuple[UUID, str]]:
     c, s, lease = ConsoleSession, WebSession, Lease
     signed_out = sa.or_(s.ended_at.is_not(None), s.expires_at <= now)
     # a lease that waits for another desktop has none: then its old console is over too
-    lease_over = sa.or_(lease.state.in_(("returning", "ended")), sa.and_(lease.id.is_not(None), lease.vm_id.is_distinct_from(c.vm_id)))
+    elsewhere = sa.and_(lease.id.is_not(None), lease.vm_id.is_distinct_from(c.vm_id))
+    lease_over = sa.or_(lease.state.in_(("returning", "ended")), elsewhere)
     reason: Any = sa.case(
         (c.end_wanted.is_not(None), c.end_wanted),
         (lease_over, "Your lease on this desktop is over."),

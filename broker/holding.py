@@ -84,7 +84,8 @@ def act(tx: Tx, *, user_id: UUID, desktop_id: UUID, verb: str, now: datetime) ->
     if verb not in allowed:
         raise Denied("action_not_allowed", f"You may not {verb} this desktop; possible: {', '.join(allowed) or 'nothing'}.")
     if lease is not None and lease.state not in ("active", "expiring"):
-        raise Impossible("wrong_state", f"Your desktop is {lease.state}; this is possible while it runs.", state=lease.state)
+        how = "is still starting" if lease.state == "starting" else "is about to be taken back"
+        raise Impossible("wrong_state", f"Your desktop {how}; this is not possible now.", state=lease.state)
     if verb == "reset":
         assert lease is not None and pool is not None
         leases.renew(tx, lease)
