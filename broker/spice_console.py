@@ -1,9 +1,10 @@
 """A SPICE console: the gateway is the client's server and the display's client, channel by channel.
 
-spice-server 0.15.1 ends its whole VM when a display channel is linked and then closed before DISPLAY_INIT has come
-(docs/adr/0005). So the gateway links a display channel at the VM only when it holds the client's DISPLAY_INIT and
-sends both at once; it passes on whole messages only, closes all other channels before main, waits until the display
-has closed each, and starts a VM's next session after the last one is over.
+spice-server 0.15.1 ends its whole VM when a display channel is closed before it has begun to draw, and over some
+messages that no viewer sends (docs/adr/0005). So the gateway links a display channel at the VM only when it holds the
+client's DISPLAY_INIT and sends both at once, and closes it only when the VM has answered; it passes on only whole
+messages that viewers send, closes all other channels before main, waits until the VM has closed each, and starts a
+VM's next session after the last one is over.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from broker.spice import Link, Messages, Reply, SpiceError
 from broker.websocket import ENDED, GONE, NORMAL, UNAVAILABLE
 
 log = structlog.get_logger("spice")
-HANDSHAKE_S, HANG_UP_S = 20.0, 2.0
+HANDSHAKE_S, HANG_UP_S, ANSWER_S = 20.0, 2.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class SpiceConsoles:
                 viewer.sendall(result)
             if result == _result(spice.OK) and not live.over.is_set():
                 self.sessions[viewer.ticket_id] = session
-                self._relay(session, link, viewer, exactly.rest, Messages(spice.both(link, reply, spice.MINI_HEADER)), display)
+                self._relay(session, link, viewer, exactly.rest, _messages(link, reply), display)
                 if live.code == GONE:
                     live.why = self.books.why_gone(opening.vm_id)
             else:
@@ -166,45 +167,43 @@ class SpiceConsoles:
 
     def _other(self, viewer: Viewer, exactly: Exactly, link: Link, reply: Reply, display: Any) -> None:
         """A later channel: joins the session that its ticket opened, while that lives."""
-        session = self.sessions.get(viewer.ticket_id)
-        place = (link.channel, link.channel_id)
-        if session is None or session.who != viewer.who or session.live.over.is_set() or place in session.channels:
+        session, place = self.sessions.get(viewer.ticket_id), (link.channel, link.channel_id)
+        if not _may_join(session, viewer, place):
             viewer.sendall(_result(spice.CHANNEL_NOT_AVAILABLE if session else spice.BAD_CONNECTION_ID))
             return
-        messages, password = Messages(spice.both(link, reply, spice.MINI_HEADER)), self.books.display_password(viewer.ticket_id)
+        assert session is not None
+        messages, init = _messages(link, reply), b""
+        if link.channel == spice.DISPLAY:
+            viewer.sendall(_result(spice.OK))  # so that it sends DISPLAY_INIT, without which it is not linked
+            with gevent.Timeout(HANDSHAKE_S):
+                init = _read_init(viewer, exactly, messages)
+            if not init or not _may_join(session, viewer, place):
+                return
         over = session.channels[place] = Event()
+        owed = 0  # bytes that a display must have sent before it may be closed: its result and its first word
         try:
             with gevent.Timeout(HANDSHAKE_S):
-                if link.channel == spice.DISPLAY:
-                    viewer.sendall(_result(spice.OK))  # so that it sends DISPLAY_INIT, without which it is not linked
-                    init = messages.take_init(exactly.rest)
-                    exactly.rest = b""
-                    while not init:
-                        data = viewer.read()
-                        if not data or session.live.over.is_set():
-                            return
-                        init = messages.take_init(data)
-                    _log_in(display, link, reply, password, init)
-                    session.live.count_up(len(init))
-                    if _exactly(display, 4) != _result(spice.OK):
-                        return
-                else:
-                    _log_in(display, link, reply, password)
-                    result = _exactly(display, 4)
+                owed = 5 if init else 0
+                _log_in(display, link, reply, self.books.display_password(viewer.ticket_id), init)
+                result = _exactly(display, 4)
+                owed = 1 if init else 0
+                if not init:
                     viewer.sendall(result)
-                    if result != _result(spice.OK):
-                        return
-            self._relay(session, link, viewer, exactly.rest, messages, display)
+            if result == _result(spice.OK):
+                session.live.count_up(len(init))
+                came = self._relay(session, link, viewer, exactly.rest, messages, display)
+                owed = 0 if came else owed
         finally:
+            _await(display, owed)
             _hang_up(display)
             over.set()
             del session.channels[place]
             viewer.finish(session.live.code, session.live.why)
 
-    def _relay(self, session: Session, link: Link, viewer: Viewer, early: bytes, messages: Messages, display: Any) -> None:
-        """Move this channel's bytes until it or its session is over."""
+    def _relay(self, session: Session, link: Link, viewer: Viewer, early: bytes, messages: Messages, display: Any) -> int:
+        """Move this channel's bytes until it or its session is over; answers how many came from the VM."""
         live, over = session.live, Event()
-        main = link.channel == spice.MAIN
+        main, came = link.channel == spice.MAIN, 0
 
         def stop(code: int, why: str) -> None:
             over.set()
@@ -212,14 +211,24 @@ class SpiceConsoles:
                 live.end(code, why)
 
         def up() -> None:
-            with suppress(OSError, SpiceError):
-                display.sendall(messages.take(early))
+            try:
+                _send(display, messages.take(early))
                 copy(viewer.read, lambda data: _send(display, messages.take(data)), live.count_up)
+            except OSError:
+                pass  # an end cut off hard is an end all the same
+            except SpiceError as wrong:
+                log.warning("spice channel cut", channel=link.name, address=viewer.address, why=str(wrong))
             stop(NORMAL, VIEWER_CLOSED)
+
+        def take() -> bytes:
+            nonlocal came
+            data = read(display)
+            came += len(data)
+            return data
 
         def down() -> None:
             with suppress(OSError):
-                copy(partial(read, display), viewer.sendall, live.count_down)
+                copy(take, viewer.sendall, live.count_down)
             stop(GONE, "The desktop's screen was closed.")
 
         directions = [gevent.spawn(up), gevent.spawn(down)]
@@ -227,10 +236,11 @@ class SpiceConsoles:
             gevent.wait([over, live.over], count=1)
         finally:
             gevent.killall(directions)
+        return came
 
     def _close_channels(self, session: Session) -> None:
         """Wait until every other channel is closed at the display; `live.over` has told them all."""
-        gevent.wait(list(session.channels.values()), timeout=2 * HANG_UP_S)
+        gevent.wait(list(session.channels.values()), timeout=ANSWER_S + HANG_UP_S)
 
     def _end_others(self, session: Session) -> None:
         """Have this VM's earlier session in this process ended at once, instead of when the keeper sees the row."""
@@ -239,10 +249,32 @@ class SpiceConsoles:
                 other.live.end(ENDED, "This console was opened again somewhere else.")
 
 
+def _may_join(session: Session | None, viewer: Viewer, place: tuple[int, int]) -> bool:
+    """Whether the session lives, is this viewer's, and has no such channel yet."""
+    return (
+        session is not None and session.who == viewer.who and not session.live.over.is_set() and place not in session.channels
+    )
+
+
+def _read_init(viewer: Viewer, exactly: Exactly, messages: Messages) -> bytes:
+    """The client's DISPLAY_INIT; b"" when it goes without."""
+    init, exactly.rest = messages.take_init(exactly.rest), b""
+    while not init:
+        data = viewer.read()
+        if not data:
+            break
+        init = messages.take_init(data)
+    return init
+
+
 def _log_in(display: Any, link: Link, reply: Reply, password: str, init: bytes = b"") -> None:
     """Send the VM's own password, and what must follow it without a gap."""
     choice = struct.pack("<I", 1) if spice.both(link, reply, spice.AUTH_SELECTION) else b""
     display.sendall(choice + spice.seal_ticket(reply.public_key, password) + init)
+
+
+def _messages(link: Link, reply: Reply) -> Messages:
+    return Messages(link.channel, spice.both(link, reply, spice.MINI_HEADER))
 
 
 def _result(code: int) -> bytes:
@@ -270,6 +302,12 @@ def _hung_up(display: Any) -> Iterator[Any]:
         yield display
     finally:
         display.close()
+
+
+def _await(display: Any, owed: int) -> None:
+    """Wait until the display has sent so many bytes more."""
+    with suppress(OSError, gevent.Timeout), gevent.Timeout(ANSWER_S):
+        _exactly(display, owed)
 
 
 def _hang_up(display: Any) -> None:

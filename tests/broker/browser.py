@@ -192,7 +192,11 @@ class SpiceClient:
     def __init__(self, sock: Any, channel: int, connection_id: int = 0, channel_id: int = 0, caps: tuple[int, ...] = ()) -> None:
         self.sock = sock
         sock.sendall(Link(connection_id, channel, channel_id, (0b1011,), caps).pack())
-        _, _, _, size = HEAD.unpack(self.exactly(HEAD.size))
+        try:
+            _, _, _, size = HEAD.unpack(self.exactly(HEAD.size))
+        except EOFError:
+            sock.close()
+            raise
         body = self.exactly(size)
         self.error, self.public_key, n_common, n_caps, at = REPLY.unpack_from(body)
         words = struct.unpack_from(f"<{n_common + n_caps}I", body, at)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from agent.consoles import Consoles
 from backend.clock import WallClock
-from backend.db import Sessions
+from backend.db import Sessions, new_sessions
 from backend.secrets import Keyring
 from broker import tickets
 from broker.models import ConsoleSession, Ticket
@@ -24,11 +24,13 @@ from broker.viewer import Face, vv
 from hostapi.tls import server_context
 from hostapi.types import Protocol
 from hostapi.verbs import HostRefused
-from pools.models import Lease
 from tests import make
 from tests.broker.browser import Browser, Display
 from tests.broker.processes import GatewayProcess, Qemu, wait_until
 from tests.pki import Pki
+from tests.postgres import Cluster
+
+House = tuple[GatewayProcess, Sessions, Keyring]
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Desk:
     gateway: GatewayProcess
     ports: dict[tuple[UUID, str], int]
     passwords: list[Any] = field(default_factory=list)  # who is told a display's password: f(protocol, password)
-    browsers: list[Browser] = field(default_factory=list)
+    opened: list[Any] = field(default_factory=list)
     user_id: UUID = UUID(int=0)
     session_id: UUID = UUID(int=0)
     cookie: str = ""
@@ -71,7 +73,7 @@ class Desk:
         """A browser that opens the ticket's console, with Alice's cookie unless told otherwise."""
         ticket = ticket or self.ticket()
         browser = Browser(self.gateway, **{"token": self.token(ticket), "cookie": self.cookie, **how})
-        self.browsers.append(browser)
+        self.opened.append(browser)
         return browser
 
     def viewer_file(self, ticket: Ticket) -> str:
@@ -98,7 +100,7 @@ class Desk:
                 setattr(tx.get_one(row, id), name, value)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def consoles(pki: Pki) -> Iterator[tuple[int, dict[tuple[UUID, str], int]]]:
     """The agent's console port, and which port of ours stands for which display."""
     ports: dict[tuple[UUID, str], int] = {}
@@ -114,33 +116,38 @@ def consoles(pki: Pki) -> Iterator[tuple[int, dict[tuple[UUID, str], int]]]:
     agent.stop()
 
 
-@pytest.fixture
-def keyring() -> Keyring:
-    return Keyring(secrets.token_bytes(32))
-
-
-@pytest.fixture
-def gateway(tmp_path: Path, pki: Pki, database_url: str, keyring: Keyring) -> Iterator[GatewayProcess]:
-    key = tmp_path / "key"
+@pytest.fixture(scope="module")
+def house(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[House]:
+    """One database and one gateway process for a module's tests: starting them costs more than most tests do."""
+    database, folder = cluster.new_database(), tmp_path_factory.mktemp("gateway")
+    key = folder / "key"
     key.touch(0o600)
-    key.write_bytes(keyring._key)
-    made = GatewayProcess(tmp_path, pki, database_url, key)
-    made.start()
-    yield made
-    assert made.process is not None
-    if made.process.poll() is None:
-        made.stop()
-    assert "Traceback" not in made.log.read_text(), made.log.read_text()
+    key.write_bytes(secrets.token_bytes(32))
+    sessions = new_sessions(cluster.url(database))
+    gateway = GatewayProcess(folder, pki, cluster.url(database), key)
+    yield gateway, sessions, Keyring(key.read_bytes())
+    gateway.stop()
+    sessions.kw["bind"].dispose()
+    cluster.drop(database)
+    assert "Traceback" not in gateway.log.read_text(), gateway.log.read_text()
 
 
 @pytest.fixture
-def desk(gateway: GatewayProcess, sessions: Sessions, keyring: Keyring, consoles: Any) -> Iterator[Desk]:
-    """Alice, signed in, with a lease on a running desktop whose displays are nowhere yet."""
-    console_port, ports = consoles
+def gateway(house: House) -> GatewayProcess:
+    """The gateway, running; started again when the test before has ended it."""
+    if not house[0].runs():
+        house[0].start()
+    return house[0]
+
+
+@pytest.fixture
+def desk(gateway: GatewayProcess, house: Any, consoles: Any) -> Iterator[Desk]:
+    """A person (Alice, to the tests), signed in, with a lease on a running desktop whose displays are nowhere yet."""
+    (_, sessions, keyring), (console_port, ports) = house, consoles
     made = a_desk(sessions, keyring, gateway, console_port, ports)
     yield made
-    for browser in made.browsers:
-        browser.close()
+    for opened in made.opened:
+        opened.close()
 
 
 def a_desk(
@@ -150,7 +157,7 @@ def a_desk(
     with sessions.begin() as tx:
         host = make.a_host(tx, address="127.0.0.1", console_port=console_port)
         pool = make.a_pool(tx, host=host, members=0)
-        user = make.a_user(tx, "alice")
+        user = make.a_user(tx)
         desk.user_id = user.id
         desk.session_id, desk.cookie = sign_in(tx, user, now)
         lease = make.a_lease(tx, pool, user, now=now)
@@ -186,5 +193,3 @@ def qemu(desk: Desk, tmp_path: Path) -> Iterator[Qemu]:
     yield made
     made.stop()
 
-
-__all__ = ["Desk", "Lease"]

@@ -73,8 +73,12 @@ class GatewayProcess:
         plain = socket.create_connection(("127.0.0.1", self.port), 20)
         return ssl.create_default_context(cafile=str(self.ca_file)).wrap_socket(plain, server_hostname="localhost")
 
+    def runs(self) -> bool:
+        """Whether its process lives."""
+        return self.process is not None and self.process.poll() is None
+
     def stop(self) -> None:
-        if self.process is not None:
+        if self.process is not None and self.runs():
             self.process.terminate()
             try:
                 self.process.wait(20)
