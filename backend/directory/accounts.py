@@ -34,11 +34,10 @@ def remember(tx: Tx, directory: Directory, person: Person, now: datetime) -> Use
     The SID says who somebody is. A name that another SID had before goes to its new owner, and the old
     owner's row, which keeps its rights, is shut out under a name nobody can sign in with.
     """
-    tx.execute(sa.select(Directory.id).where(Directory.id == directory.id).with_for_update(key_share=True))
-    user = tx.scalars(sa.select(User).where(User.directory_id == directory.id, User.external_id == person.external_id)).first()
-    namesake = tx.scalars(sa.select(User).where(
-        User.directory_id == directory.id, User.name == person.name, User.external_id.is_distinct_from(person.external_id),
-    )).first()
+    user, namesake = _known(tx, directory, person)
+    if user is None or namesake is not None:  # new here, or a name changes hands: one after the other, then look again
+        tx.execute(sa.select(Directory.id).where(Directory.id == directory.id).with_for_update(key_share=True))
+        user, namesake = _known(tx, directory, person)
     if namesake is not None:
         shut_out(tx, namesake, f"their name {namesake.name} belongs to somebody else in {directory.name} now.", now)
         namesake.name = f"{namesake.name}#{(namesake.external_id or '').rpartition('-')[2]}"
@@ -115,6 +114,14 @@ def note_trouble(tx: Tx, directory_id: UUID, trouble: str) -> None:
 def name_of(tx: Tx, user: User) -> str:
     """The person's full name as it is written everywhere: alice, or alice@corp.example."""
     return full_name(user.name, tx.get_one(Directory, user.directory_id).name)
+
+
+def _known(tx: Tx, directory: Directory, person: Person) -> tuple[User | None, User | None]:
+    """The row of this person, and that of somebody else who has their name here."""
+    rows = tx.scalars(sa.select(User).where(
+        User.directory_id == directory.id, sa.or_(User.external_id == person.external_id, User.name == person.name))).all()
+    return (next((u for u in rows if u.external_id == person.external_id), None),
+            next((u for u in rows if u.external_id != person.external_id), None))
 
 
 def _seen(user: User) -> tuple[Any, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -463,3 +466,14 @@ def test_found_is_plain_data() -> None:
 
     grant = GrantRole("user", "pool", uuid4(), directory_id=uuid4(), found=Found("group", "S-1-5-21-1", "g", "CN=g"))
     assert msgspec.convert(msgspec.to_builtins(grant), GrantRole) == grant
+
+
+def test_many_at_once_under_gevent(samba: SambaDomain, people: People) -> None:
+    """The web's own way: pool threads with cooperative sockets; the loop turns on meanwhile."""
+    asked = {"servers": samba.servers, "name": samba.realm, "bind_user": samba.bind_user, "bind_password": samba.bind_password,
+             "ca_pem": samba.ca_pem, "login": "jm\u00fcller@corp.example", "password": SECRET, "find": "m\u00fcll"}
+    done = subprocess.run([sys.executable, "-m", "tests.directory.under_gevent"], input=json.dumps(asked), text=True,
+                          capture_output=True, cwd=Path(__file__).parents[2], timeout=200)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["right"] and answer["ticks"] > 10

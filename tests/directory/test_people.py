@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 
 from backend.db import Sessions, Tx
-from backend.directory import internal
+from backend.directory import accounts, internal
 from backend.directory.commands import (
     AddDirectory,
     CreateUser,
@@ -17,6 +20,7 @@ from backend.directory.commands import (
     RemoveUser,
     SignOutUser,
 )
+from backend.directory.facts import Person
 from backend.directory.models import Directory, Group, Permission, User
 from backend.errors import Denied, Impossible, Invalid, NotFound
 from backend.events import Event
@@ -132,3 +136,35 @@ def test_the_internal_directory_stays(tx: Tx) -> None:
     for command in (RemoveDirectory(directory.id), EditDirectory(directory.id, netbios="X")):
         with pytest.raises(Impossible, match="Leasehold's own"):
             submit(tx, command, SYSTEM, NOW)
+
+
+def test_somebody_new_at_two_places_at_once_is_one(sessions: Sessions, clock: ToldClock) -> None:
+    with sessions.begin() as tx:
+        directory = Directory(name="corp.example", type="ad")
+        tx.add(directory)
+    person = Person("S-1-5-21-1-2-3-4", "jm\u00fcller", "CN=M\u00fcller\\, J\u00fcrgen", group_sids=("S-1-5-21-1-2-3-5",))
+    go, made = threading.Barrier(8), []
+
+    def arrive() -> None:
+        go.wait()
+        with sessions.begin() as tx:
+            made.append(accounts.remember(tx, tx.get_one(Directory, directory.id), person, clock.now()).id)
+
+    threads = [threading.Thread(target=arrive) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8 and len(set(made)) == 1
+
+
+def test_two_people_may_swap_their_names(tx: Tx) -> None:
+    directory = Directory(name="corp.example", type="ad")
+    tx.add(directory)
+    tx.flush()
+    one, two = (Person(f"S-1-5-21-1-2-3-{n}", name, f"CN={name}") for n, name in ((4, "kim"), (5, "lee")))
+    ids = [accounts.remember(tx, directory, person, NOW).id for person in (one, two)]
+    swapped = [replace(one, name="lee"), replace(two, name="kim")]
+    assert [accounts.remember(tx, directory, person, NOW).id for person in swapped] == ids
+    assert [tx.get_one(User, id).name for id in ids] == ["lee", "kim"]
+    assert all(tx.get_one(User, id).enabled for id in ids)  # the one shut out meanwhile is let in again
