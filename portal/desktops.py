@@ -144,9 +144,8 @@ def waiting(tx: Tx, who: Any, card: Card, now: datetime) -> Waiting:
     if answer.state == "off":
         return Waiting("none", "The desktop is switched off", "Connect starts it.")
     if answer.state == "queued":
-        steps = (Stage("Waiting for a free desktop", "now", answer.sentence), Stage("Starting", "later"), Stage("Ready", "later"))
-        return Waiting("queued", "All desktops are in use", "You are called as soon as one is free.", answer.position,
-                       answer.estimate_s, steps)
+        steps = (Stage("Waiting for a desktop", "now"), Stage("Starting", "later"), Stage("Ready", "later"))
+        return Waiting("queued", "You wait for a desktop", answer.sentence, answer.position, answer.estimate_s, steps)
     found = Stage("A desktop is yours", "done", answer.vm_name)
     if answer.state == "ready":
         return Waiting("ready", "Opening the desktop", "", steps=(found, Stage("Started", "done"), Stage("Opening its screen", "now")))

@@ -21,30 +21,21 @@ function announce(kind, id) {
 
 const wanted = (body.dataset.live || "").split(" ").filter(Boolean);
 let stream = null;
-let lastId = "";
 let silent = 0;
 
 function everything() { for (const kind of wanted) announce(kind, "*"); }
 
 function follow() {
   if (!wanted.length || stream || document.hidden) return;
-  const query = new URLSearchParams({ types: wanted.join(",") });
-  if (lastId) query.set("after", lastId);
-  stream = new EventSource(`/api/v1/changes?${query}`);
-  const heard = (event) => {
-    if (event.lastEventId) lastId = event.lastEventId;
-    let told = {};
-    try { told = JSON.parse(event.data); } catch { /* a hello without data */ }
-    announce(event.type === "message" ? told.type || told.kind : event.type, told.id ?? "*");
-  };
-  for (const kind of wanted) stream.addEventListener(kind, heard);
-  stream.onmessage = heard;
+  stream = new EventSource(`/api/v1/changes?types=${wanted.join(",")}`);
+  for (const kind of wanted) stream.addEventListener(kind, (event) => announce(kind, JSON.parse(event.data).id));
+  stream.addEventListener("hello", () => { if (silent) everything(); silent = 0; offline(false); });
   stream.addEventListener("reset", everything);
-  stream.onopen = () => { if (silent) everything(); silent = 0; offline(false); };
+  stream.addEventListener("end", () => location.reload());  // signed out elsewhere: the server leads on
   stream.onerror = () => {
     silent += 1;
     offline(silent > 2);
-    if (stream.readyState === EventSource.CLOSED) { unfollow(); setTimeout(follow, Math.min(30000, 1000 * 2 ** silent)); }
+    if (stream?.readyState === EventSource.CLOSED) { unfollow(); setTimeout(follow, Math.min(30000, 1000 * 2 ** silent)); }
   };
 }
 

@@ -1,0 +1,190 @@
+"""The product as `make run` starts it: people in a real browser and a real viewer, an administrator, two starts.
+
+One story, told in the order of the tests: each begins where the one before ended.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.e2e.native import Viewer, share_of_blue, x_server
+from tests.e2e.product import Product, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+CONSOLE_S = 120_000  # ms: how long a guest may take under emulation on a busy machine
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    made = Product(tmp_path_factory.mktemp("product") / "state")
+    made.start()
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.stop(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def signed_in(chromium: Browser, product: Product, user: str) -> Page:
+    """A page of a browser of their own, right after they pressed Sign in."""
+    page = chromium.new_context(ignore_https_errors=True, viewport={"width": 1440, "height": 900}).new_page()
+    page.goto(product.url)
+    page.get_by_label("User name").fill(user)
+    page.get_by_label("Password").fill(product.passwords[user])
+    page.get_by_role("button", name="Sign in").click()
+    return page
+
+
+@pytest.fixture(scope="module")
+def anna(chromium: Browser, product: Product) -> Page:
+    return signed_in(chromium, product, "anna")
+
+
+def shows_the_guest(page: Page, tmp_path: Path) -> Any:
+    """Whether the console's canvas shows the guest's own screen."""
+    page.locator("#screen canvas").screenshot(path=tmp_path / "screen.png")
+    return share_of_blue(Image.open(tmp_path / "screen.png").convert("RGB")) > 0.1
+
+
+def test_ready_tells_where_and_who(product: Product) -> None:
+    assert f"READY https://localhost:{product.port}" in product.output
+    assert re.search(r"Desktops run with (KVM|emulation)", product.output), "the choice is said"
+    assert product.ready["url"] == f"https://localhost:{product.port}" and Path(product.ready["ca_file"]).exists()
+    assert [user["name"] for user in product.ready["users"]] == ["admin", "anna", "ben", "carl"]
+    assert all(set(user) == {"name", "password", "role"} for user in product.ready["users"])
+    assert all(user["password"] in product.output for user in product.ready["users"])
+    secrets = [product.place.ready, product.state / "passwords.json", product.place.tls / "ca-key.pem"]
+    assert all(file.stat().st_mode & 0o077 == 0 for file in secrets), "others may not read them"
+
+
+def test_it_is_seeded_and_keeps_one_spare_running(product: Product) -> None:
+    pool = product.rows("pools")[0]
+    assert (pool["name"], pool["type"], pool["stateless"], pool["size"], pool["spares"], pool["lease_s"]) == (
+        "Desktops", "floating", True, 4, 1, 3600,
+    )  # fmt: skip
+    assert [host["state"] for host in product.rows("hosts")] == ["up"]
+    until(lambda: [member["state"] for member in product.rows("members")] == ["spare"], "one spare is up and waits")
+    guests = until(lambda: [vm["guest"] for vm in product.rows("vms") if vm["guest"]], "its agent is heard")
+    assert [guest["os"] for guest in guests] == ["Leasehold Guest 1.0"]
+
+
+def test_anna_goes_from_sign_in_straight_to_the_picture(anna: Page, product: Product, tmp_path: Path) -> None:
+    anna.locator("#screen canvas").wait_for(timeout=CONSOLE_S)
+    until(lambda: shows_the_guest(anna, tmp_path), "the guest's screen in the browser")
+    lease = next(lease for lease in product.rows("leases") if lease["user"].startswith("anna"))
+    assert lease["state"] == "active"
+
+
+def test_keys_typed_in_the_browser_arrive_in_the_guest(anna: Page, product: Product) -> None:
+    vm_id = product.desktop("anna", "pool")["vm"]["id"]
+    anna.locator("#screen canvas").click()
+    anna.keyboard.type("echo by-browser > /tmp/proof\n", delay=40)
+    until(lambda: product.sh(vm_id, "cat /tmp/proof 2>/dev/null").strip() == "by-browser", "the shell ran what was typed")
+
+
+def test_ben_sees_the_pool_and_his_own_vm_and_carl_nothing(chromium: Browser, product: Product) -> None:
+    ben = signed_in(chromium, product, "ben")
+    expect(ben.get_by_role("heading", name="My desktops")).to_be_visible()
+    expect(ben.get_by_role("article")).to_have_count(2)
+    expect(ben.get_by_role("heading", name="ben-workstation")).to_be_visible()
+    ben.context.close()
+    carl = signed_in(chromium, product, "carl")
+    expect(carl.get_by_text("No desktop has been given to you yet")).to_be_visible()
+    carl.context.close()
+
+
+def test_remote_viewer_shows_the_guest_and_types_into_it_once(product: Product, tmp_path: Path) -> None:
+    desktop = product.desktop("ben", "vm")
+    wanted = {"protocol": "spice", "client": "native"}
+
+    def ready() -> Any:
+        status, answer = product.ask("ben", "POST", f"/me/desktops/{desktop['id']}/connect", wanted)
+        assert status in (201, 202), answer
+        return answer["viewer"] if status == 201 else None
+
+    viewer = until(ready, "Ben's own VM is ready", 240)
+    text = product.ask("ben", "GET", viewer["url"].split("/api/v1")[1])[1]
+    assert str(product.place.gateway_port) in text and "BEGIN CERTIFICATE" in text
+    (tmp_path / "one.vv").write_text(text)
+    (tmp_path / "again.vv").write_text(text)
+    with x_server() as env:
+        first = Viewer(env, tmp_path / "one.vv")
+        window = first.window("ben-workstation")
+        until(lambda: share_of_blue(first.picture()) > 0.03, "the guest's screen in remote-viewer's window")
+        first.type(window, "echo by-viewer > /tmp/proof")
+        vm_id = desktop["vm"]["id"]
+        until(lambda: product.sh(vm_id, "cat /tmp/proof 2>/dev/null").strip() == "by-viewer", "what was typed in remote-viewer")
+        assert not (tmp_path / "one.vv").exists(), "the file deletes itself"
+        first.close()
+        until(lambda: share_of_blue(first.picture()) == 0, "its window is gone")
+        second = Viewer(env, tmp_path / "again.vv")
+        until(lambda: "ticket refused" in (product.state / "log" / "gateway.log").read_text(), "the gateway refuses the second use")
+        assert share_of_blue(second.picture()) == 0
+        second.close()
+
+
+def test_what_dies_is_started_again(product: Product) -> None:
+    web = _pid(product, "wsgi")
+    os.kill(web, signal.SIGKILL)
+    until(lambda: _pid(product, "wsgi") not in (0, web), "a new web process")
+    until(lambda: _readyz(product) == 200, "the portal answers again")
+
+
+def test_a_lease_taken_back_closes_the_console(anna: Page, product: Product) -> None:
+    lease = next(lease for lease in product.rows("leases") if lease["state"] == "active")
+    status, answer = product.ask("admin", "POST", f"/leases/{lease['id']}/reclaim", {"message": "Lunch time."})
+    assert status == 202, answer
+    expect(anna.locator("#screen canvas")).to_have_count(0, timeout=30_000)
+    until(lambda: all(c["ended_at"] for c in product.rows("consoles") if c["user"].startswith("anna")), "no console is left")
+    until(lambda: [m["state"] for m in product.rows("members")].count("spare") == 1, "a spare again", 240)
+
+
+def test_ctrl_c_leaves_nothing_running_and_a_second_start_keeps_the_data(product: Product) -> None:
+    before = {kind: {row["id"] for row in product.rows(kind)} for kind in ("pools", "vms", "users", "hosts", "leases")}
+    passwords = product.passwords
+    assert product.stop(signal.SIGINT) == 0
+    assert product.left_over() == [] and not product.place.run.exists() and not product.place.ready.exists()
+    product.start()
+    assert product.passwords == passwords
+    for kind, ids in before.items():
+        assert ids <= {row["id"] for row in product.rows(kind)}, kind
+    until(lambda: [host["state"] for host in product.rows("hosts")] == ["up"], "the host is up again")
+    until(lambda: [m["state"] for m in product.rows("members")].count("spare") == 1, "a spare runs again", 240)
+    assert product.stop(signal.SIGTERM) == 0
+    assert product.left_over() == []
+
+
+def _pid(product: Product, module: str) -> int:
+    """The process of this module that belongs to the product; 0 while there is none."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words, environ = (folder / "cmdline").read_bytes().split(b"\0"), (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if module.encode() in words and str(product.place.tls).encode() in environ:
+            return int(folder.name)
+    return 0
+
+
+def _readyz(product: Product) -> int:
+    http = urllib3.PoolManager(ca_certs=product.ready["ca_file"], retries=False, timeout=5)
+    try:
+        return http.request("GET", f"{product.url}/readyz").status
+    except urllib3.exceptions.HTTPError:
+        return 0
