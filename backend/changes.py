@@ -10,7 +10,7 @@ from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, SessionTransaction, mapped_column
 
 from backend.db import Base, Tx
 
@@ -28,9 +28,27 @@ class Change(Base):
     pool_id: Mapped[UUID | None]
 
 
+_PENDING = "changes"  # what a transaction has touched so far, in its session's info
+
+
 def touch(tx: Tx, kind: str, object_id: object, *, user_id: UUID | None = None, pool_id: UUID | None = None) -> None:
-    """Tell whoever looks that this thing changed, when the transaction commits."""
-    tx.execute(sa.insert(Change).values(kind=kind, object_id=str(object_id), user_id=user_id, pool_id=pool_id))
+    """Tell whoever looks that this thing changed, when the transaction commits; touched twice, it is told once."""
+    tx.info.setdefault(_PENDING, {})[kind, str(object_id), user_id, pool_id] = None
+
+
+@sa.event.listens_for(Session, "before_commit")
+def _write(tx: Session) -> None:
+    """Everything that was touched, in one statement just before the commit. A savepoint's wait for the whole."""
+    if not tx.in_nested_transaction() and (touched := tx.info.pop(_PENDING, None)):
+        names = ("kind", "object_id", "user_id", "pool_id")
+        tx.execute(sa.insert(Change.__table__), [dict(zip(names, one, strict=True)) for one in touched])  # type: ignore[arg-type]
+
+
+@sa.event.listens_for(Session, "after_transaction_end")
+def _forget(tx: Session, ended: SessionTransaction) -> None:
+    """What was touched in vain is told to nobody. (By a savepoint alone that was taken back, it is told: harmless.)"""
+    if ended.parent is None:
+        tx.info.pop(_PENDING, None)
 
 
 def since(tx: Tx, cursor: tuple[int, int], limit: int = 1000) -> list[tuple[int, int, str, str, UUID | None, UUID | None]]:

@@ -36,6 +36,9 @@ class Event(Base):
     facts: Mapped[Json] = mapped_column(default=dict, server_default="{}")
 
 
+_INSERT = sa.insert(Event.__table__)  # type: ignore[arg-type] # past the ORM: events are many, and nobody edits them
+
+
 def record(
     tx: Tx,
     code: str,
@@ -53,20 +56,18 @@ def record(
     thing_id = getattr(thing, "id", None)  # a task's is a number, and stands in `task_id`
     pool_id = pool_id or getattr(thing, "pool_id", None) or (thing.id if getattr(thing, "kind", "") == "pool" else None)
     user_id = user_id or getattr(thing, "user_id", None)
-    tx.add(
-        Event(
-            severity=severity,
-            code=code,
-            sentence=sentence.format(**words),
-            object_kind=getattr(thing, "kind", None),
-            object_id=thing_id if isinstance(thing_id, UUID) else None,
-            actor_name=actor,
-            user_id=user_id,
-            pool_id=pool_id,
-            task_id=task_id,
-            facts={k: v if isinstance(v, (int, float, bool, type(None))) else str(v) for k, v in facts.items()},
-        )
-    )
+    tx.execute(_INSERT, {
+        "severity": severity,
+        "code": code,
+        "sentence": sentence.format(**words),
+        "object_kind": getattr(thing, "kind", None),
+        "object_id": thing_id if isinstance(thing_id, UUID) else None,
+        "actor_name": actor,
+        "user_id": user_id,
+        "pool_id": pool_id,
+        "task_id": task_id,
+        "facts": {k: v if isinstance(v, (int, float, bool, type(None))) else str(v) for k, v in facts.items()},
+    })
     touch(tx, "event", code, user_id=user_id, pool_id=pool_id)
 
 
@@ -81,14 +82,9 @@ def move(tx: Tx, row: Any, event: str, *, words: dict[str, Any] | None = None, *
     was, name = row.state, getattr(row, "name", None) or _short(row)
     now = table.next(was, event, name)
     tx.flush()
-    cls = type(row)
-    key = sa.inspect(cls).primary_key[0]
-    moved = tx.execute(
-        sa.update(cls)
-        .where(key == sa.inspect(row).identity[0], cls.state == was)
-        .values(state=now, **changes)
-        .execution_options(synchronize_session=False)
-    )
+    table_of = type(row).__table__
+    key, id = table_of.primary_key.columns[0], sa.inspect(row).identity[0]
+    moved = tx.execute(sa.update(table_of).where(key == id, table_of.c.state == was).values(state=now, **changes))
     if moved.rowcount != 1:  # type: ignore[attr-defined]
         raise Busy("changed_meanwhile", f"{table.label.capitalize()} {name} changed meanwhile; look again.", kind=row.kind)
     for field, value in {"state": now, **changes}.items():
@@ -96,7 +92,7 @@ def move(tx: Tx, row: Any, event: str, *, words: dict[str, Any] | None = None, *
     if f"{row.kind}.{event}" in CATALOGUE:
         plain = {k: v for k, v in changes.items() if isinstance(v, (str, int, float))}
         record(tx, f"{row.kind}.{event}", row, **{**plain, **(words or {})})
-    touch(tx, row.kind, sa.inspect(row).identity[0], user_id=getattr(row, "user_id", None), pool_id=getattr(row, "pool_id", None))
+    touch(tx, row.kind, id, user_id=getattr(row, "user_id", None), pool_id=getattr(row, "pool_id", None))
     return now
 
 
