@@ -290,6 +290,8 @@ def install(app: Flask) -> None:
     pages_of_people = admin_people.pages
     app.register_blueprint(pages)
     app.register_blueprint(pages_of_people)
+    # its pages look people up and show empty forms before any command asks for a right
+    app.before_request_funcs.setdefault(pages_of_people.name, []).append(_require_area)
 
     @app.context_processor
     def administration() -> dict[str, Any]:

@@ -1,0 +1,316 @@
+"""Every route there is, as a stranger, as the wrong user and as the right one; a route that the table lacks fails.
+
+Bob is signed in and has nothing. Alice may use the pool Desktops and owns a VM, keeper runs the pool, root everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import sessionmaker
+from werkzeug.test import TestResponse
+
+import assembly
+from backend.config import Settings
+from backend.db import new_sessions
+from backend.secrets import Keyring
+from portal import Parts, create_app
+from portal.collections import BY_KIND, COLLECTIONS
+from tests.conftest import ToldClock
+from tests.pki import Pki
+from tests.postgres import Cluster
+from tests.web.place import Place
+
+OK = frozenset({200})
+DONE = frozenset({202})
+REFUSED = frozenset({403, 404})
+NOBODY = frozenset({401})
+TO_SIGN_IN = frozenset({303})
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a route answers. "@pool" in path, query or body stands for the id of that thing."""
+
+    right: str | None = "root"
+    fine: frozenset[int] = OK
+    wrong: str | None = "bob"
+    no: frozenset[int] = REFUSED
+    stranger: frozenset[int] = NOBODY
+    path: dict[str, str] = field(default_factory=dict)
+    query: dict[str, str] = field(default_factory=dict)
+    body: dict[str, Any] | None = None
+    form: dict[str, str] | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def everybody(fine: frozenset[int] = OK, **known: Any) -> Case:
+    """Whoever is signed in: bob too."""
+    return Case("bob", fine, None, **known)
+
+
+def open_to_all(fine: frozenset[int] = OK, **known: Any) -> Case:
+    """Strangers too."""
+    return Case(None, stranger=fine, wrong=None, **known)
+
+
+def alice(fine: frozenset[int] = OK, **known: Any) -> Case:
+    """Alice's own things: the wrong one is even root, who runs everything and has no desktops."""
+    return Case("alice", fine, "root", **known)
+
+
+def command(right: str = "root", path: str = "", fine: frozenset[int] = DONE, **known: Any) -> Case:
+    """An action on the thing of this kind."""
+    return Case(right, fine, path={"id": f"@{path}"} if path else {}, **known)
+
+
+def page(right: str = "root", fine: frozenset[int] = OK, **known: Any) -> Case:
+    """A page of the administration."""
+    return Case(right, fine, stranger=TO_SIGN_IN, **known)
+
+
+def send(right: str = "root", fine: frozenset[int] = frozenset({303}), **known: Any) -> Case:
+    """A form: who is not signed in has no page that it could come from."""
+    return Case(right, fine, stranger=frozenset({401, 403}), **{"form": {}, **known})
+
+
+DESKTOP = {"id": "@pool"}
+NEW_POOL = {"name": "New", "template_id": "@template", "size": 1}
+USER_BOB = {"user_id": "@bob"}
+
+TABLE: dict[str, Case] = {
+    # about
+    "GET static": open_to_all(path={"filename": "app.css"}),
+    "GET healthz": open_to_all(),
+    "GET readyz": open_to_all(frozenset({503})),
+    "GET metrics": open_to_all(),
+    "GET api.openapi_json": open_to_all(),
+    "GET api.openapi_page": open_to_all(),
+    "GET api.authority": open_to_all(),
+    # session
+    "POST api.create_session": open_to_all(NOBODY, body={"user": "alice", "password": "wrong"}),
+    "DELETE api.end_session": everybody(frozenset({204})),
+    "GET api.me": everybody(),
+    "POST api.session_end": Case("alice", frozenset({204}), path={"id": "@session"}, body={}),
+    "POST api.console_end": Case("alice", frozenset({204}), path={"id": "@console"}, body={}),
+    "GET api.changes": everybody(),
+    # enrollment: the token is the right
+    "POST api.enroll_ask": open_to_all(frozenset({403}), body={
+        "token": "wrong", "csr": "", "address": "", "port": 1, "console_port": 1}),
+    "GET api.enroll_answer": open_to_all(frozenset({403}), path={"id": "@host"}),
+    # a person's desktops
+    "GET api.my_desktops": everybody(),
+    "POST api.desktop_connect": alice(frozenset({201}), path=DESKTOP, body={}),
+    "POST api.desktop_start": alice(DONE, path={"id": "@own_vm"}, body={}),
+    "POST api.desktop_shutdown": alice(DONE, path=DESKTOP, body={}),
+    "POST api.desktop_stop": alice(frozenset({403}), path=DESKTOP, body={}, no=frozenset({404})),  # no right of this pool
+    "POST api.desktop_reset": alice(DONE, path=DESKTOP, body={}),
+    "GET api.ticket_viewer": alice(path={"id": "@ticket"}),
+    "POST api.lease_return": alice(path={"id": "@lease"}, body={}),
+    "POST api.lease_extend": alice(path={"id": "@lease"}, body={}),
+    "GET api.vm_screen": Case("alice", frozenset({404}), None, path={"id": "@vm"}),  # no picture yet; bob's is in test_api.py
+    # lists of parts
+    "GET api.pool_members": Case("keeper", path=DESKTOP),
+    "GET api.entitlements": Case("keeper", path=DESKTOP),
+    "GET api.roles_list": everybody(),
+    "GET api.search_completions": everybody(path={"name": "vms"}),
+    # directories and people
+    "GET api.directory_search": Case("keeper", path={"id": "@directory"}, query={"text": "ali"}),
+    "POST api.directory_test": Case(fine=frozenset({409}), path={"id": "@directory"}, body={}),  # the internal one: none to test
+    "POST api.directory_add": Case(fine=frozenset({422}), body={
+        "name": "corp.example", "servers": [], "bind_user": "svc", "bind_password": "x"}),
+    "POST api.directory_edit": Case(fine=frozenset({409}), path={"id": "@directory"}, body={}),
+    "POST api.directory_import": Case("root", frozenset({409}), path={"id": "@directory"}, body={
+        "kind": "user", "external_id": "S-1-5-21-1"}),
+    "POST api.directory_remove": command(path="directory", fine=frozenset({409}), body={}),
+    "POST api.user_create": command(body={"name": "new"}),
+    "POST api.user_password": Case(fine=frozenset({204}), path={"id": "@user"}, body={"password": "a long enough one"}),
+    "POST api.user_edit": command(path="user", body={"auto_launch": True}),
+    "POST api.user_remove": command(path="keeper", body={}),
+    "POST api.user_sign_out": command(path="user", body={}),
+    "POST api.group_edit": command(path="group", body={"auto_launch": True}),
+    "POST api.permission_grant": command(body={"role": "auditor", "object_type": "system", **USER_BOB}),
+    "POST api.permission_take": command("keeper", "permission", body={}),
+    # pools
+    "POST api.entitle": command("keeper", "pool", body=USER_BOB),
+    "DELETE api.disentitle": Case("keeper", DONE, path={"id": "@pool", "permission_id": "@permission"}),
+    "POST api.pool_create": command(body=NEW_POOL),
+    "POST api.pool_edit": command("keeper", "pool", body={"size": 3}),
+    "POST api.pool_remove": command("keeper", "pool", body={"force": True}),
+    "POST api.pool_add_member": command("keeper", "pool", body={"name": "extra"}),
+    "POST api.member_reset": command("keeper", "member", body={}),
+    "POST api.member_repair": command("keeper", "member", fine=frozenset({409}), body={}),  # it is not broken
+    "POST api.member_remove": command("keeper", "member", body={}),
+    "POST api.lease_reclaim": command("keeper", "lease", body={}),
+    # VMs, templates, hosts, storage, clusters, tasks
+    "POST api.vm_create": command(body={"name": "new", "template_id": "@template"}),
+    "POST api.vm_start": command(path="own_vm", body={}),
+    "POST api.vm_shutdown": command("keeper", "vm", body={}),
+    "POST api.vm_stop": command("keeper", "vm", body={}),
+    "POST api.vm_reset_disk": command(path="own_vm", fine=frozenset({202, 409}), body={}),
+    "POST api.vm_remove": command(path="own_vm", body={}),
+    "POST api.template_import": command(body={
+        "name": "new", "cluster_id": "@cluster", "domain_id": "@storagedomain", "memory_mib": 256, "capacity_mib": 1024,
+        "image_path": "/srv/x.qcow2"}),
+    "POST api.template_remove": command(path="template", fine=frozenset({409}), body={}),  # a pool is made from it
+    "POST api.host_create": Case(fine=frozenset({201}), body={"name": "beta", "cluster_id": "@cluster"}),
+    "POST api.host_maintenance": command(path="host", body={}),
+    "POST api.host_activate": command(path="host", fine=frozenset({409}), body={}),  # it is up
+    "POST api.host_remove": command(path="host", fine=frozenset({409}), body={}),
+    "POST api.storagedomain_create": command(body={"name": "new", "host_id": "@host", "path": "/srv/new"}),
+    "POST api.storagedomain_activate": command(path="storagedomain", fine=frozenset({409}), body={}),  # it is active
+    "POST api.cluster_create": command(body={"name": "new", "data_center_id": "@datacenter"}),
+    "POST api.datacenter_create": command(body={"name": "new"}),
+    "POST api.cancel_task": command("alice", "task", body={}),
+}
+for _kind in COLLECTIONS.values():
+    # a list is for everybody and shows what they may see: bob's are looked at below
+    TABLE[f"GET api.{_kind.plural}_list"] = everybody()
+    TABLE[f"GET api.{_kind.kind}_get"] = Case(path={"id": f"@{_kind.kind}"})
+
+PAGES: dict[str, Case] = {
+    "GET user.login": open_to_all(),
+    "POST user.sign_in": open_to_all(frozenset({403}), form={"user": "alice", "password": "wrong"}),
+    "POST user.sign_out": everybody(frozenset({303}), form={}, stranger=frozenset({401, 403})),
+    "POST user.sign_out_everywhere": everybody(frozenset({303}), form={}, stranger=frozenset({401, 403})),
+    "GET user.desktops": everybody(stranger=TO_SIGN_IN),
+    "GET user.desktops_page": everybody(stranger=TO_SIGN_IN),
+    "POST user.connect": send("alice", path=DESKTOP, wrong="root", no=frozenset({303, 403, 404})),
+    "GET user.console": page("alice", path=DESKTOP, wrong="root"),
+    "GET user.progress": page("alice", path=DESKTOP, wrong="root"),
+    "GET user.lease_bar": page("alice", path=DESKTOP, wrong="root"),
+    "POST user.act": send("alice", path={**DESKTOP, "verb": "extend"}, wrong="root", no=frozenset({303, 403, 404})),
+    "POST user.viewer_file": send("alice", OK, path=DESKTOP, wrong="root", no=frozenset({303, 403, 404})),
+    "GET user.screen": page("alice", frozenset({204, 404}), path={"vm_id": "@vm"}),
+    "GET user.account": everybody(stranger=TO_SIGN_IN),
+    "POST user.end_session": send("alice", path={"id": "@session"}),
+    "POST user.change_password": everybody(frozenset({303, 422}), form={}, stranger=frozenset({401, 403})),
+}
+# pages and forms of the administration; what they show and do is asked in full by test_admin.py
+ADMINISTRATION: dict[str, Case] = {
+    "GET admin.dashboard": page("keeper"),
+    "GET admin.table": page("keeper", path={"plural": "pools"}),
+    "GET admin.detail": page("keeper", path={"plural": "pools", "id": "@pool"}),
+    "GET admin.ask": page("keeper", path={"command": "pool.edit"}, query={"pool_id": "@pool"}),
+    "GET admin.question": page("keeper", path={}, query={
+        "plural": "leases", "id": "@lease", "command": "lease.reclaim", "word": "Take back"}),
+    "POST admin.do": send("keeper", path={"command": "lease.reclaim"}, form={"lease_id": "@lease"}),
+    "GET people.find": page("keeper"),
+    "GET people.entitle": page("keeper", path=DESKTOP),
+    "POST people.entitle": send("keeper", path=DESKTOP, form={"directory": "@directory", "who": "user:@bob"}),
+    "POST people.disentitle": send("keeper", path={"id": "@pool", "permission_id": "@permission"}),
+    "GET people.give_role": page(),
+    "POST people.give_role": send(form={"on": "system:", "role": "auditor", "directory": "@directory", "who": "user:@bob"}),
+    "GET people.add_host": page(),
+    "POST people.add_host": send(fine=OK, form={"host_name": "beta", "cluster_id": "@cluster"}),
+    "GET people.create_user": page(),
+    "POST people.create_user": send(form={"user_name": "new", "password": "a good long password"}),
+    "POST people.set_password": send(path={"id": "@user"}, form={"password": "a good long password"}),
+    "GET people.add_directory": page(),
+    "POST people.add_directory": send(fine=frozenset({422})),
+    "POST people.test_directory": send(path={"id": "@directory"}),
+}
+TABLE |= PAGES | ADMINISTRATION
+
+APP = create_app(Parts(Settings(), new_sessions("postgresql+psycopg2://"), Keyring(b"k" * 32), ToldClock(), assembly.COMMANDS))
+ROUTES = sorted({
+    f"{method} {rule.endpoint}" for rule in APP.url_map.iter_rules() for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+})
+
+
+@pytest.fixture(scope="module")
+def shared(cluster: Cluster, pki: Pki) -> Iterator[Place]:
+    name = cluster.new_database()
+    sessions = new_sessions(cluster.url(name))
+    files = pki.issue("gateway", "gateway")
+    yield Place(sessions, ToldClock(), ca_file=str(files.ca_file), tls_cert_file=str(files.cert_file))
+    sessions.kw["bind"].dispose()
+    cluster.drop(name)
+
+
+@pytest.fixture
+def place(shared: Place) -> Iterator[Place]:
+    """The place as it was made: what a route does is undone afterwards, its commits are savepoints."""
+    kept = shared.parts.sessions
+    with kept.kw["bind"].connect() as connection:
+        whole = connection.begin()
+        undone = sessionmaker(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+        object.__setattr__(shared.parts, "sessions", undone)
+        yield shared
+        object.__setattr__(shared.parts, "sessions", kept)
+        whole.rollback()
+
+
+def test_the_table_has_every_route_and_no_other() -> None:
+    assert sorted(TABLE) == ROUTES
+
+
+def ask(place: Place, route: str, who: str | None) -> TestResponse:
+    """The route as this person asks it."""
+    case, method = TABLE[route], route.split()[0]
+    ids = {**place.ids, **place.people}
+
+    def real(value: Any) -> Any:
+        return re.sub("@(\\w+)", lambda found: str(ids[found[1]]), value) if isinstance(value, str) else value
+
+    with place.app.test_request_context(base_url="https://leasehold.test:8443"):
+        path = place.app.url_for(route.split()[1], **{k: real(v) for k, v in case.path.items()}, _external=False)
+    known: dict[str, Any] = {"query_string": {k: real(v) for k, v in case.query.items()}}
+    if case.body is not None:
+        known["json"] = {k: real(v) for k, v in case.body.items()}
+    if case.form is not None:
+        known["data"] = {k: real(v) for k, v in case.form.items()}
+    return place.as_(who).ask(method, path, headers=case.headers, **known)
+
+
+def test_every_right_and_wrong_person_is_known() -> None:
+    for route, case in TABLE.items():
+        assert case.right or case.stranger != NOBODY or "session" in route, f"{route} would be tried by nobody"
+
+
+@pytest.mark.parametrize("route", sorted(TABLE))
+def test_a_stranger(place: Place, route: str) -> None:
+    said = ask(place, route, None)
+    assert said.status_code in TABLE[route].stranger, said.text[:300]
+    said.close()
+    if said.status_code == 303:
+        assert said.headers["Location"].startswith("/sign-in")
+
+
+@pytest.mark.parametrize("route", [route for route, case in sorted(TABLE.items()) if case.wrong])
+def test_the_wrong_user(place: Place, route: str) -> None:
+    case, before = TABLE[route], counts(place)
+    said = ask(place, route, case.wrong)
+    assert said.status_code in case.no, said.text[:300]
+    assert counts(place) == before, "a refusal changes nothing"
+
+
+@pytest.mark.parametrize("route", [route for route, case in sorted(TABLE.items()) if case.right])
+def test_the_right_user(place: Place, route: str) -> None:
+    case = TABLE[route]
+    said = ask(place, route, case.right)
+    assert said.status_code in case.fine, said.text[:600]
+    said.close()
+
+
+@pytest.mark.parametrize("plural", sorted(COLLECTIONS))
+def test_lists_show_nothing_to_who_has_nothing_and_all_to_who_may_see_all(place: Place, plural: str) -> None:
+    own = {"users", "sessions"}  # a person is somebody, too
+    bobs = place.as_("bob").get(f"/api/v1/{plural}").get_json()
+    assert bobs["total"] == len(bobs["items"]) == (1 if plural in own else 0)
+    if plural in own:
+        assert {bobs["items"][0].get("user_id"), bobs["items"][0]["id"]} & {str(place.people["bob"])}
+    ids = [item["id"] for item in place.as_("root").get(f"/api/v1/{plural}?max=500").get_json()["items"]]
+    assert str(place.ids[next(k for k, kind in BY_KIND.items() if kind.plural == plural)]) in ids
+
+
+def counts(place: Place) -> dict[str, int]:
+    """How many rows there are of what a person can see or do."""
+    tables = ("task", "permission", "user_account", "pool", "vm", "host", "lease", "event", "ticket", "resource_lock")
+    with place.parts.sessions() as tx:
+        return {name: tx.scalar(sa.text(f"SELECT count(*) FROM {name}")) or 0 for name in tables}
