@@ -66,8 +66,8 @@ COMMANDS = _commands()
 def loops(doors: Callable[[UUID, str, int], Any], clock: Clock, keyring: Keyring, authority: Authority) -> list[Loop]:
     """Every loop of the manager. `doors` answers how a host is reached."""
     from backend.directory.loop import RefreshDirectory
-
     from backend.history import Forget
+    from broker import decisions
     from broker.tickets import TicketsLoop
     from pools.loop import LeaseLoop, SpareLoop
 
@@ -76,7 +76,7 @@ def loops(doors: Callable[[UUID, str, int], Any], clock: Clock, keyring: Keyring
         Enroll(authority, clock),
         Screens(doors, clock),
         Forget(clock),
-        LeaseLoop(clock),
+        LeaseLoop(clock, decisions.served),
         SpareLoop(clock),
         TicketsLoop(clock),
         RefreshDirectory(clock, keyring),

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from backend.changes import touch
 from backend.db import Tx, get
 from backend.directory import rights
-from backend.directory.rules import may
+from backend.directory.rules import Path, may
 from backend.errors import Denied, Impossible, Invalid, Refused
 from backend.events import record
 from backend.hosts.models import Host
 from backend.tasks.models import Task
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
-from broker import tickets
+from broker import decisions, tickets
 from broker.desktops import Desktop, auto_launch, desktops
 from broker.holding import Done, act, extend, give_back, leave_queue, no_desktop, submit_for
-from broker.models import Decision, Ticket
-from broker.rules import Asked, Choice, choose, told
+from broker.models import Ticket
+from broker.rules import Asked, choose
 from pools import facts, leases, members
 from pools.models import Lease, Pool, PoolMember
 from pools.rules import HOLDING, WANTING, entitled, hopeless
@@ -80,9 +83,9 @@ def connect(
     if client not in CLIENTS:
         raise Invalid("bad_client", "The client is browser or native.", fields=["client"])
     wish = _Wish(user_id, session_id, protocol, client, now)
-    pool = tx.get(Pool, desktop_id, populate_existing=True)
+    pool, center = facts.with_center(tx, desktop_id)
     if pool is not None:
-        return _connect_pool(tx, pool, wish, another)
+        return _connect_pool(tx, pool, facts.pool_path(tx, pool, center), wish, another)
     vm = tx.get(Vm, desktop_id, populate_existing=True)
     if vm is not None and vm.pool_id is not None:
         lease = tx.scalars(
@@ -95,7 +98,7 @@ def connect(
     raise no_desktop(desktop_id)
 
 
-def _connect_pool(tx: Tx, pool: Pool, wish: _Wish, another: bool) -> Answer:
+def _connect_pool(tx: Tx, pool: Pool, path: Path, wish: _Wish, another: bool) -> Answer:
     _guard(tx, wish.user_id, pool.id)
     mine = list(
         tx.scalars(
@@ -105,7 +108,7 @@ def _connect_pool(tx: Tx, pool: Pool, wish: _Wish, another: bool) -> Answer:
             .execution_options(**_FRESH)
         )
     )
-    good, until = entitled(rights.grants_of(tx, wish.user_id), facts.pool_path(tx, pool), wish.now)
+    good, until = entitled(rights.grants_of(tx, wish.user_id), path, wish.now)
     if not good:
         if not mine:
             raise no_desktop(pool.id)
@@ -123,74 +126,55 @@ def _guard(tx: Tx, user_id: UUID, pool_id: UUID) -> None:
 
 def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, wish: _Wish) -> Answer:
     """A new request: give a free desktop, or a place in the queue, or refuse; and keep why."""
-    now = wish.now
+    candidates = facts.candidates(tx, pool.id)
     asked = Asked(
         pool=pool.name,
-        candidates=facts.candidates(tx, pool.id),
+        candidates=candidates,
         removing=pool.state != "up",
         holds=holds,
         per_user=pool.per_user,
         queued=facts.queued(tx, pool.id),
-        hopeless=hopeless(facts.counts(tx, pool.id), pool.size),
-        trouble=members.trouble_now(pool, now),
+        hopeless=hopeless(Counter(c.state for c in candidates), pool.size),
+        trouble=members.trouble_now(pool, wish.now),
     )
     choice = choose(asked)
+    kept: dict[str, Any] = {"user_id": wish.user_id, "pool_id": pool.id, "reasons": choice.reasons, "now": wish.now}
     if choice.outcome == "refused":
-        _keep(tx, pool, choice, choice.outcome, choice.sentence, wish)
-        refusal = Impossible(choice.code, choice.sentence, pool=pool.name)
-        return Answer("refused", choice.sentence, refusal=refusal)
-    lease = leases.ask(tx, pool, wish.user_id, choice.sentence, now)
-    member = None
-    if choice.order:
-        member = leases.take_member(tx, pool.id, [c.member_id for c in choice.order], for_lease=lease.id)
+        decisions.keep(tx, outcome="refused", sentence=choice.sentence, **kept)
+        _tell(tx, pool, None, choice.sentence, wish)
+        return Answer("refused", choice.sentence, refusal=Impossible(choice.code, choice.sentence, pool=pool.name))
+    lease = leases.ask(tx, pool, wish.user_id, choice.sentence, wish.now)
+    member = leases.take_member(tx, pool.id, [c.member_id for c in choice.order], for_lease=lease.id)
     if member is None:
-        sentence = choice.sentence if choice.outcome == "queued" else "Somebody was faster; you wait for the next one."
-        lease.why = sentence
-        _keep(tx, pool, choice, "queued", sentence, wish, lease)
+        if choice.outcome != "queued":
+            lease.why = "Somebody was faster; you wait for the next one."
+        decisions.keep(tx, outcome="queued", sentence=lease.why, lease=lease, **kept)
+        _tell(tx, pool, lease, lease.why, wish)
+        touch(tx, "lease", lease.id, user_id=wish.user_id, pool_id=pool.id)
         return _of_lease(tx, pool, lease, wish, until)
-    taken = next(c for c in choice.order if c.member_id == member.id)
     up = member.state == "spare"
-    sentence = f"Desktop {taken.name} is {'ready' if up else 'starting'} for you."
-    leases.assign(tx, lease, member, now)
-    _keep(tx, pool, choice, "given" if up else "starting", sentence, wish, lease, member)
-    return _of_lease(tx, pool, lease, wish, until)
+    words = facts.words(tx, lease, member.vm_id)
+    sentence = f"Desktop {words['vm']} is {'ready' if up else 'starting'} for you."
+    leases.assign(tx, lease, member, wish.now, words)
+    decisions.keep(tx, outcome="given" if up else "starting", sentence=sentence, lease=lease, member=member, **kept)
+    return _of_lease(tx, pool, lease, wish, until, words)
 
 
-def _keep(
-    tx: Tx,
-    pool: Pool,
-    choice: Choice,
-    outcome: str,
-    sentence: str,
-    wish: _Wish,
-    lease: Lease | None = None,
-    member: PoolMember | None = None,
-) -> None:
-    """Store the decision with every candidate's reason, and tell it as an event."""
-    decision = Decision(
-        at=wish.now,
-        user_id=wish.user_id,
-        pool_id=pool.id,
-        lease_id=lease.id if lease else None,
-        outcome=outcome,
-        vm_id=member.vm_id if member else None,
-        sentence=sentence,
-        candidates=told(choice.reasons, taken=member.id if member else None),
-    )
-    tx.add(decision)
-    if outcome in ("queued", "refused"):
-        words = facts.person(tx, wish.user_id)
-        record(tx, "lease.asked", lease, user_id=wish.user_id, pool_id=pool.id, user=words, pool=pool.name, why=sentence)
+def _tell(tx: Tx, pool: Pool, lease: Lease | None, why: str, wish: _Wish) -> None:
+    user = facts.person(tx, wish.user_id)
+    record(tx, "lease.asked", lease, user_id=wish.user_id, pool_id=pool.id, user=user, pool=pool.name, why=why)
 
 
 # -- the answer ------------------------------------------------------------------------------------
-def _of_lease(tx: Tx, pool: Pool, lease: Lease, wish: _Wish, until: datetime | None = None) -> Answer:
+def _of_lease(
+    tx: Tx, pool: Pool, lease: Lease, wish: _Wish, until: datetime | None = None, words: dict[str, Any] | None = None
+) -> Answer:
     """How it stands with this lease; what only waits to be noticed (its VM is up) is noticed here, not a second later."""
     if lease.state == "queued":
         return _waiting(tx, pool, lease, wish.now)
     vm = get(tx, Vm, lease.vm_id)
     if lease.state == "starting" and vm.state == "up":
-        leases.ready(tx, lease, pool, until, wish.now)
+        leases.ready(tx, lease, pool, until, wish.now, words)
     if lease.state in ("active", "expiring", "grace"):
         if vm.state == "up":
             protocol = _protocol([p for p in pool.protocols if p in vm.protocols], wish.protocol)
@@ -213,7 +197,7 @@ def _swap(tx: Tx, pool: Pool, lease: Lease, vm: Vm, wish: _Wish) -> Answer | Non
     lost = tx.scalars(sa.select(PoolMember).where(PoolMember.vm_id == vm.id)).one()
     leases.requeue(tx, lease, f"Desktop {vm.name} cannot be reached: its host does not answer.", wish.now, counts=False)
     members.set_aside(tx, lost, "Its host did not answer while it was leased.")
-    leases.assign(tx, lease, member, wish.now)
+    leases.assign(tx, lease, member, wish.now, facts.words(tx, lease, member.vm_id))
     return _of_lease(tx, pool, lease, wish)
 
 

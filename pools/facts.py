@@ -40,9 +40,20 @@ def policy_of(pool: Pool) -> Policy:
     )
 
 
-def pool_path(tx: Tx, pool: Pool) -> Path:
+def with_center(tx: Tx, pool_id: UUID) -> tuple[Pool | None, UUID | None]:
+    """The pool, and the data center that it is in."""
+    row = tx.execute(
+        sa.select(Pool, Cluster.data_center_id)
+        .join(Cluster, Cluster.id == Pool.cluster_id)
+        .where(Pool.id == pool_id)
+        .execution_options(populate_existing=True)
+    ).first()
+    return (row[0], row[1]) if row else (None, None)
+
+
+def pool_path(tx: Tx, pool: Pool, center: UUID | None = None) -> Path:
     """The pool and everything above it, for the rules of rights."""
-    center = tx.scalar(sa.select(Cluster.data_center_id).where(Cluster.id == pool.cluster_id))
+    center = center or tx.scalar(sa.select(Cluster.data_center_id).where(Cluster.id == pool.cluster_id))
     return (("pool", pool.id), ("cluster", pool.cluster_id), ("datacenter", center), ("system", None))
 
 
@@ -174,14 +185,14 @@ def person(tx: Tx, user_id: UUID) -> str:
     return full_name(row[0], row[1])
 
 
-def words(tx: Tx, lease: Lease) -> dict[str, Any]:
-    """The names that sentences about this lease are filled with."""
+def words(tx: Tx, lease: Lease, vm_id: UUID | None = None) -> dict[str, Any]:
+    """The names that sentences about this lease are filled with; `vm_id` where it is about to get this VM."""
     row = tx.execute(
         sa.select(User.name, Directory.name, Pool.name, Vm.name)
         .select_from(User)
         .join(Directory, Directory.id == User.directory_id)
         .join(Pool, Pool.id == lease.pool_id)
-        .outerjoin(Vm, Vm.id == lease.vm_id)
+        .outerjoin(Vm, Vm.id == (vm_id or lease.vm_id))
         .where(User.id == lease.user_id)
     ).one()
     return {"user": full_name(row[0], row[1]), "pool": row[2], "vm": row[3] or "none"}

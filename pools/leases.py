@@ -14,18 +14,16 @@ from backend.changes import touch
 from backend.db import Tx, get
 from backend.errors import Impossible
 from backend.events import move
-from backend.vms.models import Vm
 from pools import facts, members
 from pools.models import LIVE, Lease, Pool, PoolMember
 from pools.rules import ATTEMPTS, FREE, Action, extended_end, lease_end
 
 
 def ask(tx: Tx, pool: Pool, user_id: UUID, why: str, now: datetime) -> Lease:
-    """A new lease, at the end of the pool's queue."""
+    """A new lease, at the end of the pool's queue. Nobody is told of it yet: the caller says what becomes of it."""
     lease = Lease(pool_id=pool.id, user_id=user_id, state=Lease.machine.initial, why=why, asked_at=now)
     tx.add(lease)
     tx.flush()
-    touch(tx, "lease", lease.id, user_id=user_id, pool_id=pool.id)
     return lease
 
 
@@ -51,21 +49,23 @@ def take_member(
     ).first()
 
 
-def assign(tx: Tx, lease: Lease, member: PoolMember, now: datetime, *, words: dict[str, Any] | None = None) -> None:
-    """The member is this person's; one that is down is started."""
+def assign(tx: Tx, lease: Lease, member: PoolMember, now: datetime, words: dict[str, Any]) -> None:
+    """The member is this person's; one that is down is started. `words` are those of `facts.words`."""
     was_down = member.state == "ready"
     move(tx, member, "lease")
-    move(tx, lease, "assign", vm_id=member.vm_id, period=Range(now, None), why="", words=words or _words(tx, lease, member))
+    move(tx, lease, "assign", vm_id=member.vm_id, period=Range(now, None), why="", words=words)
     if was_down:
         members.start(tx, member, now)
 
 
-def ready(tx: Tx, lease: Lease, pool: Pool, entitled_until: datetime | None, now: datetime) -> None:
+def ready(
+    tx: Tx, lease: Lease, pool: Pool, entitled_until: datetime | None, now: datetime, words: dict[str, Any] | None = None
+) -> None:
     """The desktop is up: the lease's time begins (or goes on, when this is not its first desktop)."""
     times: dict[str, Any] = {}
     if lease.starts_at is None:
         times = {"starts_at": now, "ends_at": lease_end(now, pool.lease_s, entitled_until)}
-    move(tx, lease, "ready", why="", off_wanted=False, words=facts.words(tx, lease), **times)
+    move(tx, lease, "ready", why="", off_wanted=False, words=words or facts.words(tx, lease), **times)
 
 
 def requeue(tx: Tx, lease: Lease, why: str, now: datetime, *, counts: bool = True) -> None:
@@ -160,10 +160,6 @@ def prolong(tx: Tx, lease: Lease, seconds: int) -> datetime:
     end = lease.ends_at + timedelta(seconds=seconds)
     move(tx, lease, "extend", words={**facts.words(tx, lease), "ends_at": _clock(end)}, ends_at=end, why="")
     return end
-
-
-def _words(tx: Tx, lease: Lease, member: PoolMember) -> dict[str, Any]:
-    return {**facts.words(tx, lease), "vm": get(tx, Vm, member.vm_id).name}
 
 
 def _clock(at: datetime) -> str:

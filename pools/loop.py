@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -27,6 +27,7 @@ from pools import facts, leases, members
 from pools.member_commands import AddMember, RemoveMember, ResetMember
 from pools.models import LIVE, Lease, Pool, PoolMember
 from pools.rules import (
+    Candidate,
     LeaseFacts,
     MemberStep,
     Step,
@@ -60,13 +61,17 @@ def my_turn(tx: Tx, pool_id: UUID) -> bool:
     return bool(tx.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key))))
 
 
+Served = Callable[[Tx, Lease, PoolMember, Sequence[Candidate], datetime], None]
+
+
 class LeaseLoop(FromRows):
     """Takes every live lease one step further, and gives free desktops to the queue, in its order."""
 
     name, every_s = "leases", 1.0
 
-    def __init__(self, clock: Clock, every_s: float = 1.0) -> None:
-        self.clock, self.every_s = clock, every_s
+    def __init__(self, clock: Clock, served: Served | None = None, every_s: float = 1.0) -> None:
+        """`served` is told of everybody whose turn in the queue has come (the broker keeps why)."""
+        self.clock, self.served, self.every_s = clock, served, every_s
 
     def apply(self, tx: Tx, found: None) -> None:
         now = self.clock.now()
@@ -79,7 +84,7 @@ class LeaseLoop(FromRows):
                 if lease_step(lease, pool.warn_s, now) is not None:
                     with alone(tx, lease=str(lease_id)):
                         self._advance(tx, lease_id, pool, entitled, now)
-            serve_queue(tx, pool, now)
+            serve_queue(tx, pool, now, self.served)
 
     def _advance(self, tx: Tx, lease_id: UUID, pool: Pool, entitled: Entitlements, now: datetime) -> None:
         """Several steps when several are due: after an outage a lease goes from active to returning in one round."""
@@ -191,7 +196,7 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
             leases.end(tx, lease, now)
 
 
-def serve_queue(tx: Tx, pool: Pool, now: datetime) -> None:
+def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None) -> None:
     """Give the pool's free desktops to those who wait, first come first served; or say that none will come."""
     queue = list(
         tx.scalars(
@@ -206,13 +211,16 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime) -> None:
         return
     if not queue:
         return
-    wanted_ids = [c.member_id for c in free(facts.candidates(tx, pool.id), members.trouble_now(pool, now))]
+    candidates = facts.candidates(tx, pool.id)
+    wanted_ids = [c.member_id for c in free(candidates, members.trouble_now(pool, now))]
     for lease in queue:
         with alone(tx, lease=str(lease.id)):
             member = leases.take_member(tx, pool.id, wanted_ids, from_queue=True)
             if member is None:
                 return
-            leases.assign(tx, lease, member, now)
+            if served is not None:
+                served(tx, lease, member, candidates, now)
+            leases.assign(tx, lease, member, now, words=facts.words(tx, lease, member.vm_id))
             touch(tx, "pool", pool.id, pool_id=pool.id)
 
 

@@ -26,6 +26,7 @@ from backend.secrets import Keyring
 from backend.storage.models import StorageDomain
 from backend.tasks.models import Task
 from backend.tasks.runner import Runner
+from broker import decisions
 from pools.loop import LeaseLoop, SpareLoop
 from pools.models import Pool
 from sim.world import SimDoor
@@ -63,7 +64,7 @@ class World:
         self.keyring = keyring or Keyring(b"k" * 32)
         self.sim = Sim(clock, boot_s=boot_s, shutdown_s=shutdown_s)
         self.runner = self.new_runner()
-        self.loops: list[Loop] = [Monitor(self.door, clock), LeaseLoop(clock), SpareLoop(clock), *more_loops]
+        self.loops: list[Loop] = [Monitor(self.door, clock), LeaseLoop(clock, decisions.served), SpareLoop(clock), *more_loops]
 
     def door(self, host_id: UUID, address: str, port: int) -> _Door:
         """How the manager reaches the host whose address is its name."""

@@ -126,6 +126,11 @@ def test_a_full_pool_queues_and_the_next_is_served(world: World) -> None:
     assert second.state == "ready" and second.vm_id == first.vm_id
     assert connect(world, carol, pool_id).position == 1
     with world.tx() as tx:
+        kept = list(tx.scalars(sa.select(Decision).where(Decision.user_id == bob[0]).order_by(Decision.at)))
+        assert [d.outcome for d in kept] == ["queued", "starting"] or [d.outcome for d in kept] == ["queued", "given"]
+        assert kept[1].sentence.startswith("Your turn: desktop desktops-1 is")
+        assert kept[1].candidates["members"][0]["reason"].endswith(": chosen")
+    with world.tx() as tx:
         broker.leave_queue(tx, user_id=carol[0], lease_id=waits[1].lease.id, now=world.clock.now())
     assert lease_of(world, carol).state == "ended"
 

@@ -1,0 +1,58 @@
+"""What was decided for a person and why, kept: the candidates, and for each the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backend.db import Tx
+from broker.models import Decision
+from broker.rules import told
+from pools.models import Lease, PoolMember
+from pools.rules import Candidate, reason
+
+
+def keep(
+    tx: Tx,
+    *,
+    user_id: UUID,
+    pool_id: UUID,
+    outcome: str,
+    sentence: str,
+    reasons: Sequence[tuple[Candidate, str]],
+    now: datetime,
+    lease: Lease | None = None,
+    member: PoolMember | None = None,
+) -> None:
+    """Store a decision; `outcome` is given, starting, queued or refused."""
+    tx.execute(
+        sa.insert(Decision).values(
+            at=now,
+            user_id=user_id,
+            pool_id=pool_id,
+            lease_id=lease.id if lease else None,
+            outcome=outcome,
+            vm_id=member.vm_id if member else None,
+            sentence=sentence,
+            candidates=told(reasons, taken=member.id if member else None),
+        )
+    )
+
+
+def served(tx: Tx, lease: Lease, member: PoolMember, candidates: Sequence[Candidate], now: datetime) -> None:
+    """Keep that the queue has come to this person."""
+    taken = next(c for c in candidates if c.member_id == member.id)
+    keep(
+        tx,
+        user_id=lease.user_id,
+        pool_id=lease.pool_id,
+        outcome="given" if taken.state == "spare" else "starting",
+        sentence=f"Your turn: desktop {taken.name} is {'ready' if taken.state == 'spare' else 'starting'} for you.",
+        reasons=[(c, reason(c)[0]) for c in candidates],
+        now=now,
+        lease=lease,
+        member=member,
+    )
