@@ -114,10 +114,13 @@ class ActiveDirectory:
             self.close()
             base = self._base()
             netbios, suffixes = self._partitions()
-            people = sum(1 for _ in self._search(f"(&{PEOPLE})", ("objectSid",), limit=count_to + 1))
+            entries = self._search(f"(&{PEOPLE})", ("distinguishedName",), limit=count_to + 1)
+            found = [ad.first(entry, "distinguishedName") for entry in entries]
+            for one in found[:1]:
+                self._token_groups(one)
         except Refused as no:
             return DirectoryReport(controllers, bind_why=no.message)
-        return DirectoryReport(controllers, True, "", base, netbios, suffixes, min(people, count_to), people > count_to)
+        return DirectoryReport(controllers, True, "", base, netbios, suffixes, min(len(found), count_to), len(found) > count_to)
 
     def close(self) -> None:
         """Close this thread's service connection."""
@@ -138,7 +141,11 @@ class ActiveDirectory:
     def _token_groups(self, dn: str) -> list[bytes]:
         """SIDs of all groups of this person, nested ones too: the domain computes them much faster than a search would."""
         _, entries = self._ask(dn, "(objectClass=*)", ldap3.BASE, ("tokenGroups",))
-        return list(entries[0].get("tokenGroups", [])) if entries else []
+        groups = list(entries[0].get("tokenGroups", [])) if entries else []
+        if entries and not groups:  # everybody has one group at least
+            raise Unavailable("directory_hides_groups", f"The domain {self.facts.name} does not let {self.facts.bind_user} read "
+                              "people's groups (tokenGroups). Put that account into “Windows Authorization Access Group”.")
+        return groups
 
     def _partitions(self) -> tuple[str, tuple[str, ...]]:
         """The domain's short name (CORP), and the forest's further UPN suffixes."""
