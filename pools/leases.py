@@ -79,6 +79,11 @@ def requeue(tx: Tx, lease: Lease, why: str, now: datetime, *, counts: bool = Tru
     move(tx, lease, "requeue", words=facts.words(tx, lease), vm_id=None, period=None, why=why, attempts=attempts)
 
 
+def postpone(tx: Tx, lease: Lease, why: str) -> None:
+    """Nothing can be started just now: it waits at its place until the pool tries again, which says why."""
+    move(tx, lease, "postpone", vm_id=None, period=None, why=why)
+
+
 def renew(tx: Tx, lease: Lease) -> None:
     """The holder wants a fresh desktop: the old one goes back, the lease and its time stay."""
     move(tx, lease, "renew", words=facts.words(tx, lease), vm_id=None, period=None, why="You asked for a fresh desktop.")

@@ -174,7 +174,7 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
             members.start(tx, member, now)
         case "later":
             assert member is not None
-            leases.requeue(tx, lease, why, now, counts=False)
+            leases.postpone(tx, lease, why)
             move(tx, member, "unstarted", task_id=None)
             members.pause(tx, pool, why, now)
         case "broke" | "silent":

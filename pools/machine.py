@@ -11,7 +11,8 @@ LEASE = StateTable(
         ("queued", "fail"): "ended",  # nothing that could come free works
         ("starting", "ready"): "active",
         ("starting", "requeue"): "queued",  # the member broke on the way; the place in the queue is kept
-        ("starting", "give_back"): "returning",
+        ("starting", "postpone"): "queued",     # nothing could be started just now; not the member's fault
+    ("starting", "give_back"): "returning",
         ("starting", "fail"): "ended",
         ("active", "warn"): "expiring",
         ("expiring", "extend"): "active",

@@ -17,7 +17,7 @@ from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
 from pools.models import Pool, PoolMember
 
-PAUSE_S = 10  # before a pool tries again to make or start desktops, after that came to nothing
+PAUSE_S = 15  # before a pool tries again to make or start desktops, after that came to nothing
 
 
 def start(tx: Tx, member: PoolMember, now: datetime) -> bool:

@@ -151,7 +151,7 @@ EVENTS = {
     "disentitle": ("give_back", "fail"),
     "too_late": ("fail",),
     "ready": ("ready",),
-    "later": ("requeue",),
+    "later": ("postpone",),
     "broke": ("requeue", "fail"),
     "silent": ("requeue",),
     "died": ("requeue",),
