@@ -139,20 +139,19 @@ def auto_launch(tx: Tx, session: Any, now: datetime) -> UUID | None:
     """The desktop to take this person to straight after sign-in, once a session: they have exactly one, and want it.
 
     `session` has `id` and `user_id`. Asked again in the same session, or by a second window at once, it says None."""
-    first = tx.execute(
-        sa.update(WebSession)
-        .where(WebSession.id == session.id, WebSession.launched.is_(False))
-        .values(launched=True)
-        .execution_options(synchronize_session=False)
-    )
-    if first.rowcount != 1:  # type: ignore[attr-defined]
-        return None
     groups = sa.select(Membership.group_id).where(Membership.user_id == session.user_id)
     wanted = sa.or_(
         sa.exists().where(User.id == session.user_id, User.auto_launch),
         sa.exists().where(Group.id.in_(groups), Group.auto_launch),
     )
-    if not tx.scalar(sa.select(wanted)):
+    first = tx.scalar(
+        sa.update(WebSession)
+        .where(WebSession.id == session.id, WebSession.launched.is_(False))
+        .values(launched=True)
+        .returning(wanted)
+        .execution_options(synchronize_session=False)
+    )
+    if not first:
         return None
     found = desktops(tx, session.user_id, now)
     return found[0].id if len(found) == 1 else None

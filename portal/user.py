@@ -45,9 +45,7 @@ def sign_in() -> Answer:
         rollback()
         wrong = no.status == 401
         return make_response(_login_page(no.message, "danger" if wrong else "warning", name, wrong), no.status)
-    facts = sessions.find(tx(), signed.token, now())
-    assert facts is not None
-    address = _next() or _launched(facts) or url_for("user.desktops")
+    address = _next() or _launched(signed.facts) or url_for("user.desktops")
     answer = redirect(address, 303)
     auth.remember(answer, signed)  # type: ignore[arg-type]
     return answer

@@ -23,6 +23,7 @@ from backend.directory.facts import Proof, wrong
 from backend.directory.ldap import ActiveDirectory, door
 from backend.directory.models import Directory, User
 from backend.directory.names import INTERNAL, Login, full_name, read_login
+from backend.directory.sessions import SessionFacts
 from backend.errors import NotSignedIn, Refused
 from backend.events import record
 from backend.secrets import Keyring
@@ -70,6 +71,7 @@ class SignedIn:
     token: str = field(repr=False)
     user_id: UUID
     expires_at: datetime
+    facts: SessionFacts  # the session as the next request will find it
     refusal: ClassVar[None] = None
 
 
@@ -90,17 +92,17 @@ def begin(tx: Tx, name: str, address: str, now: datetime, *, keyring: Keyring, d
 
 def finish(tx: Tx, attempt: Attempt, proof: Proof, *, client: str, address: str, now: datetime) -> SignedIn | Turned:
     """Write down what came of it: a session, or why not. The refusal is answered, not raised, so that the count stays."""
-    directory = tx.scalars(sa.select(Directory).where(Directory.name == attempt.directory)).first()
-    if proof.trouble is not None and directory is not None:
-        accounts.note_trouble(tx, directory.id, proof.trouble)
     refusal, user = proof.refusal, None
-    if refusal is None and directory is not None:
-        if proof.person is not None:
+    if proof.person is not None or proof.trouble is not None:
+        directory = tx.scalars(sa.select(Directory).where(Directory.name == attempt.directory)).first()
+        if proof.trouble is not None and directory is not None:
+            accounts.note_trouble(tx, directory.id, proof.trouble)
+        if refusal is None and proof.person is not None and directory is not None:
             user = accounts.remember(tx, directory, proof.person, now)
-        elif attempt.user_id is not None:
-            user = tx.get(User, attempt.user_id, populate_existing=True)
-            if user is not None and user.password_hash != attempt.password_hash:
-                user = None  # the password was changed while this one was being tried
+    elif refusal is None and attempt.user_id is not None:
+        user = tx.get(User, attempt.user_id, populate_existing=True)
+        if user is not None and user.password_hash != attempt.password_hash:
+            user = None  # the password was changed while this one was being tried
     if refusal is None and user is None:
         refusal = wrong()
     elif user is not None and not user.enabled:
@@ -113,8 +115,10 @@ def finish(tx: Tx, attempt: Attempt, proof: Proof, *, client: str, address: str,
     tx.flush()
     throttle.succeeded(tx, attempt.key)
     session_id, token, expires_at = sessions.create(tx, user.id, client=client, address=address, now=now)
-    record(tx, "user.signed_in", user, user_id=user.id, name=full_name(user.name, attempt.directory), address=address)
-    return SignedIn(session_id, token, user.id, expires_at)
+    name = full_name(user.name, attempt.directory)
+    record(tx, "user.signed_in", user, user_id=user.id, name=name, address=address)
+    facts = SessionFacts(session_id, user.id, name, user.display_name or user.name, client, address, now, now, expires_at, False)
+    return SignedIn(session_id, token, user.id, expires_at, facts)
 
 
 def _turned(tx: Tx, attempt: Attempt, proof: Proof, refusal: Refused, address: str, now: datetime) -> Turned:
