@@ -9,7 +9,7 @@ TESTS ?= tests
 QUICK := not lab and not ad and not e2e
 export STATE PORT
 
-.PHONY: help setup setup-test run test check lint wheel bench revision lock clean
+.PHONY: help setup setup-test run test check lint wheel bench revision reference lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: setup-test ## measure against floors taken in the same run; prints a tabl
 
 revision: setup-test ## M="words": write the migration that leads from the last one to the models
 	@$(SUDO) $(PY) -m standalone.new_revision "$(M)"
+
+reference: ## print docs/states.md, events.md and host-api.md anew from the code
+	@$(PY) -m standalone.reference
 
 lock: setup-test ## write requirements.lock anew from pyproject.toml, with the newest versions
 	@env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile -q --upgrade \

@@ -30,7 +30,7 @@ OPENERS = {
     "backend/bootstrap.py": "a new installation's first rows",
 }
 # where an exception of any kind may be caught: the edges of a process
-EDGES = re.compile(r"portal/|backend/tasks/runner\.py|backend/loops\.py|broker/gateway|hostapi/(desk|server)\.py|agent/|cli/|standalone/|sim/")
+EDGES = re.compile(r"portal/|backend/tasks/runner\.py|backend/loops\.py|broker/(gateway|door)|hostapi/(desk|server)\.py|agent/|cli/|standalone/|sim/")
 
 
 def tree(path: Path) -> ast.Module:
