@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -24,10 +23,10 @@ from broker import decisions, tickets
 from broker.desktops import Desktop, auto_launch, desktops
 from broker.holding import Done, act, extend, give_back, leave_queue, no_desktop, submit_for
 from broker.models import Ticket
-from broker.rules import Asked, choose
+from broker.rules import SHOWN, Asked, choose
 from pools import facts, leases, members
 from pools.models import Lease, Pool, PoolMember
-from pools.rules import HOLDING, WANTING, entitled, hopeless
+from pools.rules import FREE, HOLDING, WANTING, Candidate, entitled, free, hopeless
 
 __all__ = [
     "Answer", "Desktop", "Done", "act", "auto_launch", "connect", "desktops", "extend", "give_back", "leave_queue",
@@ -126,19 +125,21 @@ def _guard(tx: Tx, user_id: UUID, pool_id: UUID) -> None:
 
 def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, wish: _Wish) -> Answer:
     """A new request: give a free desktop, or a place in the queue, or refuse; and keep why."""
-    candidates = facts.candidates(tx, pool.id)
+    counts, trouble = facts.counts(tx, pool.id), members.trouble_now(pool, wish.now)
     asked = Asked(
         pool=pool.name,
-        candidates=candidates,
+        candidates=_candidates(tx, pool, counts, trouble),
         removing=pool.state != "up",
         holds=holds,
         per_user=pool.per_user,
         queued=facts.queued(tx, pool.id),
-        hopeless=hopeless(Counter(c.state for c in candidates), pool.size),
-        trouble=members.trouble_now(pool, wish.now),
+        hopeless=hopeless(counts, pool.size),
+        trouble=trouble,
     )
     choice = choose(asked)
-    kept: dict[str, Any] = {"user_id": wish.user_id, "pool_id": pool.id, "reasons": choice.reasons, "now": wish.now}
+    kept: dict[str, Any] = {
+        "user_id": wish.user_id, "pool_id": pool.id, "reasons": choice.reasons, "counts": counts, "now": wish.now,
+    }  # fmt: skip
     if choice.outcome == "refused":
         decisions.keep(tx, outcome="refused", sentence=choice.sentence, **kept)
         _tell(tx, pool, None, choice.sentence, wish)
@@ -158,6 +159,14 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, wish: _Wish)
     leases.assign(tx, lease, member, wish.now, words)
     decisions.keep(tx, outcome="given" if up else "starting", sentence=sentence, lease=lease, member=member, **kept)
     return _of_lease(tx, pool, lease, wish, until, words)
+
+
+def _candidates(tx: Tx, pool: Pool, counts: dict[str, int], trouble: str) -> list[Candidate]:
+    """The best members are enough to choose from; all of them only where none of those can be had and others may be."""
+    best = facts.candidates(tx, pool.id, best=SHOWN)
+    if len(best) < SHOWN or free(best, trouble) or not any(counts.get(state) for state in FREE):
+        return best
+    return facts.candidates(tx, pool.id)
 
 
 def _tell(tx: Tx, pool: Pool, lease: Lease | None, why: str, wish: _Wish) -> None:

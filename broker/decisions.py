@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -26,10 +26,11 @@ def keep(
     now: datetime,
     lease: Lease | None = None,
     member: PoolMember | None = None,
+    counts: Mapping[str, int] | None = None,
 ) -> None:
-    """Store a decision; `outcome` is given, starting, queued or refused."""
+    """Store a decision; `outcome` is given, starting, queued or refused. `counts`: see `rules.told`."""
     tx.execute(
-        sa.insert(Decision).values(
+        sa.insert(Decision.__table__).values(  # type: ignore[arg-type]
             at=now,
             user_id=user_id,
             pool_id=pool_id,
@@ -37,7 +38,7 @@ def keep(
             outcome=outcome,
             vm_id=member.vm_id if member else None,
             sentence=sentence,
-            candidates=told(reasons, taken=member.id if member else None),
+            candidates=told(reasons, taken=member.id if member else None, counts=counts),
         )
     )
 

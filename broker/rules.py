@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -70,9 +71,12 @@ def choose(asked: Asked) -> Choice:
     return Choice("queued", f"{why} You are next.", reasons=reasons)
 
 
-def told(reasons: Sequence[tuple[Candidate, str]], *, taken: UUID | None = None) -> dict[str, Any]:
-    """The candidates as a decision keeps them; the chosen one says so, and comes first."""
-    ordered = sorted(reasons, key=lambda pair: pair[0].member_id != taken)
+def told(
+    reasons: Sequence[tuple[Candidate, str]], *, taken: UUID | None = None, counts: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """The candidates as a decision keeps them; the chosen one says so, and comes first; the others by name. `counts` are the
+    numbers of all members by state, where only some were looked at."""
+    ordered = sorted(reasons, key=lambda pair: (pair[0].member_id != taken, len(pair[0].name), pair[0].name))[:SHOWN]
     members = [
         {
             "vm_id": str(c.vm_id),
@@ -80,9 +84,9 @@ def told(reasons: Sequence[tuple[Candidate, str]], *, taken: UUID | None = None)
             "state": c.state,
             "reason": f"{why}: chosen" if c.member_id == taken else why,
         }
-        for c, why in ordered[:SHOWN]
+        for c, why in ordered
     ]
-    rest: dict[str, int] = {}
-    for c, _ in ordered[SHOWN:]:
-        rest[c.state] = rest.get(c.state, 0) + 1
-    return {"members": members, "rest": rest} if rest else {"members": members}
+    rest = Counter(counts or (c.state for c, _ in reasons))
+    rest.subtract(c.state for c, _ in ordered)
+    left = {state: count for state, count in rest.items() if count > 0}
+    return {"members": members, "rest": left} if left else {"members": members}

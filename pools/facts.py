@@ -18,7 +18,7 @@ from backend.hosts.models import Host
 from backend.tasks.models import Task
 from backend.vms.models import Vm
 from pools.models import LIVE, Lease, Pool, PoolMember
-from pools.rules import HOLDING, Candidate, Policy, Turn, estimate_s
+from pools.rules import FREE, HOLDING, Candidate, Policy, Turn, estimate_s
 
 BOOT_S = 45.0  # what a start is thought to take in a pool that has not started anything yet
 
@@ -57,8 +57,12 @@ def pool_path(tx: Tx, pool: Pool, center: UUID | None = None) -> Path:
     return (("pool", pool.id), ("cluster", pool.cluster_id), ("datacenter", center), ("system", None))
 
 
-def candidates(tx: Tx, pool_id: UUID) -> list[Candidate]:
-    """Every member of the pool as one sees it who looks for a desktop, by name."""
+def candidates(tx: Tx, pool_id: UUID, best: int | None = None) -> list[Candidate]:
+    """Every member of the pool as one sees it who looks for a desktop, by name; or so many, those that may be given first."""
+    order: list[Any] = [sa.func.length(Vm.name), Vm.name]
+    if best is not None:
+        rank = sa.case({state: n for n, state in enumerate(FREE)}, value=PoolMember.state, else_=len(FREE))
+        order = [sa.func.coalesce(Host.state, "up") != "up", rank, *order]
     rows = tx.execute(
         sa.select(
             PoolMember.id,
@@ -78,7 +82,8 @@ def candidates(tx: Tx, pool_id: UUID) -> list[Candidate]:
         .outerjoin(User, User.id == Lease.user_id)
         .outerjoin(Directory, Directory.id == User.directory_id)
         .where(PoolMember.pool_id == pool_id)
-        .order_by(sa.func.length(Vm.name), Vm.name)
+        .order_by(*order)
+        .limit(best)
     )
     return [
         Candidate(
