@@ -44,9 +44,23 @@ def may_on(permit: str, kind: str, id: Any) -> bool:
     return may(grants(), permit, rights.path_of(tx(), kind, id), now())
 
 
+# below which objects things of a kind are; those not named here are below everything, or the system alone
+_POOLED = frozenset({"system", "datacenter", "cluster", "pool"})
+_BELOW = {
+    "pool": _POOLED, "member": _POOLED, "lease": _POOLED, "decision": _POOLED, "vm": _POOLED | {"vm"}, "console": _POOLED | {"vm"},
+    "host": frozenset({"system", "datacenter", "cluster", "host"}), "cluster": frozenset({"system", "datacenter", "cluster"}),
+    "template": frozenset({"system", "datacenter", "cluster", "template"}), "datacenter": frozenset({"system", "datacenter"}),
+    "storagedomain": frozenset({"system", "datacenter", "storagedomain"}), "disk": frozenset({"system", "datacenter", "storagedomain"}),
+    **dict.fromkeys(("user", "group", "permission", "session"), frozenset({"system"})),
+}
+
+
 def may_see(kind: str) -> bool:
     """Whether there may be anything of this kind for the person to see."""
-    return may_anywhere(see_permit(kind))
+    held = places(grants(), see_permit(kind), now())
+    if kind == "directory":  # who entitles people looks for them there
+        held |= places(grants(), "directory.search", now())
+    return any(kind not in _BELOW or where in _BELOW[kind] for where, _ in held)
 
 
 def say(sentence: str, kind: str = "success") -> None:
