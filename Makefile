@@ -54,6 +54,6 @@ lock: setup-test ## write requirements.lock anew from pyproject.toml, with the n
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links -o requirements.lock pyproject.toml
 
 clean: ## remove what set-up and runs made here: .venv, node_modules, static/vendor, the state folder
-	@[ ! -e "$(STATE)/pids" ] || { echo "Something still runs in $(STATE): stop it first."; exit 1; }
+	@[ ! -e "$(STATE)/lock" ] || flock -n "$(STATE)/lock" true || { echo "Leasehold runs in $(STATE): stop it first."; exit 1; }
 	rm -rf .venv node_modules static/vendor dist build .*_cache
 	$(SUDO) rm -rf "$(STATE)"

@@ -130,29 +130,29 @@ def _certificates(place: Place) -> None:
 
 
 def _settings(place: Place, database: str) -> dict[str, dict[str, str]]:
-    """The environment of each process; only the manager gets the CA's key."""
+    """Write each process's settings file and answer its environment; only the manager is told of the CA's key."""
     tls = place.tls
     common = {
-        "LEASEHOLD_DATABASE_URL": database,
-        "LEASEHOLD_SECRET_KEY_FILE": str(tls / "secret.key"),
-        "LEASEHOLD_PUBLIC_URL": place.url,
-        "LEASEHOLD_WEB_LISTEN": f"127.0.0.1:{place.port}",
-        "LEASEHOLD_GATEWAY_PUBLIC": f"localhost:{place.gateway_port}",
-        "LEASEHOLD_GATEWAY_LISTEN": ",".join(f"{address}:{place.gateway_port}" for address in loopbacks()),
-        "LEASEHOLD_CA_FILE": str(tls / "ca.pem"),
+        "database_url": database,
+        "secret_key_file": str(tls / "secret.key"),
+        "public_url": place.url,
+        "web_listen": f"127.0.0.1:{place.port}",
+        "gateway_public": f"localhost:{place.gateway_port}",
+        "gateway_listen": ",".join(f"{address}:{place.gateway_port}" for address in loopbacks()),
+        "ca_file": str(tls / "ca.pem"),
+        "tls_cert_file": str(tls / "web.pem"),  # the face that portal and gateway share
+        "tls_key_file": str(tls / "web-key.pem"),
     }
-    own = {
-        role: common
-        | {
-            "LEASEHOLD_TLS_CERT_FILE": str(tls / "web.pem"),  # the face that portal and gateway share
-            "LEASEHOLD_TLS_KEY_FILE": str(tls / "web-key.pem"),
-            "LEASEHOLD_CLIENT_CERT_FILE": str(tls / f"{role}.pem"),
-            "LEASEHOLD_CLIENT_KEY_FILE": str(tls / f"{role}-key.pem"),
-        }
-        for role in ("manager", "gateway", "web")
-    }
-    own["manager"]["LEASEHOLD_CA_KEY_FILE"] = str(tls / "ca-key.pem")
-    return own
+    environments = {}
+    for role in ("manager", "gateway", "web"):
+        own = {"client_cert_file": str(tls / f"{role}.pem"), "client_key_file": str(tls / f"{role}-key.pem")}
+        if role == "manager":
+            own["ca_key_file"] = str(tls / "ca-key.pem")
+        file = place.state / f"{role}.toml"
+        # TOML's strings are written as JSON's are
+        file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (common | own).items()))
+        environments[role] = {"LEASEHOLD_CONFIG": str(file)}
+    return environments
 
 
 def _run_once(processes: Processes, name: str, module: str, *arguments: str, env: dict[str, str] | None = None) -> None:

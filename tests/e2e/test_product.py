@@ -180,7 +180,7 @@ def _pid(product: Product, module: str) -> int:
             words, environ = (folder / "cmdline").read_bytes().split(b"\0"), (folder / "environ").read_bytes()
         except OSError:
             continue
-        if module.encode() in words and str(product.place.tls).encode() in environ:
+        if module.encode() in words and str(product.state).encode() in environ:
             return int(folder.name)
     return 0
 
