@@ -1,1 +1,1 @@
-"""The command line, over REST only."""
+"""The command line: everything over REST, nothing else."""

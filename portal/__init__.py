@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 from flask import Flask, Response
@@ -36,7 +35,6 @@ def create_app(parts: Parts) -> Flask:
 
     app = Portal("portal", static_folder=str(web_folder("static")), template_folder=str(web_folder("templates")))
     app.extensions["parts"] = parts
-    app.extensions["stopping"] = threading.Event()  # set when the process is to end: streams look at it
     app.config.update(
         SECRET_KEY=parts.keyring.derive("web-forms"),
         MAX_CONTENT_LENGTH=MAX_BODY,

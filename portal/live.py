@@ -58,6 +58,7 @@ class Poller:
         self._upto: Cursor = (0, 0)
         self._streams = 0
         self._running = False
+        self.stopped = False
 
     def join(self) -> Cursor:
         """A stream begins: the cursor of now. The poller starts with the first one."""
@@ -72,6 +73,12 @@ class Poller:
             threading.Thread(target=self._run, name="changes", daemon=True).start()
             return self._upto
 
+    def stop(self) -> None:
+        """End all streams: the process is to end. Whoever listens comes back to another one."""
+        with self._news:
+            self.stopped = True
+            self._news.notify_all()
+
     def leave(self) -> None:
         """A stream ends; the poller ends with the last one."""
         with self._news:
@@ -81,7 +88,7 @@ class Poller:
         """What came after the cursor, waiting so long for something, and how far this looked; None for the changes
         when the cursor is further back than what is kept, and then everything up to that place is settled."""
         with self._news:
-            self._news.wait_for(lambda: self._upto > cursor, wait_s)
+            self._news.wait_for(lambda: self.stopped or self._upto > cursor, wait_s)
             if cursor < self._from:
                 return None, self._from
             return [change for change in self._kept if change.at > cursor], cursor
@@ -130,15 +137,14 @@ def changes() -> Response:
     person()
     token = token_of(request)
     assert token is not None
-    lines = stream(current_app.extensions["poller"], parts(), token, types, resume, current_app.extensions["stopping"])
+    lines = stream(current_app.extensions["poller"], parts(), token, types, resume)
     response = Response(lines, content_type="text/event-stream")
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response
 
 
-def stream(poller: Poller, parts: Parts, token: str, types: frozenset[str], resume: Cursor | None,
-           stopping: threading.Event) -> Iterator[str]:
+def stream(poller: Poller, parts: Parts, token: str, types: frozenset[str], resume: Cursor | None) -> Iterator[str]:
     """The lines of one stream, until the session ends, the process stops or the other side goes away."""
     begin = poller.join()
     try:
@@ -150,7 +156,7 @@ def stream(poller: Poller, parts: Parts, token: str, types: frozenset[str], resu
         cursor = begin if resume is None or lost else resume
         # the first line says where the stream begins, so that whoever is cut off before the first change loses nothing
         yield f"retry: 2000\nid: {_text(cursor)}\nevent: {'reset' if lost else 'hello'}\ndata: {{}}\n\n"
-        while not stopping.is_set():
+        while not poller.stopped:
             found, looked = poller.after(cursor, COMMENT_S)
             with in_transaction(parts.sessions) as tx:
                 if found is None:

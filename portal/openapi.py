@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import msgspec
-from flask import Response, current_app, jsonify, render_template
+from flask import Response, current_app, jsonify, render_template, request
 from jinja2 import TemplateNotFound
 
 from portal.routes import Route, Routes
@@ -90,7 +90,8 @@ def openapi_json() -> Response:
     """OpenAPI 3.1."""
     response = jsonify(_document())
     response.headers["Cache-Control"] = "no-cache"
-    return response
+    response.add_etag()
+    return response.make_conditional(request)
 
 
 @routes.route("GET", "/docs", "This description as a page.", signed_in=False, answers={200: {"type": "string"}},

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 from flask import Flask
-from gevent import spawn
+from gevent import signal_handler
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
@@ -34,7 +34,11 @@ class _Server(WSGIServer):
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
         client_socket.settimeout(SILENCE_S)
-        return super().wrap_socket_and_handle(client_socket, address)
+        try:
+            return super().wrap_socket_and_handle(client_socket, address)
+        except OSError as gone:  # ssl.SSLError is one: no TLS, a certificate that is not believed, a peer that went away
+            log.debug("connection ended", address=address[0], why=str(gone))
+            return None
 
 
 def listening(address: str) -> Any:
@@ -81,11 +85,11 @@ def serve(app: Flask, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then end the streams, let requests finish, and return."""
     web = server(app, settings)
 
-    def stop(*_: object) -> None:
-        app.extensions["stopping"].set()
-        spawn(web.stop, timeout=STOP_S)
+    def stop() -> None:
+        app.extensions["poller"].stop()
+        web.stop(timeout=STOP_S)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal_handler(number, stop)  # in a greenlet of its own: it takes locks, and waits
     log.info("serving", address=settings.web_listen, url=settings.public_url)
     web.serve_forever(stop_timeout=STOP_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,9 +28,9 @@ from broker.models import ConsoleSession, Decision, Ticket
 from portal import Parts, create_app
 from portal.auth import COOKIE
 from tests import make
-from tests.conftest import ToldClock
 
 BASE = "https://leasehold.test:8443"
+KEY = b"k" * 32
 PASSWORD = "a good long password"
 PEOPLE = ("root", "keeper", "auditor", "alice", "bob")
 
@@ -70,10 +71,10 @@ class Asker:
 class Place:
     """`ids` has the id of one thing of each kind; `people` their user ids; `tokens` their API tokens."""
 
-    def __init__(self, maker: Sessions, clock: ToldClock, **settings: Any) -> None:
+    def __init__(self, maker: Sessions, clock: Any, **settings: Any) -> None:
         self.sessions, self.clock = maker, clock
-        self.keyring = Keyring(b"k" * 32)
-        self.settings = Settings(public_url=BASE, gateway_public="leasehold.test:8444", **settings)
+        self.keyring = Keyring(KEY)
+        self.settings = Settings(**{"public_url": BASE, "gateway_public": "leasehold.test:8444", **settings})
         self.parts = Parts(self.settings, maker, self.keyring, clock, assembly.COMMANDS)
         self.app: Flask = create_app(self.parts)
         self.people: dict[str, UUID] = {}
@@ -119,7 +120,7 @@ class Place:
                             sentence="Desktop desktops-1 is ready for you.",
                             candidates={"members": [{"name": "desktops-2", "reason": "leased to carol"}]})
         ticket = Ticket(user_id=alice.id, session_id=self.session_ids["alice"], vm_id=member.vm_id, lease_id=lease.id,
-                        protocol="spice", client="native", created_at=now, expires_at=now.replace(hour=now.hour + 1))
+                        protocol="spice", client="native", created_at=now, expires_at=now + timedelta(hours=1))
         tx.add_all([decision, ticket])
         tx.flush()
         console = ConsoleSession(

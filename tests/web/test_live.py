@@ -59,29 +59,22 @@ class Listener:
 
 
 @pytest.fixture
-def stopping() -> Iterator[threading.Event]:
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-@pytest.fixture
-def listen(place: Place, stopping: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def listen(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr("portal.live.COMMENT_S", 0.5)
-    poller = Poller(place.sessions)
-    heard: list[Listener] = []
+    heard: list[tuple[Listener, Poller]] = []
+    one = Poller(place.sessions)
 
     def begin(
-        name: str, resume: tuple[int, int] | None = None, types: frozenset[str] = frozenset(), poller: Poller = poller,
+        name: str, resume: tuple[int, int] | None = None, types: frozenset[str] = frozenset(), poller: Poller = one,
     ) -> Listener:
-        listener = Listener(stream(poller, place.parts, place.tokens[name], types, resume, stopping))
-        heard.append(listener)
+        listener = Listener(stream(poller, place.parts, place.tokens[name], types, resume))
+        heard.append((listener, poller))
         listener.wait(lambda events: events)
         return listener
 
     yield begin
-    stopping.set()
-    for listener in heard:
+    for listener, poller in heard:
+        poller.stop()
         listener.thread.join(PATIENCE_S)
 
 
@@ -122,7 +115,7 @@ def test_who_commits_late_is_neither_lost_nor_told_twice(place: Place, listen: A
     assert [data.split('"id": ')[1] for _, _, data in root.events[1:]] == ['"early"}', '"late"}', '"later"}']
 
 
-def test_resume_without_a_gap_while_writers_commit_out_of_order(place: Place, listen: Any, stopping: threading.Event) -> None:
+def test_resume_without_a_gap_while_writers_commit_out_of_order(place: Place, listen: Any) -> None:
     """Twelve writers in random order; the listener is cut off again and again, and goes on where it was, at another
     process every time."""
     wanted: set[str] = set()
@@ -152,7 +145,7 @@ def test_resume_without_a_gap_while_writers_commit_out_of_order(place: Place, li
         writer.start()
     cut = 0
     while any(writer.is_alive() for writer in writers) or not wanted <= set(got):
-        lines = stream(Poller(place.sessions), place.parts, place.tokens["root"], frozenset({"host"}), start, stopping)
+        lines = stream(Poller(place.sessions), place.parts, place.tokens["root"], frozenset({"host"}), start)
         for chunk in lines:
             for block in filter(None, chunk.split("\n\n")):
                 fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
@@ -266,9 +259,10 @@ def test_the_stream_ends_with_the_session(place: Place, listen: Any, how: str) -
     assert alice.kinds()[-1] == "end"
 
 
-def test_it_ends_when_the_process_stops(place: Place, listen: Any, stopping: threading.Event) -> None:
-    root = listen("root")
-    stopping.set()
+def test_it_ends_when_the_process_stops(place: Place, listen: Any) -> None:
+    poller = Poller(place.sessions)
+    root = listen("root", poller=poller)
+    poller.stop()
     root.wait_over()
 
 

@@ -1,0 +1,247 @@
+"""`leasehold`: sign in, list, act, wait, connect; most of it made from the portal's own description."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from cli import actions, config, connect, show
+from cli.client import Client, Trouble
+from cli.described import Description, fetch
+from cli.waiting import wait_for
+
+
+class Session:
+    """One call of the command line: which portal, as whom, and what it offers; each found out when it is needed."""
+
+    def __init__(self, url: str | None, ca_file: str | None) -> None:
+        self.config = config.load(url, ca_file)
+        self._client: Client | None = None
+        self._description: Description | None = None
+
+    def client(self) -> Client:
+        """The client of who is signed in."""
+        self._client = self._client or Client(self.config)
+        return self._client
+
+    def description(self) -> Description:
+        """What the portal offers."""
+        self._description = self._description or fetch(self.client())
+        return self._description
+
+
+def session_of(ctx: click.Context) -> Session:
+    """The session of this call; made from the options of the root, which are read before anything else is."""
+    root = ctx.find_root()
+    if root.obj is None:
+        root.obj = ctx.obj = Session(root.params.get("url"), root.params.get("ca_file"))
+    return root.obj  # type: ignore[no-any-return]
+
+
+class Noun(click.Group):
+    """`leasehold vm …`: the verbs of one noun, the portal's and ours."""
+
+    def __init__(self, noun: str, *args: Any, **known: Any) -> None:
+        super().__init__(noun, *args, **known)
+        self.noun = noun
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *session_of(ctx).description().verbs(self.noun)})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        ours = super().get_command(ctx, name)
+        description = session_of(ctx).description() if ours is None else Description()
+        verb = "create" if name == "add" and (self.noun, "create") in description.actions else name
+        action = description.actions.get((self.noun, verb))
+        return ours or (actions.command(action, description) if action else None)
+
+
+class Root(click.Group):
+    """Our own commands, and behind them the collections and nouns of the portal."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        ours = super().list_commands(ctx)
+        try:
+            offered = session_of(ctx).description()
+        except Trouble:
+            return ours  # help is given without a portal, too
+        return sorted({*ours, *offered.fields, *offered.nouns()})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if (ours := super().get_command(ctx, name)) is not None:
+            return ours
+        offered = session_of(ctx).description()
+        if name in offered.fields:
+            return _list_command(name, offered.fields[name])
+        return Noun(name, help=f"What can be done to a {name}.") if name in offered.nouns() else None
+
+
+@click.command(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--url", metavar="URL", help="The portal. Else LEASEHOLD_URL, else the last one signed in to.")
+@click.option("--ca-file", metavar="FILE", help="Whom to believe that it is the portal. Else LEASEHOLD_CA_FILE.")
+@click.pass_context
+def cli(ctx: click.Context, url: str | None, ca_file: str | None) -> None:
+    """Desktops from the command line.
+
+    \b
+    leasehold login --url https://desktops.example.com
+    leasehold vms "status = up and memory_mib > 2048 sortby name"
+    leasehold vms "status = up" --ids | leasehold vm shutdown -
+    leasehold connect Desktops
+    """
+    session_of(ctx)
+
+
+@cli.command()
+@click.option("--user", "-u", metavar="NAME", help="alice, alice@corp.example or CORP\\alice.")
+@click.pass_obj
+def login(session: Session, user: str | None) -> None:
+    """Sign in until you log out or the session ends. The password is asked for, or read from standard input."""
+    client = Client(session.config, token="")
+    user = user or connect.ask("User")
+    told = client.sign_in(user, actions.secret("Password: "))
+    config.remember(session.config, told["token"])
+    show.err.print(f"Signed in as {told['user']['name']} until {told['expires_at']}.")
+
+
+@cli.command()
+@click.pass_obj
+def logout(session: Session) -> None:
+    """Sign out; the token here and there is worth nothing afterwards."""
+    client = session.client()
+    try:
+        if client.token:
+            client.sign_out()
+    finally:
+        config.forget(session.config)
+    show.err.print("Signed out.")
+
+
+@cli.command()
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def whoami(session: Session, json_: bool) -> None:
+    """Who is signed in, their groups and roles."""
+    me = session.client().ask("GET", "/me")
+    if json_:
+        show.as_json(me)
+    else:
+        show.one({"name": me["name"], "display_name": me["display_name"], "groups": me["groups"],
+                  "roles": [f"{p['role']} on {p['object_type']} {p['object_id'] or ''}".strip() for p in me["permits"]]})
+
+
+@cli.command()
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def desktops(session: Session, json_: bool) -> None:
+    """What you may connect to."""
+    items = session.client().ask("GET", "/me/desktops")["items"]
+    show.as_json(items) if json_ else show.rows("desktops", items)
+
+
+@cli.command()
+@click.argument("method", type=click.Choice(["get", "post", "delete"]))
+@click.argument("path")
+@click.argument("body", required=False)
+@click.pass_obj
+def api(session: Session, method: str, path: str, body: str | None) -> None:
+    """Ask the REST API itself: leasehold api get "/vms?max=1"."""
+    import json
+
+    try:
+        given = json.loads(body) if body else ({} if method == "post" else None)
+    except ValueError as no:
+        raise click.UsageError(f"The body is not JSON: {no}.") from None
+    show.as_json(session.client().ask(method.upper(), "/" + path.removeprefix("/api/v1").lstrip("/"), given))
+
+
+cli.add_command(connect.connect)
+
+task = Noun("task", help="Wait for tasks, cancel them.")
+directory = Noun("directory", help="Active Directory domains: add, test, search.")
+cli.add_command(task)
+cli.add_command(directory)
+
+
+@task.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.pass_obj
+def wait(session: Session, ids: tuple[str, ...]) -> None:
+    """Wait until tasks have ended; the exit code says whether all of them succeeded."""
+    for id in actions.listed(ids):
+        done = wait_for(session.client(), id)
+        show.err.print(f"{done['title']}: {done['message'] or 'Done.'}")
+
+
+@directory.command()
+@click.argument("name")
+@click.argument("text")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def search(session: Session, name: str, text: str, json_: bool) -> None:
+    """People and groups of a directory whose name begins with TEXT."""
+    client = session.client()
+    id = actions.find(client, "directories", name)
+    items = client.ask("GET", f"/directories/{id}/search", query={"text": text})["items"]
+    show.as_json(items) if json_ else show.rows("people", items, ("kind", "name", "display_name", "dn", "external_id"))
+
+
+def _list_command(plural: str, fields: tuple[str, ...]) -> click.Command:
+    """`leasehold vms [SEARCH]`."""
+
+    @click.pass_obj
+    def run(session: Session, /, search: str, max: int | None, ids: bool, json_: bool, columns: str | None) -> None:
+        wanted = tuple(c for c in re.split(r"[\s,]+", columns or "") if c)
+        if unknown := set(wanted) - set(fields):
+            raise click.UsageError(f"{plural} have no {', '.join(sorted(unknown))}; they have {', '.join(fields)}.")
+        items = session.client().every(f"/{plural}", search, max)
+        if ids:
+            sys.stdout.writelines(f"{item['id']}\n" for item in items)
+        elif json_:
+            show.as_json(items)
+        else:
+            show.rows(plural, items, wanted or None)
+
+    return click.Command(plural, callback=run, help=f"List {plural}. Fields: {', '.join(fields)}.", params=[
+        click.Argument(["search"], required=False, default=""),
+        click.Option(["--max"], type=click.IntRange(min=1), help="So many at most; all when it is not said."),
+        click.Option(["--ids"], is_flag=True, help="Print ids alone, a line each: to be piped into an action."),
+        click.Option(["--json", "json_"], is_flag=True, help="Print JSON."),
+        click.Option(["--columns"], metavar="A,B,C", help="Which fields to show."),
+    ])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; ends the process with its exit code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(run(argv))
+
+
+def run(argv: list[str] | None = None, on: Callable[..., Any] = cli) -> int:
+    """The exit code of this call: 0 done, 1 refused, 2 wrong usage, 3 not signed in, 4 the portal cannot be reached."""
+    try:
+        on(argv, prog_name="leasehold", standalone_mode=False)
+    except Trouble as no:
+        show.err.print(str(no), markup=False, highlight=False)
+        return no.code
+    except click.ClickException as wrong:
+        wrong.show()
+        return wrong.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except click.exceptions.Exit as end:
+        return int(end.exit_code)
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+
+
+if __name__ == "__main__":
+    main()

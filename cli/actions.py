@@ -1,0 +1,192 @@
+"""`leasehold <noun> <verb>`: a click command for each of the portal's actions, made from its description."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import show
+from cli.client import REFUSED, USAGE, Client, Trouble, path
+from cli.described import COLLECTION_OF, Action, Description, Field
+from cli.waiting import wait_for
+
+_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|\d+")
+
+
+def command(action: Action, description: Description) -> click.Command:
+    """The click command of this action."""
+    params: list[click.Parameter] = []
+    if action.on_one:
+        params.append(click.Argument(["things"], nargs=-1, required=True, metavar=f"{action.noun.upper()}..."))
+    named = not action.on_one and any(f.name == "name" for f in action.fields)
+    if named:
+        params.append(click.Argument(["name"], metavar="NAME"))
+    params += [_option(field) for field in action.fields if not (named and field.name == "name")]
+    params += [click.Option(["--wait"], is_flag=True, help="Wait until it is done, with a progress bar."),
+               click.Option(["--json", "json_"], is_flag=True, help="Print the answer as JSON.")]
+
+    @click.pass_obj
+    def run(session: Any, /, things: tuple[str, ...] = (), **given: Any) -> None:
+        client = session.client()
+        body = _body(client, action, given)
+        targets = [identified(client, description, action.noun, thing) for thing in listed(things)] if action.on_one else [None]
+        for target in targets:
+            where = action.path.replace("{id}", target or "")
+            _tell(client, action, client.ask(action.method, where, body), wait=given["wait"], json=given["json_"])
+
+    return click.Command(action.verb, params=params, callback=run, help=action.summary)
+
+
+def _option(field: Field) -> click.Option:
+    name = field.name.removesuffix("_id") if field.name in COLLECTION_OF else field.name
+    flag = f"--{name.replace('_', '-')}"
+    words = "Required." if field.required else "" if field.default in (None, "", []) else f"Default: {show.text(field.default)}."
+    if field.name in COLLECTION_OF:
+        words = f"Name or id. {words}"
+    if field.secret:
+        return click.Option([flag, field.name], is_flag=True, help="Asked for, or read from standard input: never an argument.")
+    if field.type == "boolean":
+        return click.Option([f"{flag}/--no-{name.replace('_', '-')}", field.name], default=None, help=words or None)
+    kind: Any = {"integer": click.INT, "number": click.FLOAT}.get(field.type, click.STRING)
+    if field.values:
+        kind = click.Choice(field.values)
+    many = field.type == "list"
+    return click.Option([flag, field.name], type=kind, multiple=many, default=None,
+                        help=(f"May be given several times. {words}" if many else words) or None)
+
+
+def _body(client: Client, action: Action, given: dict[str, Any]) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    for field in action.fields:
+        value = given.get(field.name)
+        if field.secret:
+            if value or field.required:
+                body[field.name] = secret(f"{field.name.replace('_', ' ').capitalize()}: ")
+        elif field.type == "list":
+            if value:
+                body[field.name] = [part for item in value for part in item.split(",") if part]
+        elif field.name in COLLECTION_OF:
+            if (found := _reference(client, field, value)) is not None:
+                body[field.name] = found
+        elif isinstance(value, str) and value.startswith("@"):
+            body[field.name] = _file(value[1:])
+        elif value is not None:
+            body[field.name] = value
+        if field.required and field.name not in body:
+            raise click.UsageError(f"Say --{field.name.replace('_', '-')}.")
+    return body
+
+
+def _reference(client: Client, field: Field, value: str | None) -> str | None:
+    """The id of what the option names; when it must be given and there is only one, that one."""
+    plural = COLLECTION_OF[field.name]
+    if value is not None:
+        return find(client, plural, value)
+    if not field.required:
+        return None
+    items = client.ask("GET", f"/{plural}", query={"max": 2})["items"]
+    if len(items) != 1:
+        name = field.name.removesuffix("_id").replace("_", "-")
+        raise click.UsageError(f"Say --{name}: there are several, or none.")
+    return str(items[0]["id"])
+
+
+def find(client: Client, plural: str, text: str) -> str:
+    """The id of the thing of this name or id."""
+    if _ID.fullmatch(text):
+        return text
+    field = {"users": "full_name", "members": "vm", "sessions": "user", "consoles": "vm", "leases": "user", "tasks": "id",
+             "permissions": "id", "decisions": "id", "events": "id"}.get(plural, "name")
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    live = ' and state != ended' if plural == "leases" else ""
+    items = client.ask("GET", f"/{plural}", query={"search": f'{field} = "{quoted}"{live}', "max": 2})["items"]
+    if len(items) != 1:
+        few = "no" if not items else "more than one"
+        hint = "" if not items else " Give its id."
+        raise Trouble(REFUSED, f"There is {few} {plural.removesuffix('s')} named “{text}” that you may see.{hint}")
+    return str(items[0]["id"])
+
+
+def identified(client: Client, description: Description, noun: str, text: str) -> str:
+    """The id for an address, escaped; a desktop's is looked up in the person's own list."""
+    if noun == "desktop":
+        return path(desktop(client, text)["id"])[1:]
+    return path(find(client, description.plurals[noun], text))[1:]
+
+
+def desktop(client: Client, text: str | None) -> dict[str, Any]:
+    """The person's desktop of this name or id; the only one when none is named."""
+    items: list[dict[str, Any]] = client.ask("GET", "/me/desktops")["items"]
+    chosen = [d for d in items if text is None or text in (d["id"], (d["vm"] or {}).get("name"))]
+    chosen = chosen or [d for d in items if text is not None and d["name"].lower() == text.lower()]
+    if len(chosen) == 1 or (text is not None and chosen):
+        return chosen[0]
+    names = ", ".join(d["name"] for d in items)
+    if not items:
+        raise Trouble(REFUSED, "You have no desktops. Ask your administrator to entitle you to a pool.")
+    if text is None:
+        raise Trouble(USAGE, f"You have several desktops; say which: {names}.")
+    raise Trouble(REFUSED, f"You have no desktop named “{text}”; yours are {names}.")
+
+
+def secret(prompt: str) -> str:
+    """A password typed unseen, or the next line of standard input when that is no terminal."""
+    if sys.stdin.isatty():
+        import getpass
+
+        return getpass.getpass(prompt)
+    line = sys.stdin.readline()
+    if not line:
+        raise Trouble(USAGE, "A password is wanted on standard input, and there is none.")
+    return line.rstrip("\r\n")
+
+
+def listed(things: tuple[str, ...]) -> list[str]:
+    """The things named; “-” stands for the lines of standard input."""
+    return [t for thing in things for t in ([line.strip() for line in sys.stdin if line.strip()] if thing == "-" else [thing])]
+
+
+def _file(name: str) -> str:
+    try:
+        return Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as no:
+        raise click.UsageError(f"{name} cannot be read: {no}.") from None
+
+
+def _tell(client: Client, action: Action, told: Any, *, wait: bool, json: bool) -> None:
+    task = told.get("task") if isinstance(told, dict) else None
+    if task and wait and task["state"] in ("queued", "running"):
+        task = wait_for(client, task["id"])
+        told = {"task": task}
+    if json:
+        show.as_json(told)
+    elif isinstance(told, dict) and "enroll" in told:
+        show.err.print("Run this on the host, within the hour; the token is told only here:")
+        sys.stdout.write(told["enroll"] + "\n")
+    elif isinstance(told, dict) and "controllers" in told:
+        report(told)
+    elif task:
+        made = (task.get("result") or {}).get("id") if isinstance(task.get("result"), dict) else None
+        show.err.print(f"Task {task['id']}: {task['state']}.")
+        if made:
+            sys.stdout.write(f"{made}\n")
+    elif isinstance(told, dict) and told.get("sentence"):
+        show.err.print(told["sentence"])
+    elif isinstance(told, dict) and told:
+        show.one(told.get("lease") or told)
+    if isinstance(told, dict) and told.get("ok") is False:
+        raise Trouble(REFUSED, told.get("bind_why") or "People could not sign in with it now.")
+
+
+def report(told: dict[str, Any]) -> None:
+    """What the test of a directory found."""
+    show.rows("controllers", told["controllers"], ("url", "reached", "tls_version", "tls_subject", "tls_expires", "why"))
+    if told["bind_ok"]:
+        more = "+" if told.get("people_more") else ""
+        suffixes = ", ".join(told.get("upn_suffixes") or []) or "none"
+        show.err.print(f"Domain {told['netbios']}, base {told['base_dn']}, other suffixes: {suffixes}; "
+                       f"{told['people']}{more} people found.")

@@ -1,0 +1,82 @@
+"""What the command line prints: tables for people, tab-separated lines and JSON for programs, progress bars."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# the columns of a list, the most telling first; others with --columns
+COLUMNS = {
+    "vms": ("name", "state", "host", "pool", "user", "ip"),
+    "hosts": ("name", "state", "cluster", "vms", "cpu_usage", "memory_free_mib"),
+    "pools": ("name", "state", "members", "leased", "waiting", "size", "spares"),
+    "members": ("vm", "state", "pool", "user", "why"),
+    "leases": ("id", "user", "pool", "vm", "state", "ends_at"),
+    "templates": ("name", "version", "state", "memory_mib", "vcpus"),
+    "storagedomains": ("name", "state", "host", "path", "free_mib", "total_mib"),
+    "users": ("full_name", "display_name", "enabled", "auto_launch", "group"),
+    "permissions": ("id", "role", "user", "group", "object_type", "object", "valid_until"),
+    "tasks": ("id", "title", "state", "progress", "actor", "message"),
+    "events": ("at", "severity", "sentence"),
+    "sessions": ("id", "user", "client", "address", "seen_at", "ended_at"),
+    "consoles": ("id", "user", "vm", "protocol", "address", "started_at", "ended_at"),
+    "decisions": ("at", "user", "pool", "outcome", "sentence"),
+    "directories": ("name", "type", "servers", "trouble"),
+    "desktops": ("name", "kind", "state", "vm", "lease", "sentence"),
+}
+COLORS = {
+    "up": "green", "ok": "green", "active": "green", "succeeded": "green", "spare": "green", "running": "green", "ready": "green",
+    "down": "dim", "ended": "dim", "failed": "red", "broken": "red", "non_responsive": "red", "unknown": "red", "error": "red",
+    "illegal": "red", "queued": "yellow", "starting": "yellow", "warning": "yellow", "expiring": "yellow", "grace": "yellow",
+}
+
+out = Console(soft_wrap=False)
+err = Console(stderr=True)
+
+
+def rows(plural: str, items: list[dict[str, Any]], columns: tuple[str, ...] | None = None) -> None:
+    """A table on a terminal; elsewhere a line an item, tabs between, with a heading."""
+    chosen = columns or COLUMNS.get(plural) or tuple(n for n in (items[0] if items else {}) if not n.endswith("_id"))[:7]
+    if not out.is_terminal:
+        for line in (chosen, *(tuple(text(item.get(name)) for name in chosen) for item in items)):
+            sys.stdout.write("\t".join(" ".join(cell.split()) for cell in line) + "\n")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in chosen:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for item in items:
+        table.add_row(*(Text(text(item.get(name)), style=COLORS.get(text(item.get(name)), "")) for name in chosen))
+    out.print(table)
+    out.print(f"[dim]{len(items)} {plural if len(items) != 1 else plural.removesuffix('s')}[/]")
+
+
+def as_json(value: Any) -> None:
+    """JSON, for programs."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def one(item: dict[str, Any]) -> None:
+    """All fields of one thing, a line each."""
+    for name, value in item.items():
+        if not isinstance(value, (list, dict)) or not any(isinstance(v, dict) for v in value):
+            sys.stdout.write(f"{name}: {text(value)}\n")
+
+
+def text(value: Any) -> str:
+    """A cell."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(text(v) for v in value)
+    if isinstance(value, dict):
+        return str(value.get("name") or value.get("state") or json.dumps(value))
+    return str(value)
