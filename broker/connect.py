@@ -183,7 +183,10 @@ def _of_lease(
         return _waiting(tx, pool, lease, wish.now)
     vm = get(tx, Vm, lease.vm_id)
     if lease.state == "starting" and vm.state == "up":
-        leases.ready(tx, lease, pool, until, wish.now, words)
+        if words is None:  # not made just now, so the pools' loop may be noticing the same at this moment
+            lease = get(tx, Lease, lease.id, lock=True)
+        if lease.state == "starting":
+            leases.ready(tx, lease, pool, until, wish.now, words)
     if lease.state in ("active", "expiring", "grace"):
         if vm.state == "up":
             protocol = _protocol([p for p in pool.protocols if p in vm.protocols], wish.protocol)
