@@ -59,6 +59,7 @@ class Gateway:
         self._sessions, self._hosts = sessions, hosts
         self.live: dict[UUID, LiveConsole] = {}
         self._unwritten: dict[UUID, LiveConsole] = {}  # over, but the database could not be told yet
+        self._refused: set[tuple[UUID, str]] = set()
         self._rounds, self._cleaned, self._stopping = 0, False, False
 
     # -- opening -----------------------------------------------------------------------------------
@@ -85,10 +86,13 @@ class Gateway:
         return live, opening
 
     def refuse(self, ticket_id: UUID, no: Refused, address: str) -> None:
-        """Write a refusal down; when even that cannot be done, the log has it."""
+        """Write a refusal down, once a ticket and reason; when even that cannot be done, the log has it."""
         log.warning("ticket refused", ticket=str(ticket_id), address=address, why=no.message)
-        if isinstance(no, Unavailable):
+        if isinstance(no, Unavailable) or (ticket_id, no.message) in self._refused:
             return
+        if len(self._refused) >= 10_000:
+            self._refused.clear()
+        self._refused.add((ticket_id, no.message))
         with suppress(Unavailable), self._transaction() as tx:
             tickets.refused(tx, ticket_id, no, address=address)
 
@@ -123,11 +127,13 @@ class Gateway:
             why = f"Host {place.host}, where {place.name} runs, does not answer. Try again in a moment."
             raise Unavailable("host_silent", why) from silent
 
-    def vm_of(self, ticket_id: UUID) -> UUID:
+    def vm_of(self, ticket_id: UUID, *, protocols: tuple[str, ...], client: str, session_id: UUID | None) -> UUID:
         """The VM of a ticket that could be redeemed now; refuses otherwise. Nothing is proved or used up by it."""
         with self._transaction() as tx:
             ticket = tx.get(Ticket, ticket_id)
-            return tickets.require_usable(ticket, self.clock.now()).vm_id
+            vm = tickets.examine(
+                tx, ticket, protocols=protocols, client=client, session_id=session_id, now=self.clock.now())
+            return vm.id
 
     def session_of(self, cookie: str) -> UUID | None:
         """The browser's live sign-in."""

@@ -125,4 +125,6 @@ def submit_for(tx: Tx, command: Any, vm: Vm, user_id: UUID, now: datetime) -> Ta
     """The person's own right is checked before; the system carries it out in their name. None while a task is at it."""
     if tx.scalar(sa.select(ResourceLock.task_id).where(ResourceLock.resource == f"vm:{vm.id}")) is not None:
         return None
-    return submit(tx, command, Actor(None, facts.person(tx, user_id), "Their own desktop"), now)
+    task = submit(tx, command, Actor(None, facts.person(tx, user_id), "Their own desktop"), now)
+    task.actor_id = user_id  # theirs to look at, and to cancel
+    return task

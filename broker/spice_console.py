@@ -24,7 +24,7 @@ from gevent.event import Event
 
 from backend.errors import Refused
 from broker import spice
-from broker.live import VIEWER_CLOSED, LiveConsole
+from broker.live import VIEWER_CLOSED, LiveConsole, code_of
 from broker.pump import copy, read
 from broker.rfb import Exactly, RfbError
 from broker.spice import Link, Messages, Reply, SpiceError
@@ -50,6 +50,10 @@ class Viewer:
     def proved(self) -> bool:
         return self.session_id is not None
 
+    @property
+    def client(self) -> str:
+        return "browser" if self.proved else "native"
+
 
 class Books(Protocol):
     """What the gateway knows and writes down; see broker.gateway."""
@@ -60,7 +64,7 @@ class Books(Protocol):
     def ended(self, live: LiveConsole) -> None: ...
     def why_gone(self, vm_id: UUID) -> str: ...
     def refuse(self, ticket_id: UUID, no: Refused, address: str) -> None: ...
-    def vm_of(self, ticket_id: UUID) -> UUID: ...
+    def vm_of(self, ticket_id: UUID, *, protocols: tuple[str, ...], client: str, session_id: UUID | None) -> UUID: ...
     def dial(self, vm_id: UUID, protocol: str) -> Any: ...
     def spice_password(self, ticket_id: UUID) -> str: ...
     def display_password(self, ticket_id: UUID) -> str: ...
@@ -97,11 +101,23 @@ class SpiceConsoles:
                 self._channel(viewer, exactly, link)
             except Refused as no:
                 log.info("spice channel refused", channel=link.name, why=no.message)
-                viewer.finish(GONE, no.message)
+                viewer.finish(code_of(no), no.message)
 
     def _channel(self, viewer: Viewer, exactly: Exactly, link: Link) -> None:
         session = self.sessions.get(viewer.ticket_id)
-        vm_id = session.vm_id if session else self.books.vm_of(viewer.ticket_id)
+        if link.channel == spice.MAIN:
+            try:
+                vm_id = self.books.vm_of(
+                    viewer.ticket_id, protocols=("spice",), client=viewer.client, session_id=viewer.session_id)
+            except Refused as no:
+                viewer.sendall(spice.refusal(spice.ERROR))  # here viewers say so; after the password they ask for another
+                self.books.refuse(viewer.ticket_id, no, viewer.address)
+                raise
+        elif session is not None and _may_join(session, viewer, link):
+            vm_id = session.vm_id
+        else:
+            viewer.sendall(spice.refusal(spice.CHANNEL_NOT_AVAILABLE if session else spice.BAD_CONNECTION_ID))
+            return
         with _hung_up(self.books.dial(vm_id, "spice")) as display:
             with gevent.Timeout(HANDSHAKE_S):
                 display.sendall(link.pack())
@@ -111,8 +127,8 @@ class SpiceConsoles:
                     return
             if link.channel == spice.MAIN:
                 self._main(viewer, exactly, link, reply, display)
-            else:
-                self._other(viewer, exactly, link, reply, display)
+            elif session is not None:
+                self._other(session, viewer, exactly, link, reply, display)
 
     def _proved(self, viewer: Viewer, exactly: Exactly, link: Link, reply: Reply) -> bool:
         """Read the client's password and check it."""
@@ -132,8 +148,7 @@ class SpiceConsoles:
         """The first channel: redeem the ticket, hold the session, and end it in the right order."""
         try:
             live, opening = self.books.redeem(
-                viewer.ticket_id, protocols=("spice",), client="browser" if viewer.proved else "native",
-                session_id=viewer.session_id, address=viewer.address)
+                viewer.ticket_id, protocols=("spice",), client=viewer.client, session_id=viewer.session_id, address=viewer.address)
         except Refused:
             viewer.sendall(_result(spice.ERROR))
             raise
@@ -165,20 +180,19 @@ class SpiceConsoles:
             self.books.ended(live)
             viewer.finish(live.code, live.why)
 
-    def _other(self, viewer: Viewer, exactly: Exactly, link: Link, reply: Reply, display: Any) -> None:
+    def _other(self, session: Session, viewer: Viewer, exactly: Exactly, link: Link, reply: Reply, display: Any) -> None:
         """A later channel: joins the session that its ticket opened, while that lives."""
-        session, place = self.sessions.get(viewer.ticket_id), (link.channel, link.channel_id)
-        if not _may_join(session, viewer, place):
-            viewer.sendall(_result(spice.CHANNEL_NOT_AVAILABLE if session else spice.BAD_CONNECTION_ID))
-            return
-        assert session is not None
         messages, init = _messages(link, reply), b""
         if link.channel == spice.DISPLAY:
             viewer.sendall(_result(spice.OK))  # so that it sends DISPLAY_INIT, without which it is not linked
             with gevent.Timeout(HANDSHAKE_S):
                 init = _read_init(viewer, exactly, messages)
-            if not init or not _may_join(session, viewer, place):
+            if not init:
                 return
+        place = (link.channel, link.channel_id)
+        if not _may_join(session, viewer, link):  # it may have ended meanwhile, or another was quicker
+            viewer.sendall(_result(spice.CHANNEL_NOT_AVAILABLE))
+            return
         over = session.channels[place] = Event()
         owed = 0  # bytes that a display must have sent before it may be closed: its result and its first word
         try:
@@ -249,11 +263,10 @@ class SpiceConsoles:
                 other.live.end(ENDED, "This console was opened again somewhere else.")
 
 
-def _may_join(session: Session | None, viewer: Viewer, place: tuple[int, int]) -> bool:
+def _may_join(session: Session, viewer: Viewer, link: Link) -> bool:
     """Whether the session lives, is this viewer's, and has no such channel yet."""
-    return (
-        session is not None and session.who == viewer.who and not session.live.over.is_set() and place not in session.channels
-    )
+    place = (link.channel, link.channel_id)
+    return session.who == viewer.who and not session.live.over.is_set() and place not in session.channels
 
 
 def _read_init(viewer: Viewer, exactly: Exactly, messages: Messages) -> bytes:

@@ -199,7 +199,21 @@ def redeem(
 ) -> Redeemed:
     """Use the ticket up and open its console session's row. `session_id` is the browser's login session;
     None for a native client, which has shown the ticket's password instead. `Denied` in words otherwise."""
-    ticket = require_usable(tx.get(Ticket, ticket_id, with_for_update=True, populate_existing=True), now)
+    ticket = tx.get(Ticket, ticket_id, with_for_update=True, populate_existing=True)
+    vm = examine(tx, ticket, protocols=protocols, client=client, session_id=session_id, now=now)
+    assert ticket is not None
+    host = get(tx, Host, vm.host_id)
+    move(tx, ticket, "redeem")
+    name = user_name(tx, ticket.user_id)
+    consoles.open(tx, ticket, console_id, vm_name=vm.name, user_name=name, address=address, gateway=gateway, now=now)
+    return Redeemed(console_id, ticket.id, name, vm.id, vm.name, ticket.protocol, host.address, host.console_port)
+
+
+def examine(
+    tx: Tx, ticket: Ticket | None, *, protocols: tuple[str, ...], client: str, session_id: UUID | None, now: datetime
+) -> Vm:
+    """The VM that the ticket opens now; `Denied` in words when it opens none, `Impossible` without a screen."""
+    ticket = require_usable(ticket, now)
     if ticket.client != client or ticket.protocol not in protocols:
         raise _no("wrong_client", "This console ticket is for another kind of viewer. Open the console again from the portal.")
     if session_id is not None and ticket.session_id != session_id:
@@ -212,11 +226,7 @@ def redeem(
         raise _no("lease_over", "Your lease on this desktop is over. Connect again to get another one.")
     vm = get(tx, Vm, ticket.vm_id)
     require_screen(vm)
-    host = get(tx, Host, vm.host_id)
-    move(tx, ticket, "redeem")
-    name = user_name(tx, ticket.user_id)
-    consoles.open(tx, ticket, console_id, vm_name=vm.name, user_name=name, address=address, gateway=gateway, now=now)
-    return Redeemed(console_id, ticket.id, name, vm.id, vm.name, ticket.protocol, host.address, host.console_port)
+    return vm
 
 
 def refused(tx: Tx, ticket_id: UUID, why: Refused, *, address: str) -> None:

@@ -17,6 +17,12 @@ class Face:
     subject: str
 
     @property
+    def proxy(self) -> str:
+        """Where native viewers send CONNECT. They try a name's first address alone, and localhost's is ::1."""
+        host, colon, port = self.public.partition(":")
+        return f"http://{'127.0.0.1' if host == 'localhost' else host}{colon}{port}"
+
+    @property
     def port(self) -> int:
         """The public port; 443 when none is named."""
         _, colon, port = self.public.rpartition(":")
@@ -39,11 +45,11 @@ def vv(face: Face, *, name: str, password: str, title: str, full_screen: bool = 
         "port": "-1",
         "tls-port": str(face.port),
         "password": password,
-        "proxy": f"http://{face.public}",
+        "proxy": face.proxy,
         "ca": face.ca_pem,
         "host-subject": face.subject,
         "secure-channels": "all",
-        "title": f"{title} (Shift+F12 sets the mouse free)",
+        "title": title,
         "fullscreen": "1" if full_screen else "0",
         "toggle-fullscreen": "shift+f11",
         "release-cursor": "shift+f12",

@@ -165,7 +165,7 @@ class Display:
                 challenge = os.urandom(16)
                 sock.sendall(challenge)
                 shown = sock.recv(16)
-                if not any(answer(password, challenge) == shown for password in self.passwords):
+                if not any(answer(password, challenge) == shown for password in list(self.passwords)):
                     sock.sendall(struct.pack(">II", 1, 14) + b"Wrong password")
                     return
                 sock.sendall(bytes(4))

@@ -12,7 +12,9 @@ from broker.viewer import Face, novnc, subject_line, vv
 GOLDEN = Path(__file__).parents[1] / "golden"
 CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 FACE = Face("desktops.example:8444", CA, subject_line([("O", "Leasehold"), ("OU", "web"), ("CN", "desktops.example")]))
+LOCAL = Face("localhost:8444", CA, FACE.subject)
 FILES = {
+    "viewer-local": vv(LOCAL, name="ticket-0123", password="pass-word_43", title="desktops-1"),
     "viewer": vv(FACE, name="ticket-0123", password="pass-word_43", title="desktops-1"),
     "viewer-full-screen": vv(FACE, name="ticket-0123", password="pass-word_43", title="desktops-1", full_screen=True),
     "viewer-hostile": vv(
