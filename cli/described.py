@@ -128,7 +128,7 @@ def _fields(schema: dict[str, Any]) -> tuple[Field, ...]:
     found = []
     for name, told in schema.get("properties", {}).items():
         kinds = told.get("anyOf", [told])
-        kind = next((k for k in kinds if k.get("type") != "null"), {})
+        kind: dict[str, Any] = next((k for k in kinds if k.get("type") != "null"), {})
         type = {"integer": "integer", "number": "number", "boolean": "boolean", "array": "list"}.get(kind.get("type", ""), "text")
         if "$ref" in kind or kind.get("type") == "object":
             continue

@@ -23,7 +23,7 @@ def web_folder(name: str) -> Path:
 class Portal(Flask):
     """Flask whose view and commit are one step, so that a commit that fails is answered as any other failure."""
 
-    def dispatch_request(self) -> Response:  # type: ignore[override]
+    def dispatch_request(self) -> Response:
         response = self.make_response(super().dispatch_request())
         commit()
         return response

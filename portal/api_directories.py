@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -12,12 +11,13 @@ from backend.directory import internal
 from backend.directory.commands import AddDirectory, CreateUser, EditDirectory, GrantRole, ImportPrincipal
 from backend.directory.models import User
 from backend.errors import Impossible
+from backend.tasks.models import Task
 from backend.tasks.submit import submit
 from portal import directories
 from portal.api_commands import TASK
 from portal.auth import actor, aside, person
 from portal.parts import parts
-from portal.routes import Routes, accepted, answer, body, now, plain, read_uuid
+from portal.routes import Moment, Routes, accepted, answer, body, now, plain, read_uuid
 from portal.transaction import commit, tx
 
 routes = Routes("directories")
@@ -88,8 +88,8 @@ class Grant(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     directory_id: UUID | None = None
     kind: str = "user"
     external_id: str | None = None
-    valid_from: datetime | None = None
-    valid_until: datetime | None = None
+    valid_from: Moment | None = None
+    valid_until: Moment | None = None
 
 
 @routes.route("GET", "/directories/<id>/search", "People and groups whose name begins with the text.",
@@ -188,7 +188,7 @@ def permission_grant() -> Response:
     return accepted(grant(body(Grant)))
 
 
-def grant(given: Grant) -> object:
+def grant(given: Grant) -> Task:
     """The task that gave the role."""
     found = None
     if given.external_id is not None and given.directory_id is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from backend.directory.rights import grants_of, path_of, see_permit
 from backend.directory.rules import may
 from backend.errors import Denied, NotFound, Refused, TooMany, Unavailable
 from backend.hosts.commands import AddHost, ask_enrollment, enrollment, new_token
+from backend.hosts.models import Host
 from backend.tasks.submit import submit
 from backend.vms.models import VmScreen
 from pools.models import LIVE, Lease
@@ -114,7 +116,7 @@ def enroll_answer(id: str) -> Response:
     return answer({"certificate": host.certificate, "ca": _ca_pem()})
 
 
-def _counted(work):  # type: ignore[no-untyped-def]
+def _counted(work: Callable[[], Host]) -> Host:
     """The work, unless this address has shown too many wrong tokens; one more of them is counted when it did."""
     key = "enroll-" + throttle.address_key(request.remote_addr or "")
     blocked = tx().scalar(sa.select(Throttle.blocked_until).where(Throttle.key == key))
@@ -149,7 +151,7 @@ def vm_screen(id: str) -> Response:
     response.headers["Cache-Control"] = "private, no-cache"
     response.set_etag(hashlib.sha256(row.webp).hexdigest()[:32])
     response.last_modified = row.taken_at
-    return response.make_conditional(request)
+    return response.make_conditional(request)  # type: ignore[return-value]
 
 
 def _require_look(vm_id: UUID) -> None:

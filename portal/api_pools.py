@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +21,7 @@ from portal.api_commands import TASK
 from portal.api_directories import Grant, grant
 from portal.auth import actor
 from portal.collections import COLLECTIONS, viewer
-from portal.routes import Routes, accepted, answer, body, now, read_uuid
+from portal.routes import Moment, Routes, accepted, answer, body, now, read_uuid
 from portal.schemas import list_schema
 from portal.transaction import tx
 
@@ -37,8 +36,8 @@ class Entitlement(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     directory_id: UUID | None = None
     kind: str = "user"
     external_id: str | None = None
-    valid_from: datetime | None = None
-    valid_until: datetime | None = None
+    valid_from: Moment | None = None
+    valid_until: Moment | None = None
 
 
 @routes.route("GET", "/pools/<id>/entitlements", "Who may take desktops of this pool.",

@@ -21,7 +21,7 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 T = TypeVar("T")
 
 
-class Person(UserMixin):
+class Person(UserMixin):  # type: ignore[misc]
     """flask-login's view of a session: everything but `get_id` is the session's facts."""
 
     def __init__(self, facts: Any) -> None:
@@ -49,15 +49,26 @@ def actor() -> Actor:
 
 def token_of(asked: Request) -> str | None:
     """The token of the request: a bearer's before a cookie's."""
+    bearer = _bearer(asked)
+    return asked.cookies.get(COOKIE) if bearer is None else bearer
+
+
+def _bearer(asked: Request) -> str | None:
     kind, _, token = asked.headers.get("Authorization", "").partition(" ")
-    if kind.lower() == "bearer":
-        return token.strip()
-    return asked.cookies.get(COOKIE)
+    return token.strip() if kind.lower() == "bearer" else None
 
 
 def by_cookie() -> bool:
-    """Whether the request is a browser's: then another site may have sent it, and it must prove that none did."""
-    return "Authorization" not in request.headers
+    """Whether the request is a browser's: then another site may have sent it, and it must prove that none did.
+    An Authorization of another kind proves nothing: browsers may be made to send one."""
+    return _bearer(request) is None
+
+
+def own_address(wanted: str) -> str | None:
+    """The address when it is a page of ours, by its path alone; None for everything else. Browsers drop tabs and
+    line ends from an address and read a backslash as a slash, so none of these may be in it."""
+    ours = wanted.startswith("/") and not wanted.startswith("//") and "\\" not in wanted and wanted.isprintable()
+    return wanted if ours else None
 
 
 def sign_in(name: str, password: str, *, client: str) -> Any:
@@ -73,8 +84,8 @@ def sign_in(name: str, password: str, *, client: str) -> Any:
     proof = aside(lambda: attempt.prove(password))
     with in_transaction() as short:
         signed = signin.finish(short, attempt, proof, client=client, address=address, now=now())
-    if getattr(signed, "refusal", None) is not None:  # told after the failure has been counted and recorded
-        raise signed.refusal
+    if isinstance(signed, signin.Turned):
+        raise signed.refusal  # told after the failure has been counted and recorded
     return signed
 
 
@@ -108,16 +119,16 @@ def aside(work: Callable[[], T]) -> T:
     if not is_module_patched("socket"):
         return work()
 
-    def kept() -> tuple[bool, Any]:
+    def kept() -> tuple[Any, Exception | None]:
         # gevent prints what a pool thread raises; a wrong password is no news for standard error
         try:
-            return True, work()
+            return work(), None
         except Exception as error:  # noqa: BLE001 -- raised again below, in the greenlet that asked
-            return False, error
+            return None, error
 
-    fine, value = get_hub().threadpool.spawn(kept).get()
-    if not fine:
-        raise value
+    value, failed = get_hub().threadpool.spawn(kept).get()
+    if failed is not None:
+        raise failed
     return value  # type: ignore[no-any-return]
 
 
@@ -147,7 +158,7 @@ def install(app: Flask) -> None:
     app.config.update(WTF_CSRF_CHECK_DEFAULT=False, WTF_CSRF_TIME_LIMIT=None, WTF_CSRF_SSL_STRICT=False)
     csrf, login = CSRFProtect(app), LoginManager(app)
 
-    @login.request_loader
+    @login.request_loader  # type: ignore[untyped-decorator]
     def load(asked: Request) -> Person | None:
         token = token_of(asked)
         facts = sessions.find(tx(), token, parts().clock.now()) if token else None

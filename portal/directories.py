@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from backend.db import get
 from backend.directory import accounts, rights
-from backend.directory.commands import AddDirectory, EditDirectory
+from backend.directory.commands import AddDirectory
 from backend.directory.facts import DirectoryFacts, DirectoryReport, Found
 from backend.directory.ldap import ActiveDirectory, door
 from backend.directory.models import Directory, Group, User
@@ -68,7 +68,7 @@ def lookup(directory_id: UUID, kind: str, external_id: str) -> Found:
         found = aside(lambda: domain.group(external_id))
     else:
         who = aside(lambda: domain.person(external_id, now))
-        found = who and Found("user", who.external_id, who.name, who.dn, who.display_name, who.email)
+        found = Found("user", who.external_id, who.name, who.dn, who.display_name, who.email) if who else None
     if found is None:
         raise gone
     return found
@@ -94,9 +94,9 @@ def try_out(fields: dict[str, Any]) -> DirectoryReport:
     return aside(domain.test)
 
 
-def completed(command: AddDirectory | EditDirectory, report: DirectoryReport) -> Any:
+def completed(command: AddDirectory, report: DirectoryReport) -> AddDirectory:
     """The command with what the domain says of itself where nothing was given."""
-    told = {"netbios": report.netbios, "upn_suffixes": report.upn_suffixes, "base_dn": report.base_dn}
+    told: dict[str, Any] = {"netbios": report.netbios, "upn_suffixes": report.upn_suffixes, "base_dn": report.base_dn}
     return replace(command, **{name: value for name, value in told.items() if value and not getattr(command, name)})
 
 
@@ -106,7 +106,7 @@ def _door(facts: DirectoryFacts) -> ActiveDirectory:
 
 def _is_sid(text: str) -> bool:
     numbers = text.removeprefix("S-").split("-")
-    return (text.startswith("S-") and 3 <= len(numbers) <= 17
+    return (text.startswith("S-1-") and 3 <= len(numbers) <= 17
             and all(n.isascii() and n.isdigit() and int(n) < 2**32 for n in numbers))
 
 
@@ -116,7 +116,8 @@ def _internal(directory_id: UUID, text: str) -> list[Found]:
     if start == "%":
         return []
     found = []
-    for kind, cls in (("user", User), ("group", Group)):
+    kinds: tuple[tuple[str, Any], ...] = (("user", User), ("group", Group))
+    for kind, cls in kinds:
         named = cls.name.ilike(start, escape="\\")
         if cls is User:
             named = sa.or_(named, User.display_name.ilike(start, escape="\\"),

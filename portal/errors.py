@@ -9,11 +9,11 @@ from flask import Flask, Response, jsonify, make_response, redirect, render_temp
 from jinja2 import TemplateNotFound
 from markupsafe import escape
 from psycopg2 import errors as pg
-from sqlalchemy.exc import DBAPIError, OperationalError, TimeoutError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError, TimeoutError
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BuildError
 
-from backend.errors import Busy, NotSignedIn, Refused, Unavailable
+from backend.errors import Busy, Invalid, NotSignedIn, Refused, Unavailable
 from portal.transaction import rollback
 
 log = structlog.get_logger("web")
@@ -72,6 +72,8 @@ def of_database(error: Exception) -> Refused | None:
     cause = getattr(error, "orig", None)
     if isinstance(cause, (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure)):
         return Busy("busy", "Somebody else is changing the same thing right now; try again.")
+    if isinstance(error, DataError):
+        return Invalid("bad_value", "A number or a text is too large, or of a kind that cannot be kept.", fields=[])
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     if lost or isinstance(error, (OperationalError, TimeoutError)):
         return Unavailable("database_silent", "Leasehold cannot reach its database at the moment; try again shortly.")

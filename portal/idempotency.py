@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from flask import Response, make_response, request
 from sqlalchemy.dialects import postgresql as pg
 
-from backend.errors import Invalid
+from backend.errors import Busy, Invalid
 from backend.tasks.models import Idempotency
 from portal.auth import person
 from portal.parts import parts
-from portal.transaction import tx
+from portal.transaction import in_transaction, rollback, tx
 
 HEADER = "Idempotency-Key"
 LONGEST = 200
@@ -43,8 +43,18 @@ def once(view: Callable[[], Any]) -> Any:
         row = tx().execute(sa.select(Idempotency.fingerprint, Idempotency.status, Idempotency.answer).where(*mine)).one()
         if row.fingerprint != fingerprint:
             raise Invalid("key_reused", f"This {HEADER} was used for another request; choose a new one.", fields=[HEADER])
+        if not row.answer:
+            raise Busy("key_in_use", f"The request with this {HEADER} has no answer yet. Look whether it was done, "
+                       "or use a new one.")
         return _again(row.status, row.answer)
-    response = make_response(view())
+    try:
+        response = make_response(view())
+    except Exception:
+        # a view that talks to a directory or hashes a password has committed the key before it refused
+        rollback()
+        with in_transaction() as short:
+            short.execute(sa.delete(Idempotency).where(*mine, Idempotency.status == 0))
+        raise
     # an answer may hold a token (a ticket's, a host's): sealed, as every secret that must be stored
     sealed = parts().keyring.seal(json.dumps([response.get_data(as_text=True), response.content_type]))
     tx().execute(sa.update(Idempotency).where(*mine).values(status=response.status_code, answer={"sealed": sealed}))

@@ -123,7 +123,7 @@ class Poller:
 
 def read(tx: Tx, cursor: Cursor) -> list[Settled]:
     """Settled changes after the cursor, oldest first."""
-    return [Settled((xid, id), *rest) for xid, id, *rest in since(tx, cursor, AT_ONCE)]
+    return [Settled((row[0], row[1]), row[2], row[3], row[4], row[5]) for row in since(tx, cursor, AT_ONCE)]
 
 
 @routes.route("GET", "/changes", "What changes, as it does (server-sent events); `Last-Event-ID` resumes without a gap.",

@@ -91,7 +91,7 @@ def openapi_json() -> Response:
     response = jsonify(_document())
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
-    return response.make_conditional(request)
+    return response.make_conditional(request)  # type: ignore[return-value]
 
 
 @routes.route("GET", "/docs", "This description as a page.", signed_in=False, answers={200: {"type": "string"}},

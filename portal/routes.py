@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -18,6 +18,7 @@ from portal.parts import parts
 
 PREFIX = "/api/v1"
 T = TypeVar("T")
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]  # a time in a body says in which time zone
 
 
 @dataclass(frozen=True)

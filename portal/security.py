@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Flask, Response, abort, request
 
+from portal.errors import is_api
 from portal.parts import Parts
 
 # asked by load balancers and Prometheus under whatever address they know
@@ -38,6 +39,12 @@ def install(app: Flask) -> None:
         # a page fetched under another name would have its cookies and links under that name too (DNS rebinding)
         if request.host.lower() != parts.public_host and request.path not in BY_ANY_NAME:
             abort(421)
+
+    @app.before_request
+    def no_zeros() -> None:
+        # PostgreSQL's text cannot hold a zero character, so neither may a form (for JSON see portal/routes.py)
+        if not is_api() and any("\0" in value for values in request.form.listvalues() for value in values):
+            abort(400)
 
     @app.after_request
     def protect(response: Response) -> Response:

@@ -22,14 +22,14 @@ SILENCE_S = 75  # a connection on which nothing moves for so long is closed; str
 STOP_S = 10  # how long requests may take to end when the process is told to stop
 
 
-class _Handler(WSGIHandler):
+class _Handler(WSGIHandler):  # type: ignore[misc]
     """pywsgi's handler without its own access log: portal/log.py writes one line a request."""
 
     def log_request(self) -> None:
         return None
 
 
-class _Server(WSGIServer):
+class _Server(WSGIServer):  # type: ignore[misc]
     """pywsgi's server whose connections do not wait for ever on a silent peer."""
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
