@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -25,12 +26,34 @@ STOP_S = 10  # how long requests may take to end when the process is told to sto
 class _Handler(WSGIHandler):  # type: ignore[misc]
     """pywsgi's handler without its own access log: portal/log.py writes one line a request."""
 
+    def read_requestline(self) -> str:
+        """The next request of this connection; a server that stops does not wait for one."""
+        if self.server.ending:
+            return ""
+        self.server.silent.add(self.socket)
+        try:
+            return str(super().read_requestline())
+        finally:
+            self.server.silent.discard(self.socket)
+
     def log_request(self) -> None:
         return None
 
 
 class _Server(WSGIServer):  # type: ignore[misc]
     """pywsgi's server whose connections do not wait for ever on a silent peer."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.ending = False
+        self.silent: set[Any] = set()  # connections kept alive between two requests
+
+    def end_silent(self) -> None:
+        """Close what nobody is being answered on, so that only requests under way are waited for."""
+        self.ending = True
+        for connection in list(self.silent):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
         client_socket.settimeout(SILENCE_S)
@@ -87,6 +110,7 @@ def serve(app: Flask, settings: Settings) -> None:
 
     def stop() -> None:
         app.extensions["poller"].stop()
+        web.end_silent()
         web.stop(timeout=STOP_S)
 
     for number in (signal.SIGTERM, signal.SIGINT):
