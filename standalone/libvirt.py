@@ -62,10 +62,11 @@ class Libvirt:
         socket = place.run / "libvirt" / "libvirt-sock"
         uri = f"qemu+unix:///system?socket={socket}"
         self._processes.until(lambda: socket.exists() and _answers(uri), part, "libvirt's start")
+        if SYSTEM_SOCKET.is_symlink() and not _answers(SYSTEM):
+            SYSTEM_SOCKET.unlink()  # of a Leasehold that was killed
         if not SYSTEM_SOCKET.exists():
             # so that "virsh -c qemu:///system list" shows the desktops as people expect
             SYSTEM_SOCKET.parent.mkdir(exist_ok=True)
-            SYSTEM_SOCKET.unlink(missing_ok=True)
             SYSTEM_SOCKET.symlink_to(socket)
             self._link = SYSTEM_SOCKET
         return uri
