@@ -67,6 +67,13 @@ def test_every_command_is_there_and_secrets_have_no_fields(place: Place) -> None
     assert "ticket.set" not in commands
 
 
+def test_the_page_shows_every_operation(place: Place) -> None:
+    page = place.as_(None).get("/api/v1/docs")
+    assert (page.status_code, page.mimetype) == (200, "text/html")
+    for path in place.as_(None).get("/api/v1/openapi.json").get_json()["paths"]:
+        assert f"<code>{path}</code>" in page.text
+
+
 def operations(described: Any) -> list[Any]:
     found = [result.ok() for result in described.get_all_operations()]
     return [o for o in found if o.definition.raw["operationId"] not in NOT_ASKED]
