@@ -97,8 +97,9 @@ def _stop(place: Place, processes: Processes, libvirt: list[Libvirt]) -> None:
     say("stop", "desktops and processes are stopped")
     place.ready.unlink(missing_ok=True)
     processes.stop("web", "gateway", "manager")
+    kept = {row[0] for row in postgres.ask(place, "SELECT id::text FROM vm WHERE pool_id IS NULL")}
     for one in libvirt:
-        one.stop()
+        one.stop(kept)
     processes.stop()
     subprocess.run(["rm", "-rf", place.run], check=False)
     say("stop", f"done; the data stay in {place.state}")

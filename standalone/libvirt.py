@@ -71,14 +71,15 @@ class Libvirt:
             self._link = SYSTEM_SOCKET
         return uri
 
-    def stop(self) -> None:
-        """Shut the desktops down, cut the power of those that will not, and take a libvirt of our own away."""
-        for vm in self._running():
-            _virsh(self.uri, "shutdown", vm)
+    def stop(self, kept: set[str]) -> None:
+        """Shut down the VMs whose disks are kept, cut the power of the others and of those that will not."""
+        running = self._running()
+        for vm in running:
+            _virsh(self.uri, "shutdown" if vm in kept else "destroy", vm)
         end = time.monotonic() + GUEST_STOP_S
-        while self._running() and time.monotonic() < end:
+        while (running := self._running()) and time.monotonic() < end:
             time.sleep(0.2)
-        for vm in self._running():
+        for vm in running:
             _virsh(self.uri, "destroy", vm)
         if self._link is not None:
             self._link.unlink(missing_ok=True)

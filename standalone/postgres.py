@@ -91,3 +91,16 @@ def _make_database(socket: Path) -> None:
         if cursor.fetchone() is None:
             cursor.execute(f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
     connection.close()
+
+
+def ask(place: Place, words: str) -> list[tuple[str, ...]]:
+    """What the database answers; nothing while it does not."""
+    try:
+        connection = psycopg2.connect(host=str(place.run / "postgres"), user=ROLE, dbname=DATABASE)
+        with connection.cursor() as cursor:
+            cursor.execute(words)
+            found: list[tuple[str, ...]] = cursor.fetchall()
+        connection.close()
+    except psycopg2.Error:
+        return []
+    return found
