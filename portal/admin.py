@@ -260,7 +260,7 @@ def _typed(cls: Any, values: dict[str, Any]) -> dict[str, Any]:
             factor = dict((u, n) for u, n, _ in forms.UNITS).get(values.get(f"{name}.unit", "s"), 1)
             try:
                 typed[name] = round(float(value) * factor)
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise Invalid("bad_field", f"“{value[:40]}” is no number.", fields=[name]) from None
         elif "." not in name:
             typed[name] = value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from uuid import UUID
 
 import sqlalchemy as sa
 from flask import request, url_for
@@ -17,6 +16,7 @@ from broker import consoles
 from broker.models import ConsoleSession, Ticket
 from portal import views
 from portal.auth import actor
+from portal.routes import read_uuid
 from portal.things import THINGS
 from portal.transaction import tx
 from portal.views import now, say
@@ -24,7 +24,7 @@ from portal.views import now, say
 
 def end_console(id: str) -> Answer:
     """Have somebody's console closed, and tell them why."""
-    console = get(tx(), ConsoleSession, UUID(id))
+    console = get(tx(), ConsoleSession, read_uuid(id, "console"))
     require(tx(), actor(), "console.end", "vm", console.vm_id, now())
     why = request.form.get("message", "").strip()[:300] or "Your administrator has closed this console."
     consoles.want_end(tx(), sa.select(Ticket.id).where(Ticket.id == console.ticket_id), why)
@@ -34,7 +34,7 @@ def end_console(id: str) -> Answer:
 
 def end_session(id: str) -> Answer:
     """Sign somebody out in one place."""
-    session = get(tx(), WebSession, UUID(id))
+    session = get(tx(), WebSession, read_uuid(id, "session"))
     require(tx(), actor(), "user.edit", "user", session.user_id, now())
     sessions.end(tx(), session.id, now())
     say("The session has ended.")

@@ -26,6 +26,7 @@ from portal.api_hosts import enroll_command
 from portal.auth import actor, aside
 from portal.collections import COLLECTIONS, found, listed, viewer
 from portal.parts import parts
+from portal.routes import read_uuid
 from portal.things import THINGS, Thing
 from portal.transaction import commit, rollback, tx
 from portal.views import may_anywhere, now, say
@@ -97,7 +98,7 @@ def disentitle(id: UUID, permission_id: UUID) -> Answer:
 def give_role() -> Answer | str:
     """Give a role on the system or on one thing."""
     kind, _, id = request.values.get("on", "system:").partition(":")
-    fields = {"role": request.form.get("role", "user"), "object_type": kind, "object_id": UUID(id) if id else None}
+    fields = {"role": request.form.get("role", "user"), "object_type": kind, "object_id": read_uuid(id, kind) if id else None}
     return _give("admin/role.html", fields, url_for("admin.table", plural="permissions"), thing=THINGS["permissions"], roles=ROLES,
                  role_words=ROLE_WORDS, objects=_objects(), on=request.values.get("on", "system:"))
 
@@ -136,7 +137,7 @@ def _principal(kind: str, who: str) -> dict[str, Any]:
     directory = request.form.get("directory", "")
     row = found(tx(), "directories", directory)
     if row["type"] == INTERNAL:
-        return {f"{kind}_id": UUID(who)} if kind in ("user", "group") else {}
+        return {f"{kind}_id": read_uuid(who, kind)} if kind in ("user", "group") else {}
     return {"directory_id": UUID(directory), "kind": kind, "external_id": who}
 
 

@@ -88,8 +88,7 @@ def _signed_out(end: object, sentence: str) -> Answer:
 
 def _next() -> str | None:
     """Where the person wanted to go before they had to sign in: only ever a page of ours."""
-    wanted = request.values.get("next", "")
-    return wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) else None
+    return auth.own_address(request.values.get("next", ""))
 
 
 def _login_page(sentence: str = "", severity: str = "info", name: str = "", wrong: bool = False) -> str:

@@ -13,7 +13,7 @@ from backend.directory import rights
 from backend.directory.rights import see_permit
 from backend.directory.rules import Grant, places
 from portal import assets, words
-from portal.auth import person
+from portal.auth import own_address, person
 from portal.parts import parts
 from portal.transaction import tx
 
@@ -70,8 +70,7 @@ def say(sentence: str, kind: str = "success") -> None:
 
 def back(address: str) -> Response:
     """To the page this was asked from when it is ours, else to `address`."""
-    wanted = request.form.get("back", "")
-    return redirect(wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) else address, 303)
+    return redirect(own_address(request.form.get("back", "")) or address, 303)
 
 
 def is_partial() -> bool:
