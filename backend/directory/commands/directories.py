@@ -150,8 +150,12 @@ def _check(servers: tuple[str, ...], starttls: bool, ca_pem: str, system_ca: boo
     if not servers:
         raise Invalid("no_server", "Name at least one domain controller, as in ldaps://dc1.corp.example.", fields=["servers"])
     for url in servers:
-        parts = urlsplit(url)
-        if parts.scheme not in ("ldap", "ldaps") or not parts.hostname or parts.path or parts.query or parts.username:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("ldap", "ldaps") and parts.hostname and parts.port != 0
+        except ValueError:  # half a bracket, a port beyond 65535
+            good = False
+        if not good or parts.path or parts.query or parts.username or parts.fragment:
             raise Invalid("bad_server", f"“{url}” is no domain controller's address: write it as ldaps://dc1.corp.example.",
                           fields=["servers"])
         if parts.scheme == "ldap" and not starttls:

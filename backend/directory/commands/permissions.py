@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from backend.errors import Invalid
 from backend.events import record
 from backend.tasks.command import Actor, Plain
 
+FIRST, LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class GrantRole(Plain):
@@ -56,6 +57,9 @@ class GrantRole(Plain):
                           fields=["object_type", "object_id"])
         if [self.user_id, self.group_id, self.found].count(None) != 2 or (self.found is None) != (self.directory_id is None):
             raise Invalid("no_principal", "Say to whom: one user or one group.", fields=["user_id", "group_id"])
+        for field, at in (("valid_from", self.valid_from), ("valid_until", self.valid_until)):
+            if at is not None and not FIRST <= at < LAST:  # what no datetime can hold could be written, but never read again
+                raise Invalid("bad_period", f"A period lies between the years {FIRST.year} and {LAST.year}.", fields=[field])
         if self.valid_from and self.valid_until and self.valid_from >= self.valid_until:
             raise Invalid("bad_period", "The period ends before it begins.", fields=["valid_from", "valid_until"])
 
