@@ -14,7 +14,7 @@ import structlog
 from backend.changes import touch
 from backend.clock import Clock
 from backend.db import Tx, get
-from backend.directory.models import Permission
+from backend.directory.rights import forget_permissions
 from backend.errors import Refused
 from backend.events import move, record
 from backend.loops import FromRows
@@ -345,6 +345,6 @@ def _forget(tx: Tx, pool: Pool) -> None:
     if tx.scalar(sa.select(Lease.id).where(Lease.pool_id == pool.id, sa.text(LIVE)).limit(1)) is not None:
         return
     record(tx, "pool.removed", pool)
-    tx.execute(sa.delete(Permission).where(Permission.object_type == "pool", Permission.object_id == pool.id))
+    forget_permissions(tx, "pool", pool.id)
     tx.execute(sa.delete(Pool).where(Pool.id == pool.id))
     touch(tx, "pool", pool.id, pool_id=pool.id)

@@ -41,7 +41,7 @@ class AddMember(Plain):
         return self._create(tx).locks(tx)
 
     def check(self, tx: Tx) -> None:
-        self._create(tx).check(tx)
+        self._create(tx).require_possible(tx)
 
     def define(self, tx: Tx, job: Job) -> None:
         pool = get(tx, Pool, self.pool_id, lock=True)
@@ -215,7 +215,7 @@ class RemoveMember(_OnMember):
     """Remove a desktop that is free or set aside, with its disk. The pool makes a new one when it needs one."""
 
     member_id: UUID
-    name, permission, steps = "member.remove", "pool.edit", ("stop", "delete", "forget")
+    name, permission, steps, no_return = "member.remove", "pool.edit", ("stop", "delete", "forget"), "delete"
     verb = "Remove"
 
     def check(self, tx: Tx) -> None:

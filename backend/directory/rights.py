@@ -72,6 +72,11 @@ def require(tx: Tx, actor: Actor, permit: str, kind: str, id: UUID | None, now: 
     raise Denied("denied", f"You may not do this: it needs the right “{permit}”. Ask your administrator.", permit=permit)
 
 
+def forget_permissions(tx: Tx, kind: str, id: UUID) -> None:
+    """Take back every role on an object that is being removed: nobody could find the object to do it later."""
+    tx.execute(sa.delete(Permission).where(Permission.object_type == kind, Permission.object_id == id))
+
+
 def words_for(tx: Tx, kind: str, id: UUID | None) -> str:
     """The object in words: the whole system, pool Desktops, VM w7."""
     if id is None:

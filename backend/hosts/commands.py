@@ -15,6 +15,7 @@ from backend.changes import touch
 from backend.clusters.commands import require_free_name
 from backend.clusters.models import Cluster
 from backend.db import Tx, get
+from backend.directory.rights import forget_permissions
 from backend.errors import Denied, Impossible, Invalid
 from backend.events import move, record
 from backend.hosts.machine import HOST
@@ -146,6 +147,7 @@ class RemoveHost(_OnHost):
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         host = get(tx, Host, self.host_id, lock=True)
         record(tx, "host.removed", host, actor=actor.name)
+        forget_permissions(tx, "host", host.id)
         touch(tx, "host", host.id)
         tx.execute(sa.text("UPDATE step SET host_id = NULL WHERE host_id = :id"), {"id": host.id})
         tx.delete(host)

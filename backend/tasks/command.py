@@ -5,6 +5,7 @@ A command is a frozen dataclass whose fields are what its caller must say. It de
     name         wire name, "vm.start"; noun first
     permission   the permit its actor needs on its target, "vm.operate"
     steps        the names of its steps; () for one that only writes rows
+    no_return    optional: the step after which it can only be carried to its end; then a wish to cancel comes too late
 
 and answers
 

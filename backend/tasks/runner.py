@@ -32,6 +32,7 @@ from hostapi.wire import decode_result, encode_args
 
 log = structlog.get_logger("runner")
 BEAT_S, DEAD_AFTER_S = 3, 12
+JUMP_S = 60  # a time of ours further ahead than this was written before the clock was turned back
 POLL_S, RETRY_S = 0.5, 2.0
 CANCELLED = Failure("cancelled", "Cancelled.")
 
@@ -133,14 +134,17 @@ class Runner:
         """Claim a task that is due and queued, released, or left behind by a worker whose beat is old."""
         now, claim = self.clock.now(), uuid4()
         with self.sessions.begin() as tx:
-            alive = sa.select(Worker.id).where(Worker.beat_at > now - timedelta(seconds=DEAD_AFTER_S))
+            beat = (now - timedelta(seconds=DEAD_AFTER_S), now + timedelta(seconds=JUMP_S))
+            alive = sa.select(Worker.id).where(Worker.beat_at.between(*beat))
             due = sa.or_(
                 Task.state == "queued",
                 sa.and_(Task.state == "running", sa.or_(Task.worker_id.is_(None), Task.worker_id.not_in(alive))),
             )
+            # nothing is put off for as long as that: the clock was turned back
+            time = sa.or_(Task.not_before <= now, Task.not_before > now + timedelta(seconds=JUMP_S))
             task = tx.scalars(
                 sa.select(Task)
-                .where(Task.not_before <= now, due)
+                .where(time, due)
                 .order_by(Task.not_before, Task.id)
                 .limit(1)
                 .with_for_update(skip_locked=True)
@@ -171,7 +175,7 @@ class Runner:
                 command = self._command(task)
                 step = self._open_step(tx, task)
                 if step is None:
-                    if task.cancel_wanted and not task.undoing:
+                    if task.cancel_wanted and not task.undoing and not self._past_return(tx, task, command):
                         self._begin_undo(tx, task, CANCELLED)
                         return None
                     step = self._next_step(tx, task, command)
@@ -230,6 +234,12 @@ class Runner:
 
     def _open_step(self, tx: Tx, task: Task) -> Step | None:
         return tx.scalars(sa.select(Step).where(Step.task_id == task.id, Step.state == "asked")).first()
+
+    def _past_return(self, tx: Tx, task: Task, command: Any) -> bool:
+        """Whether the step is done after which a command can only be carried to its end."""
+        name = getattr(command, "no_return", None)
+        done = sa.select(Step.uid).where(Step.task_id == task.id, Step.name == name, Step.state == "done")
+        return name is not None and tx.scalar(done) is not None
 
     def _job(self, tx: Tx, task: Task) -> Any:
         done = tx.scalars(

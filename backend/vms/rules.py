@@ -24,6 +24,17 @@ def require_name(name: str, what: str = "VM") -> None:
         )
 
 
+_SIZES = {"capacity_mib": (1, 2**30), "memory_mib": (16, 2**24), "vcpus": (1, 1024), "boot_timeout_s": (5, 86_400)}
+
+
+def require_sizes(**given: int | None) -> None:
+    """`Invalid` unless each size that is given is one that a machine can have."""
+    for field, value in given.items():
+        least, most = _SIZES[field]
+        if value is not None and not least <= value <= most:
+            raise Invalid("bad_size", f"{field} must lie between {least:,} and {most:,}.", fields=[field])
+
+
 def vm_spec(
     *,
     vm_id: UUID,

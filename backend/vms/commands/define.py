@@ -8,13 +8,14 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from backend.db import Tx, get
+from backend.directory.rights import forget_permissions
 from backend.errors import Impossible, Invalid
 from backend.events import move, record
 from backend.storage.models import Disk, StorageDomain
 from backend.tasks.command import Call, Job, Plain
 from backend.vms.machine import VM
 from backend.vms.models import Template, Vm
-from backend.vms.rules import require_name
+from backend.vms.rules import require_name, require_sizes
 from hostapi.types import Failure, VolumeSpec
 
 
@@ -63,19 +64,23 @@ class CreateVm(Plain):
         return [f"vm-name:{self.vm_name}"]
 
     def check(self, tx: Tx) -> None:
+        if self.pool_id is not None:
+            raise Invalid("pool_makes_its_own", "A pool makes its desktops by itself: raise its size instead.", fields=["pool_id"])
+        self.require_possible(tx)
+
+    def require_possible(self, tx: Tx) -> None:
+        """Refuse unless it can be made; pools ask this of their desktops too."""
         require_name(self.vm_name)
         if tx.scalar(sa.select(Vm.id).where(Vm.name == self.vm_name)):
             raise Invalid("name_taken", f"There is already a VM named {self.vm_name}; choose another name.", fields=["vm_name"])
         template = get(tx, Template, self.template_id)
         if template.state != "ok":
             raise Impossible("template_not_ok", f"Template {template.name} is {template.state}; it can be used when it is ok.")
-        for field, value, least in (("memory_mib", self.memory_mib, 16), ("vcpus", self.vcpus, 1)):
-            if value is not None and value < least:
-                raise Invalid("too_small", f"{field} must be at least {least}.", fields=[field])
+        require_sizes(memory_mib=self.memory_mib, vcpus=self.vcpus)
 
     def define(self, tx: Tx, job: Job) -> None:
         """The rows: VM and disk, both locked until the volume exists."""
-        self.check(tx)
+        self.require_possible(tx)
         template = get(tx, Template, self.template_id)
         base = tx.scalars(sa.select(Disk).where(Disk.template_id == template.id)).first()
         vm = Vm(
@@ -191,7 +196,7 @@ class RemoveVm(Plain):
     """Remove a VM that is down, with its disk."""
 
     vm_id: UUID
-    name, permission, steps = "vm.remove", "vm.remove", ("delete", "forget")
+    name, permission, steps, no_return = "vm.remove", "vm.remove", ("delete", "forget"), "delete"
 
     def target(self, tx: Tx) -> tuple[str, UUID | None]:
         return "vm", self.vm_id
@@ -202,6 +207,8 @@ class RemoveVm(Plain):
     def check(self, tx: Tx) -> None:
         vm = get(tx, Vm, self.vm_id)
         VM.next(vm.state, "lock", vm.name)
+        if vm.pool_id is not None:
+            raise Impossible("of_a_pool", f"VM {vm.name} belongs to a pool: remove it among the pool's desktops.")
 
     def delete(self, tx: Tx, job: Job) -> Call | None:
         vm = get(tx, Vm, self.vm_id, lock=True)
@@ -226,5 +233,6 @@ class RemoveVm(Plain):
 def forget(tx: Tx, vm: Vm) -> None:
     """Delete a VM's rows; what others remember of it (leases, events) stays."""
     tx.execute(sa.delete(Disk).where(Disk.vm_id == vm.id))
+    forget_permissions(tx, "vm", vm.id)
     tx.delete(vm)
     tx.flush()

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from backend.clusters.models import Cluster
 from backend.db import Tx, get
+from backend.directory.rights import forget_permissions
 from backend.errors import Impossible, Invalid
 from backend.events import move, record
 from backend.storage.models import Disk, StorageDomain
@@ -16,7 +17,7 @@ from backend.tasks.command import Call, Job, Plain
 from backend.vms.commands.define import host_of
 from backend.vms.machine import TEMPLATE
 from backend.vms.models import Template, Vm
-from backend.vms.rules import require_name
+from backend.vms.rules import require_name, require_sizes
 from hostapi.types import Failure, VolumeSpec
 
 
@@ -61,9 +62,8 @@ class ImportTemplate(Plain):
             )
         if (self.kernel is None) != (self.initrd is None):
             raise Invalid("half_a_kernel", "Direct kernel boot needs both kernel and initrd.", fields=["kernel", "initrd"])
-        for field, least in (("capacity_mib", 1), ("memory_mib", 16), ("vcpus", 1), ("boot_timeout_s", 5)):
-            if getattr(self, field) < least:
-                raise Invalid("too_small", f"{field} must be at least {least}.", fields=[field])
+        require_sizes(capacity_mib=self.capacity_mib, memory_mib=self.memory_mib, vcpus=self.vcpus,
+                      boot_timeout_s=self.boot_timeout_s)
         if self.video not in ("virtio", "vga", "qxl"):
             raise Invalid("bad_video", "video is one of virtio, vga and qxl.", fields=["video"])
 
@@ -127,7 +127,7 @@ class RemoveTemplate(Plain):
     """Remove a template from which no VM or pool is made."""
 
     template_id: UUID
-    name, permission, steps = "template.remove", "template.remove", ("delete", "forget")
+    name, permission, steps, no_return = "template.remove", "template.remove", ("delete", "forget"), "delete"
 
     def target(self, tx: Tx) -> tuple[str, UUID | None]:
         return "template", self.template_id
@@ -161,5 +161,6 @@ class RemoveTemplate(Plain):
     def forget(self, tx: Tx, job: Job) -> None:
         template = get(tx, Template, self.template_id)
         record(tx, "template.removed", template, actor=job.actor.name, task_id=job.task_id)
+        forget_permissions(tx, "template", template.id)
         tx.execute(sa.delete(Disk).where(Disk.template_id == template.id))
         tx.delete(template)
