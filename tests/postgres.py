@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import psycopg2
 
+from backend.schema import migrate
+
 BIN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
 
 
@@ -28,9 +30,31 @@ class Cluster:
     def start(self) -> None:
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
-        self._run(f"{BIN}/initdb", "-D", f"{self.folder}/data", "-U", "leasehold", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
-        options = "-c listen_addresses= -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200"
-        self._run(f"{BIN}/pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", f"{options} -k {self.folder}", "start")
+        self._run(
+            f"{BIN}/initdb",
+            "-D",
+            f"{self.folder}/data",
+            "-U",
+            "leasehold",
+            "--auth=trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+        )
+        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+        options += " -c max_connections=200"
+        self._run(
+            f"{BIN}/pg_ctl",
+            "-D",
+            f"{self.folder}/data",
+            "-w",
+            "-l",
+            f"{self.folder}/log",
+            "-o",
+            f"{options} -k {self.folder}",
+            "start",
+        )
 
     def stop(self) -> None:
         self._run(f"{BIN}/pg_ctl", "-D", f"{self.folder}/data", "-m", "immediate", "-w", "stop")
@@ -49,7 +73,7 @@ class Cluster:
         """A fresh database with the schema in it; answers its name. The schema is built once and copied."""
         if self.template is None:
             self.sql("CREATE DATABASE leasehold_template")
-            _build(self.url("leasehold_template"))
+            migrate(self.url("leasehold_template"))
             self.template = "leasehold_template"
         name = f"t_{uuid4().hex[:12]}"
         self.sql(f"CREATE DATABASE {name} TEMPLATE {self.template} STRATEGY FILE_COPY")
@@ -57,17 +81,3 @@ class Cluster:
 
     def drop(self, name: str) -> None:
         self.sql(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _build(url: str) -> None:
-    # while the first schema is still moving: straight from the models; the migration test keeps the chain true
-    import sqlalchemy as sa
-
-    import assembly  # noqa: F401
-    from backend.db import Base
-
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS btree_gist"))
-        Base.metadata.create_all(connection)
-    engine.dispose()
