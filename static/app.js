@@ -102,10 +102,13 @@ function tick() {
 setInterval(tick, 1000);
 
 // ---- live pictures of screens: only of cards in view, only while the page is -----------------------------------
+// A picture is hidden until there is one, and what is hidden is never in view: its frame is watched instead.
 const inView = new Set();
 const watcher = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
-    if (isIntersecting && !inView.has(target)) { inView.add(target); picture(target); } else if (!isIntersecting) inView.delete(target);
+    const image = target.querySelector("img[data-screen]");
+    if (!image || !isIntersecting) inView.delete(image);
+    else if (!inView.has(image)) { inView.add(image); picture(image); }
   }
 }, { rootMargin: "100px" });
 
@@ -123,7 +126,11 @@ async function picture(image) {
 
 function watchScreens() {
   for (const image of inView) if (!image.isConnected) inView.delete(image);
-  for (const image of document.querySelectorAll("img[data-screen]")) watcher.observe(image);
+  for (const image of document.querySelectorAll("img[data-screen]")) {
+    if (inView.has(image)) continue;
+    watcher.unobserve(image.parentElement);  // observed anew, it tells at once whether it is in view
+    watcher.observe(image.parentElement);
+  }
 }
 watchScreens();
 setInterval(() => inView.forEach(picture), 10000);

@@ -16,6 +16,7 @@ let attempts = 0;
 let leaving = false;
 let asking = false;
 let opened = false;
+let steady = null;
 
 function show(name) {
   root.dataset.view = name;
@@ -93,7 +94,8 @@ function watch(socket) {
   session.focusOnClick = true;
   session.background = "transparent";
   session.addEventListener("connect", () => {
-    attempts = 0;
+    // a desktop that shows its screen for a moment and drops it again must not be tried for ever
+    steady = setTimeout(() => { attempts = 0; }, 5000);
     opened = true;
     show("screen");
     say("Connected");
@@ -108,20 +110,21 @@ function watch(socket) {
   session.addEventListener("clipboard", (event) => { document.getElementById("paste-text").dataset.fromDesktop = event.detail.text; });
 }
 
-// The gateway says in words why it closed a console; a connection that just breaks has no words.
+// The gateway says by its code and in words why it closed a console: what was ended or refused stays closed;
+// what broke is tried again, unless the desktop itself is gone, which its progress tells.
+const FINAL = new Set([4001, 4003]);
+
 function closed(why) {
   show("wait");
-  if (why?.reason) {
-    stop("The console was closed", why.reason);
-    return;
-  }
-  retry(opened ? "The connection broke. Connecting again …" : "Connecting …");
+  clearTimeout(steady);
+  if (FINAL.has(why?.code)) stop("The console was closed", why.reason);
+  else retry(why?.reason || (opened ? "The connection broke. Connecting again …" : "Connecting …"));
 }
 
 function retry(text) {
   attempts += 1;
   if (attempts > RETRIES) {
-    stop("The connection cannot be made", "The console gateway could not be reached. Check your network, then try again.");
+    stop("The connection cannot be made", `${text} The console could not be opened ${RETRIES} times in a row: check your network, then try again.`);
     return;
   }
   say(text);

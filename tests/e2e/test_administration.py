@@ -1,0 +1,122 @@
+"""Administrators in a browser: pools from creation to removal, pages that move by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+from playwright.sync_api import expect
+
+from backend.tasks.command import SYSTEM
+from backend.tasks.submit import submit
+from backend.vms.commands.power import StartVm
+from backend.vms.models import Template, Vm
+from pools.models import Pool, PoolMember
+from tests.e2e import flows
+from tests.e2e.flows import SLOW_MS, Tab
+from tests.e2e.site import PASSWORD, Site
+
+pytestmark = pytest.mark.e2e
+Tabs = Callable[..., Tab]
+
+
+def test_a_pool_from_creation_to_removal(site: Site, tab: Tabs) -> None:
+    admin, erin = tab().page, tab().page
+    template = site.read(lambda tx: tx.scalars(sa.select(Template).order_by(Template.name)).first())
+    site.add_user("erin")
+    flows.sign_in(admin, "admin", PASSWORD)
+    flows.create_pool(admin, "Labs", f"{template.name} {template.version}", size=1)
+    flows.entitle(admin, "erin")
+    flows.sign_in(erin, "erin", PASSWORD)
+    flows.connect(erin, "Labs")
+    admin.goto("/admin/pools?search=name = Labs")
+    admin.get_by_role("link", name="Labs").click()
+    expect(admin.locator("#part-members")).to_contain_text("Leased", timeout=SLOW_MS)
+    expect(admin.locator("#part-leases")).to_contain_text("erin")
+    flows.take_back(admin, "erin", "The lab closes.")
+    expect(erin.locator("#wait h1")).to_be_visible(timeout=SLOW_MS)
+    site.until(lambda tx: not tx.scalars(sa.text("SELECT 1 FROM lease JOIN user_account u ON u.id = lease.user_id WHERE u.name = 'erin' AND lease.state <> 'ended'")).all(), "it is back")
+    admin.goto("/admin/pools?search=name = Labs")
+    admin.get_by_label("Actions for Labs").click()
+    admin.get_by_role("button", name="Remove").click()
+    admin.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    site.until(lambda tx: not tx.scalars(sa.select(Pool.id).where(Pool.name == "Labs")).all(), "the pool is gone")
+
+
+def test_a_form_keeps_what_was_filled_in(tab: Tabs) -> None:
+    opened = tab()
+    page = opened.page
+    flows.sign_in(page, "admin", PASSWORD)
+    page.goto("/admin/do/pool.create")
+    page.get_by_label("Name").fill("Desktops")
+    page.get_by_label("Description").fill("A second one of that name")
+    page.get_by_label("Template").select_option(index=1)
+    page.get_by_label("Most desktops").fill("5")
+    page.get_by_role("button", name="Create pool").click()
+    expect(page.get_by_text("There is already a pool named Desktops")).to_be_visible()
+    expect(page.get_by_label("Description")).to_have_value("A second one of that name")
+    assert all("422" in complaint for complaint in opened.complaints)
+    opened.complaints.clear()
+
+
+def test_rows_and_steps_move_by_themselves(site: Site, tab: Tabs) -> None:
+    page = tab().page
+    flows.sign_in(page, "admin", PASSWORD)
+    name = site.until(lambda tx: tx.scalar(sa.select(Vm.name).join(PoolMember, PoolMember.vm_id == Vm.id).where(PoolMember.state == "ready", Vm.state == "down"))
+                      or tx.scalar(sa.select(Vm.name).where(Vm.state == "down")), "a VM is off")
+    page.goto(f"/admin/vms?search=name = {name}")
+    row = page.get_by_role("row", name=name)
+    expect(row).to_contain_text("Off")
+    with site.sessions.begin() as tx:
+        vm_id = tx.scalar(sa.select(Vm.id).where(Vm.name == name))
+        assert vm_id is not None
+        task_id = submit(tx, StartVm(vm_id), SYSTEM, site.clock.now()).id
+    expect(row).to_contain_text("Running", timeout=SLOW_MS)
+    page.goto(f"/admin/tasks/{task_id}")
+    expect(page.locator("#steps")).to_contain_text("Launch")
+    expect(page.locator("#head")).to_contain_text("Done", timeout=SLOW_MS)
+
+
+def test_search_completes_what_is_typed(tab: Tabs) -> None:
+    page = tab().page
+    flows.sign_in(page, "admin", PASSWORD)
+    page.goto("/admin/vms")
+    page.get_by_role("searchbox").press_sequentially("state = po")
+    expect(page.locator("#completions option").first).to_have_attribute("value", "state = powering_down", timeout=SLOW_MS)
+    page.get_by_role("searchbox").fill("state = up")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(lambda url: "search=state" in url) if False else expect(page.get_by_role("link", name="Clear")).to_be_visible()
+
+
+def test_a_menu_and_a_dialog_with_the_keyboard(tab: Tabs) -> None:
+    page = tab().page
+    flows.sign_in(page, "admin", PASSWORD)
+    page.goto("/admin/pools?search=name = Design")
+    toggle = page.get_by_label("Actions for Design")
+    toggle.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("button", name="Remove")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    toggle.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    expect(toggle).to_be_focused()
+
+
+def test_the_new_hosts_command_can_be_copied(tab: Tabs) -> None:
+    opened = tab()
+    page = opened.page
+    opened.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    flows.sign_in(page, "admin", PASSWORD)
+    page.goto("/admin/do/host.create")
+    page.get_by_label("Name").fill("delta")
+    page.get_by_role("button", name="Show the command").click()
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert "leasehold-agent enroll --manager" in page.evaluate("navigator.clipboard.readText()")
