@@ -89,13 +89,15 @@ class World:
             simulated.domains.add(domain.path)
             return host.id
 
-    def add_pool(self, name: str = "Desktops", *, size: int = 4, entitled: Sequence[Any] = (), **policy: Any) -> UUID:
+    def add_pool(
+        self, name: str = "Desktops", *, size: int = 4, entitled: Sequence[Any] = (), boot_timeout_s: int = 20, **policy: Any
+    ) -> UUID:
         """A pool on the first host, without members yet; these users and groups are entitled."""
         with self.sessions.begin() as tx:
             host = tx.scalars(sa.select(Host).order_by(Host.name)).first()
             assert host is not None, "add a host first"
             domain = tx.scalars(sa.select(StorageDomain).where(StorageDomain.host_id == host.id)).one()
-            template = make.a_template(tx, domain=domain, boot_timeout_s=20)
+            template = make.a_template(tx, domain=domain, boot_timeout_s=boot_timeout_s)
             pool = make.a_pool(tx, name, host=host, domain=domain, template=template, size=size, **policy)
             for who in entitled:
                 make.a_permission(tx, who, pool)
