@@ -87,11 +87,9 @@ def connect(
         return _connect_pool(tx, pool, facts.pool_path(tx, pool, center), wish, another)
     vm = tx.get(Vm, desktop_id, populate_existing=True)
     if vm is not None and vm.pool_id is not None:
-        lease = tx.scalars(
-            sa.select(Lease).where(Lease.vm_id == vm.id, Lease.user_id == user_id, Lease.state.in_(HOLDING))
-        ).first()
-        if lease is not None:
-            return _of_lease(tx, get(tx, Pool, vm.pool_id), lease, wish)
+        lease = leases.holder(tx, vm.id, HOLDING)
+        if lease is not None and lease.user_id == user_id:
+            return _of_lease(tx, *_still(tx, lease, wish), wish)
     elif vm is not None and may(rights.grants_of(tx, user_id), "desktop.use", rights.path_of(tx, "vm", vm.id), now):
         return _own_vm(tx, vm, wish)
     raise no_desktop(desktop_id)
@@ -114,8 +112,18 @@ def _connect_pool(tx: Tx, pool: Pool, path: Path, wish: _Wish, another: bool) ->
         raise Denied("entitlement_ended", f"Your right to pool {pool.name} has ended.")
     _protocol(pool.protocols, wish.protocol)
     if mine and (not another or mine[-1].state == "queued"):
-        return _of_lease(tx, pool, mine[-1] if another else mine[0], wish, until)
+        return _of_lease(tx, pool, mine[-1] if another else mine[0], until, wish)
     return _decide(tx, pool, len(mine), until, wish)
+
+
+def _still(tx: Tx, lease: Lease, wish: _Wish) -> tuple[Pool, Lease, datetime | None]:
+    """The lease with its pool and the end of the person's entitlement; `Denied` when that is over."""
+    pool, center = facts.with_center(tx, lease.pool_id)
+    assert pool is not None
+    good, until = entitled(rights.grants_of(tx, wish.user_id), facts.pool_path(tx, pool, center), wish.now)
+    if not good:
+        raise Denied("entitlement_ended", f"Your right to pool {pool.name} has ended.")
+    return pool, lease, until
 
 
 def _guard(tx: Tx, user_id: UUID, pool_id: UUID) -> None:
@@ -152,13 +160,13 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, wish: _Wish)
         decisions.keep(tx, outcome="queued", sentence=lease.why, lease=lease, **kept)
         _tell(tx, pool, lease, lease.why, wish)
         touch(tx, "lease", lease.id, user_id=wish.user_id, pool_id=pool.id)
-        return _of_lease(tx, pool, lease, wish, until)
+        return _of_lease(tx, pool, lease, until, wish)
     up = member.state == "spare"
     words = facts.words(tx, lease, member.vm_id)
     sentence = f"Desktop {words['vm']} is {'ready' if up else 'starting'} for you."
     leases.assign(tx, lease, member, wish.now, words)
     decisions.keep(tx, outcome="given" if up else "starting", sentence=sentence, lease=lease, member=member, **kept)
-    return _of_lease(tx, pool, lease, wish, until, words)
+    return _of_lease(tx, pool, lease, until, wish, words)
 
 
 def _candidates(tx: Tx, pool: Pool, counts: dict[str, int], trouble: str) -> list[Candidate]:
@@ -176,7 +184,7 @@ def _tell(tx: Tx, pool: Pool, lease: Lease | None, why: str, wish: _Wish) -> Non
 
 # -- the answer ------------------------------------------------------------------------------------
 def _of_lease(
-    tx: Tx, pool: Pool, lease: Lease, wish: _Wish, until: datetime | None = None, words: dict[str, Any] | None = None
+    tx: Tx, pool: Pool, lease: Lease, until: datetime | None, wish: _Wish, words: dict[str, Any] | None = None
 ) -> Answer:
     """How it stands with this lease; what only waits to be noticed (its VM is up) is noticed here, not a second later."""
     if lease.state == "queued":
@@ -195,12 +203,12 @@ def _of_lease(
             lease.off_wanted = False
             member = tx.scalars(sa.select(PoolMember).where(PoolMember.vm_id == vm.id)).one()
             members.start(tx, member, wish.now)
-        elif vm.state == "unknown" and (swapped := _swap(tx, pool, lease, vm, wish)) is not None:
+        elif vm.state == "unknown" and (swapped := _swap(tx, pool, lease, vm, until, wish)) is not None:
             return swapped
     return _starting(tx, vm, lease, facts.boot_s(tx, pool.id), wish.now)
 
 
-def _swap(tx: Tx, pool: Pool, lease: Lease, vm: Vm, wish: _Wish) -> Answer | None:
+def _swap(tx: Tx, pool: Pool, lease: Lease, vm: Vm, until: datetime | None, wish: _Wish) -> Answer | None:
     """The desktop's host does not answer: another desktop if one is free, else they wait for the host."""
     order = [c.member_id for c in choose(Asked(pool.name, facts.candidates(tx, pool.id))).order]
     member = leases.take_member(tx, pool.id, order)
@@ -210,7 +218,7 @@ def _swap(tx: Tx, pool: Pool, lease: Lease, vm: Vm, wish: _Wish) -> Answer | Non
     leases.requeue(tx, lease, f"Desktop {vm.name} cannot be reached: its host does not answer.", wish.now, counts=False)
     members.set_aside(tx, lost, "Its host did not answer while it was leased.")
     leases.assign(tx, lease, member, wish.now, facts.words(tx, lease, member.vm_id))
-    return _of_lease(tx, pool, lease, wish)
+    return _of_lease(tx, pool, lease, until, wish)
 
 
 def _own_vm(tx: Tx, vm: Vm, wish: _Wish) -> Answer:

@@ -308,3 +308,16 @@ def test_auto_launch_in_two_windows_at_once(sessions: Sessions) -> None:
     for w in windows:
         w.join()
     assert sorted(said, key=str) == sorted([pool.id, *[None] * 5], key=str)
+
+
+def test_by_its_vm_too_a_lease_ends_with_the_entitlement(tx: Tx) -> None:
+    pool, alice = make.a_pool(tx, members=1), make.a_user(tx)
+    given = make.a_permission(tx, alice, pool, valid_until=NOW + timedelta(seconds=600))
+    vm_id = ask(tx, alice, pool.id).vm_id
+    tx.get(Vm, vm_id).state = "up"
+    tx.get(Vm, vm_id).host_id = make.a_host(tx).id
+    assert ask(tx, alice, vm_id).lease.ends_at == given.valid_until
+    tx.delete(given)
+    tx.flush()
+    with pytest.raises(Denied, match="has ended"):
+        ask(tx, alice, vm_id)
