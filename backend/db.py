@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import datetime
+from threading import Event, Lock
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from backend.errors import NotFound
 
@@ -21,7 +24,7 @@ T = TypeVar("T")
 class Base(DeclarativeBase):
     """All rows. Ids are UUIDs unless people read them aloud (tasks, events)."""
 
-    type_annotation_map = {  # noqa: RUF012
+    type_annotation_map = {
         datetime: sa.DateTime(timezone=True),
         Json: pg.JSONB,
         UUID: pg.UUID(as_uuid=True),
@@ -48,9 +51,65 @@ def ref(target: str, *, ondelete: str | None = None, **options: Any) -> Any:
     return mapped_column(sa.ForeignKey(target, ondelete=ondelete), **options)
 
 
+class FairPool(sa.QueuePool):
+    """Connections are given out in the order of asking, and stay open.
+
+    SQLAlchemy's own pool lets whoever comes at the right moment go before those who wait, who then wait anew: when 500
+    people sign in at once, some get no connection within the time-out. Here whoever returns a connection hands the
+    place over to the one who has waited longest."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._places, self._line, self._lock = self.size(), deque[Event](), Lock()
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        self._enter()
+        try:
+            return super()._do_get()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        self._leave()
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._places and not self._line:
+                self._places -= 1
+                return
+            self._line.append(mine := Event())
+        try:
+            if mine.wait(self.timeout()):
+                return
+        except BaseException:  # who is killed while waiting must not be given a place any more
+            if not self._withdraw(mine):
+                self._leave()
+            raise
+        if self._withdraw(mine):
+            raise sa.exc.TimeoutError(f"No database connection was free within {self.timeout():g} s.")
+
+    def _withdraw(self, mine: Event) -> bool:
+        """Whether it was still in the line; else a place was handed over in the last moment."""
+        with self._lock:
+            if mine.is_set():
+                return False
+            self._line.remove(mine)
+            return True
+
+    def _leave(self) -> None:
+        with self._lock:
+            if self._line:
+                self._line.popleft().set()
+            else:
+                self._places += 1
+
+
 def new_sessions(url: str, pool: int = 10) -> Sessions:
-    """Sessions on this database. Connections are tested before use, so a PostgreSQL restart costs one retry."""
-    engine = sa.create_engine(url, pool_size=pool, max_overflow=pool, pool_pre_ping=True,
+    """Sessions on this database, over at most twice `pool` connections, opened as they are needed. They are tested
+    before use, so a PostgreSQL restart costs one retry."""
+    engine = sa.create_engine(url, poolclass=FairPool, pool_size=2 * pool, max_overflow=0, pool_timeout=60, pool_pre_ping=True,
                               connect_args={"options": "-c timezone=UTC -c lock_timeout=10s"})
     return sessionmaker(engine, expire_on_commit=False)
 

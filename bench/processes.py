@@ -40,12 +40,12 @@ class Process:
         """Wait for the program's own end, which must be a good one."""
         self.wait_for(lambda: self._process.poll() == 0, limit_s)
 
-    def stop(self) -> None:
+    def stop(self, limit_s: float = 20) -> None:
         """Ask it to end, and make it end."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(20)
+                self._process.wait(limit_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

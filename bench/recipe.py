@@ -121,6 +121,6 @@ def said(value: Any, context: Context) -> Any:
     """The value itself, for this request."""
     if isinstance(value, dict):
         return {key: said(one, context) for key, one in value.items()}
-    if isinstance(value, tuple):
-        return tuple(said(one, context) for one in value)
+    if isinstance(value, tuple | list):
+        return type(value)(said(one, context) for one in value)
     return value.of(context) if hasattr(value, "of") else value

@@ -197,7 +197,7 @@ class _Sources:
         if isinstance(value, tuple):
             return tuple(self.of(one, inserted=inserted) for one in value)
         if isinstance(value, list):
-            return [str(one) if isinstance(one, UUID) else one for one in value]
+            return [self.of(one, inserted=inserted) for one in value]
         if isinstance(value, psycopg2.extensions.Binary):
             return Given("token_hash") if bytes(value.adapted) == self.token_hash else bytes(value.adapted)
         if isinstance(value, datetime):
