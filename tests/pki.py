@@ -21,6 +21,14 @@ class Certificate(NamedTuple):
     key_file: Path
 
 
+def a_request() -> str:
+    """A host's signing request with a new key, as PEM text."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody")])
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
 class Pki:
     """One CA in a folder; certificates are good for 127.0.0.1 and localhost."""
 

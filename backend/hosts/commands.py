@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from backend.ca import key_of_request
 from backend.changes import touch
 from backend.clusters.commands import require_free_name
 from backend.clusters.models import Cluster
@@ -25,6 +27,7 @@ from backend.tasks.command import Actor, Plain
 from backend.vms.models import Vm
 
 ENROLL_WITHIN = timedelta(hours=1)
+_ADDRESS = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")  # a DNS name, an IP address
 
 
 def new_token() -> tuple[str, str]:
@@ -77,6 +80,11 @@ def ask_enrollment(tx: Tx, *, token: str, csr: str, address: str, port: int, con
         raise Denied("token_used", "This enrollment token has been used already; make a new one with “leasehold host add”.")
     if not (0 < port < 65536 and 0 < console_port < 65536):
         raise Invalid("bad_port", "port and console_port must lie between 1 and 65535.", fields=["port", "console_port"])
+    key_of_request(csr)
+    if not _ADDRESS.fullmatch(address):
+        raise Invalid("bad_address", "Say the name or the address by which the manager reaches this host.", fields=["address"])
+    if host.certificate is not None and (address, port, console_port) != (host.address, host.port, host.console_port):
+        raise Denied("token_used", "This enrollment token has been used already; make a new one with “leasehold host add”.")
     host.enroll_csr, host.address, host.port, host.console_port = csr, address, port, console_port
     touch(tx, "host", host.id)
     return host

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -68,11 +68,11 @@ class Monitor:
     def read(self, tx: Tx) -> list[tuple[Address, KnownHost]]:
         """Hosts and their VMs before they are asked: a VM that starts meanwhile is not judged by an older report."""
         vms: dict[UUID, list[KnownVm]] = {}
-        for vm_id, state, guest, host_id in tx.execute(
-            sa.select(Vm.id, Vm.state, Vm.guest, Vm.host_id).where(Vm.host_id.is_not(None), Vm.state != "down")
+        for vm_id, state, guest, started_at, host_id in tx.execute(
+            sa.select(Vm.id, Vm.state, Vm.guest, Vm.started_at, Vm.host_id).where(Vm.host_id.is_not(None), Vm.state != "down")
         ):
             if host_id is not None:
-                vms.setdefault(host_id, []).append(KnownVm(vm_id, state, guest))
+                vms.setdefault(host_id, []).append(KnownVm(vm_id, state, guest, started_at))
         now = self.clock.now()
         return [
             ((h.id, h.address, h.port), KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ()))))
@@ -89,7 +89,10 @@ class Monitor:
     def apply(self, tx: Tx, found: list[tuple[KnownHost, HostReport | None]]) -> None:
         now = self.clock.now()
         for known, report in found:
+            runs = {vm.vm_id: vm.started_at for vm in known.vms}
             for change in changes(known, report, now):
+                if change.kind == "vm" and not _same_run(tx, change.id, runs[change.id]):
+                    continue
                 _apply(tx, change)
             if report is None:
                 tx.execute(
@@ -99,6 +102,12 @@ class Monitor:
                 )
             else:
                 _apply_storage(tx, known.host_id, report.storage)
+
+
+def _same_run(tx: Tx, vm_id: UUID, started_at: datetime | None) -> bool:
+    """Whether the VM was not started anew since its host was asked: what was said of the last run is no news of this one."""
+    here = sa.select(Vm.id).where(Vm.id == vm_id, Vm.started_at.is_not_distinct_from(started_at))
+    return tx.scalar(here) is not None
 
 
 def _apply(tx: Tx, change: Change) -> None:
@@ -158,8 +167,13 @@ class Enroll:
         return [tuple(row) for row in tx.execute(waiting)]  # type: ignore[misc]
 
     def gather(self, wanted: list[tuple[UUID, str, str, str]]) -> list[tuple[UUID, str]]:
-        now = self.clock.now()
-        return [(id, self.authority.sign_request(csr, name, "host", [name, address], now)) for id, name, address, csr in wanted]
+        now, signed = self.clock.now(), []
+        for id, name, address, csr in wanted:
+            try:
+                signed.append((id, self.authority.sign_request(csr, name, "host", [name, address], now)))
+            except (Refused, ValueError) as no:  # one that cannot be signed keeps the others from nothing
+                log.error("request cannot be signed", host=name, why=str(no))
+        return signed
 
     def apply(self, tx: Tx, found: list[tuple[UUID, str]]) -> None:
         for host_id, certificate in found:

@@ -27,6 +27,7 @@ class KnownVm:
     vm_id: UUID
     state: str
     guest: dict[str, Any] | None
+    started_at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pools.models import Lease, Pool
 from portal.collections import COLLECTIONS
 from portal.errors import of_database
 from tests import make
-from tests.pki import Pki
+from tests.pki import Pki, a_request
 from tests.web.place import PASSWORD, Asker, Place
 
 
@@ -271,7 +271,7 @@ def test_no_token_is_kept_in_clear_for_a_key(place: Place) -> None:
 
 # -- hosts and screens ---------------------------------------------------------------------------------
 def enrollment(token: str, **other: Any) -> dict[str, Any]:
-    return {"token": token, "csr": "-----CSR-----", "address": "10.0.0.7", "port": 8445, "console_port": 8446, **other}
+    return {"token": token, "csr": a_request(), "address": "10.0.0.7", "port": 8445, "console_port": 8446, **other}
 
 
 def test_a_host_enrolls_with_its_token(place: Place, pki: Pki) -> None:

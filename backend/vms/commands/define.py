@@ -65,7 +65,8 @@ class CreateVm(Plain):
 
     def check(self, tx: Tx) -> None:
         if self.pool_id is not None:
-            raise Invalid("pool_makes_its_own", "A pool makes its desktops by itself: raise its size instead.", fields=["pool_id"])
+            why = "A pool makes its desktops by itself: raise its size instead."
+            raise Invalid("pool_makes_its_own", why, fields=["pool_id"])
         self.require_possible(tx)
 
     def require_possible(self, tx: Tx) -> None:
