@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
 
 from backend.changes import touch
 from backend.db import Tx
@@ -94,7 +95,8 @@ def unwanted(tx: Tx, gateway: str, now: datetime) -> list[tuple[UUID, str]]:
     lease_over = sa.or_(lease.state.in_(("returning", "ended")), elsewhere)
     reason: Any = sa.case(
         (c.end_wanted.is_not(None), c.end_wanted),
-        (lease_over, "Your lease on this desktop is over."),
+        # why it ended, in words: an administrator's message, an expired period
+        (lease_over, sa.func.coalesce(sa.func.nullif(lease.why, ""), "Your lease on this desktop is over.")),
         (signed_out, "You signed out, or your sign-in has expired."),
         else_="Your account was disabled.",
     )
@@ -111,12 +113,12 @@ def seen(tx: Tx, counts: Mapping[UUID, tuple[int, int]], now: datetime) -> set[U
     been ended by somebody else, which must be closed."""
     if not counts:
         return set()
-    values = sa.values(
-        sa.column("id", sa.Uuid), sa.column("down", sa.BigInteger), sa.column("up", sa.BigInteger), name="now"
-    ).data([(id, down, up) for id, (down, up) in counts.items()])
+    downs, ups = [down for down, _ in counts.values()], [up for _, up in counts.values()]
+    arrays = ((list(counts), sa.Uuid), (downs, sa.BigInteger), (ups, sa.BigInteger))
+    now_counts = sa.func.unnest(*(sa.cast(values, pg.ARRAY(kind)) for values, kind in arrays)).table_valued("id", "down", "up")
     alive = tx.scalars(
-        sa.update(ConsoleSession).where(ConsoleSession.id == values.c.id, _LIVE)
-        .values(seen_at=now, bytes_to_client=values.c.down, bytes_to_vm=values.c.up).returning(ConsoleSession.id)
+        sa.update(ConsoleSession).where(ConsoleSession.id == now_counts.c.id, _LIVE)
+        .values(seen_at=now, bytes_to_client=now_counts.c.down, bytes_to_vm=now_counts.c.up).returning(ConsoleSession.id)
         .execution_options(synchronize_session=False)
     )
     return set(counts) - set(alive)

@@ -37,7 +37,7 @@ from backend.vms.models import Vm
 from broker import consoles, tickets
 from broker.door import Door
 from broker.live import LiveConsole
-from broker.models import ConsoleSession, Ticket
+from broker.models import Ticket
 from broker.tickets import Redeemed
 from broker.websocket import ENDED, GOING_AWAY
 from hostapi.client import HostUnreachable, client_context
@@ -82,6 +82,7 @@ class Gateway:
         finally:
             if opening is None:
                 del self.live[live.id]
+        live.booked = True
         log.info("console opened", console=str(live.id), vm=opening.vm_name, protocol=opening.protocol, user=opening.user_name)
         return live, opening
 
@@ -187,21 +188,21 @@ class Gateway:
 
     def keep(self) -> None:
         """One round of it."""
-        now, living = self.clock.now(), dict(self.live)
+        now, living, unwritten = self.clock.now(), dict(self.live), dict(self._unwritten)
         self._rounds += 1
         with self._transaction() as tx:
             if not self._cleaned:
                 for console_id in consoles.left_behind(tx, self.settings.gateway_name, living):
                     consoles.end(tx, console_id, why="The gateway was restarted.", now=now)
-            for live in self._unwritten.values():
+            for live in unwritten.values():
                 self._write_end(tx, live)
             to_end = consoles.unwanted(tx, self.settings.gateway_name, now) if living else []
             lost: set[UUID] = set()
             if self._rounds % SEEN_EVERY == 0:
-                known = {row.id for row in tx.execute(sa.select(ConsoleSession.id).where(ConsoleSession.id.in_(living)))}
-                lost = consoles.seen(tx, {i: (c.to_client, c.to_vm) for i, c in living.items() if i in known}, now)
+                lost = consoles.seen(tx, {i: (c.to_client, c.to_vm) for i, c in living.items() if c.booked}, now)
         self._cleaned = True
-        self._unwritten.clear()
+        for console_id in unwritten:
+            del self._unwritten[console_id]
         for console_id, why in to_end:
             if console_id in living:
                 living[console_id].end(ENDED, why)

@@ -20,6 +20,7 @@ class LiveConsole:
 
     def __init__(self) -> None:
         self.id: UUID = uuid4()
+        self.booked = False  # whether its row is there
         self.to_client = self.to_vm = 0
         self.over = Event()
         self.code, self.why = NORMAL, ""

@@ -148,7 +148,8 @@ class SpiceConsoles:
         """The first channel: redeem the ticket, hold the session, and end it in the right order."""
         try:
             live, opening = self.books.redeem(
-                viewer.ticket_id, protocols=("spice",), client=viewer.client, session_id=viewer.session_id, address=viewer.address)
+                viewer.ticket_id, protocols=("spice",), client=viewer.client, session_id=viewer.session_id,
+                address=viewer.address)
         except Refused:
             viewer.sendall(_result(spice.ERROR))
             raise
