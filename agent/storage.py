@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 from agent.deadline import Overdue, within
@@ -132,8 +133,8 @@ class Storage:
         """A new, empty volume under a name that nobody else uses; answers that name."""
         argv = [QEMU_IMG, "create", "-q", "-f", "qcow2"]
         if volume.backing is not None:
-            backing = self._require_backing(volume.backing)
-            argv += ["-b", backing, "-F", str(_info(backing)["format"])]
+            backing, kind = self._require_backing(volume.backing)
+            argv += ["-b", backing, "-F", kind]
         fresh = f"{path}.{uuid4().hex}.new"
         try:
             run([*argv, fresh, f"{volume.capacity_mib}M"], timeout_s=WORK_S)
@@ -142,11 +143,20 @@ class Storage:
             raise
         return fresh
 
-    def _require_backing(self, backing: str) -> str:
+    def _require_backing(self, backing: str) -> tuple[str, str]:
+        """The base's real path and its format. An image can name files that its guest would then read: all that
+        it rests on, down to the last, must lie below the roots, and its data in itself."""
         real = self.require_inside(backing)
         if not os.path.isfile(real):
             raise HostRefused("backing_missing", f"The volume's base {backing} is not there.", path=backing)
-        return real
+        info = _info(real)
+        kind = str(info["format"])
+        if kind not in ("qcow2", "raw") or "data-file" in info.get("format-specific", {}).get("data", {}):
+            sentence = f"The image {backing} cannot be used: make it a qcow2 file that holds its own data."
+            raise HostRefused("backing_refused", sentence, path=backing)
+        if below := info.get("full-backing-filename") or info.get("backing-filename"):
+            self._require_backing(below)
+        return real, kind
 
     def _require_same(self, path: str, volume: VolumeSpec) -> None:
         info = _info(path)
@@ -172,8 +182,8 @@ class Storage:
                 # A torn or alien file is nobody's reason to keep it: reset and delete are what mends it.
 
 
-def _info(path: str) -> dict[str, str | int]:
-    answer: dict[str, str | int] = json.loads(
+def _info(path: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(
         run([QEMU_IMG, "info", "-U", "--output=json", path], timeout_s=WORK_S)
     )
     return answer

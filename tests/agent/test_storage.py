@@ -171,3 +171,47 @@ def test_two_who_create_the_same_volume_get_one(storage: Storage, root: Path) ->
         thread.join()
     assert len(paths) == 8 and len(set(paths)) == 1
     assert len(os.listdir(os.path.dirname(paths[0]))) == 1
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A file of the host's that is none of any guest's business."""
+    path = tmp_path / "shadow"
+    path.write_bytes(b"root:secret" * 6000)
+    return path
+
+
+def image(path: Path, *more: str) -> str:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *more, str(path), "1M"], check=True)
+    return str(path)
+
+
+def test_an_image_that_rests_on_a_file_of_the_host_is_refused(storage: Storage, root: Path, secret: Path) -> None:
+    storage.attach(str(root / "domain"))
+    fine = image(root / "fine.qcow2")
+    bad = image(root / "bad.qcow2", "-b", str(secret), "-F", "raw")
+    over = image(root / "over.qcow2", "-b", bad, "-F", "qcow2")
+    assert storage.create(volume(root, backing=image(root / "good.qcow2", "-b", fine, "-F", "qcow2")))
+    for backing in (bad, over):
+        with pytest.raises(HostRefused, match="outside of this host's storage folders"):
+            storage.create(volume(root, backing=backing))
+
+
+def test_an_image_whose_data_lie_in_another_file_is_refused(storage: Storage, root: Path, secret: Path) -> None:
+    storage.attach(str(root / "domain"))
+    bad = image(root / "bad.qcow2", "-o", f"data_file={root / 'data.raw'},data_file_raw=on")
+    subprocess.run(["qemu-img", "amend", "-q", "-f", "qcow2", "-o", f"data_file={secret}", bad], check=False)
+    with pytest.raises(HostRefused) as no:
+        storage.create(volume(root, backing=bad))
+    assert no.value.failure.code == "backing_refused"
+
+
+def test_an_image_of_a_kind_that_names_other_files_is_refused(storage: Storage, root: Path, secret: Path) -> None:
+    storage.attach(str(root / "domain"))
+    bad = root / "bad.vmdk"
+    bad.write_text(f'# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType="monolithicFlat"\n'
+                   f'RW 128 FLAT "{secret}" 0\nddb.virtualHWVersion = "4"\nddb.geometry.cylinders = "1"\n'
+                   'ddb.geometry.heads = "16"\nddb.geometry.sectors = "63"\nddb.adapterType = "ide"\n')
+    with pytest.raises(HostRefused) as no:
+        storage.create(volume(root, backing=str(bad)))
+    assert no.value.failure.code == "backing_refused"
