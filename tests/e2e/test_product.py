@@ -8,20 +8,21 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.e2e import flows
+from tests.e2e.flows import Tab
 from tests.e2e.native import Viewer, share_of_blue, x_server
 from tests.e2e.product import Product, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-CONSOLE_S = 120_000  # ms: how long a guest may take under emulation on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -34,29 +35,31 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield browser
-        browser.close()
+def open_tab(browser: Browser, product: Product) -> Iterator[Callable[[str], Tab]]:
+    """A browser of their own for this user, right after they pressed Sign in."""
+    tabs: list[Tab] = []
 
+    def signed_in(user: str) -> Tab:
+        tabs.append(Tab(browser, product.url))
+        flows.sign_in(tabs[-1].page, user, product.passwords[user])
+        return tabs[-1]
 
-def signed_in(chromium: Browser, product: Product, user: str) -> Page:
-    """A page of a browser of their own, right after they pressed Sign in."""
-    page = chromium.new_context(ignore_https_errors=True, viewport={"width": 1440, "height": 900}).new_page()
-    page.goto(product.url)
-    page.get_by_label("User name").fill(user)
-    page.get_by_label("Password").fill(product.passwords[user])
-    page.get_by_role("button", name="Sign in").click()
-    return page
+    yield signed_in
+    for tab in tabs:
+        tab.close()
 
 
 @pytest.fixture(scope="module")
-def anna(chromium: Browser, product: Product) -> Page:
-    return signed_in(chromium, product, "anna")
+def anna(open_tab: Callable[[str], Tab]) -> Page:
+    return open_tab("anna").page
 
 
-def shows_the_guest(page: Page, tmp_path: Path) -> Any:
+@pytest.fixture(scope="module")
+def admin(open_tab: Callable[[str], Tab]) -> Page:
+    return open_tab("admin").page
+
+
+def shows_the_guest(page: Page, tmp_path: Path) -> bool:
     """Whether the console's canvas shows the guest's own screen."""
     page.locator("#screen canvas").screenshot(path=tmp_path / "screen.png")
     return share_of_blue(Image.open(tmp_path / "screen.png").convert("RGB")) > 0.1
@@ -79,13 +82,13 @@ def test_it_is_seeded_and_keeps_one_spare_running(product: Product) -> None:
         "Desktops", "floating", True, 4, 1, 3600,
     )  # fmt: skip
     assert [host["state"] for host in product.rows("hosts")] == ["up"]
-    until(lambda: [member["state"] for member in product.rows("members")] == ["spare"], "one spare is up and waits")
+    until(lambda: states_of_members(product) == ["spare"], "one spare is up and waits")
     guests = until(lambda: [vm["guest"] for vm in product.rows("vms") if vm["guest"]], "its agent is heard")
     assert [guest["os"] for guest in guests] == ["Leasehold Guest 1.0"]
 
 
 def test_anna_goes_from_sign_in_straight_to_the_picture(anna: Page, product: Product, tmp_path: Path) -> None:
-    anna.locator("#screen canvas").wait_for(timeout=CONSOLE_S)
+    flows.picture(anna)
     until(lambda: shows_the_guest(anna, tmp_path), "the guest's screen in the browser")
     lease = next(lease for lease in product.rows("leases") if lease["user"].startswith("anna"))
     assert lease["state"] == "active"
@@ -100,15 +103,37 @@ def test_keys_typed_in_the_browser_arrive_in_the_guest(anna: Page, product: Prod
     until(lambda: product.sh(vm_id, "cat /tmp/proof 2>/dev/null").strip() == "by-browser", "the shell ran what was typed")
 
 
-def test_ben_sees_the_pool_and_his_own_vm_and_carl_nothing(chromium: Browser, product: Product) -> None:
-    ben = signed_in(chromium, product, "ben")
+def test_what_is_pasted_arrives_too(anna: Page, product: Product) -> None:
+    vm_id = product.desktop("anna", "pool")["vm"]["id"]
+    flows.paste(anna, "echo 'by paste' > /tmp/pasted\n")
+    until(lambda: product.sh(vm_id, "cat /tmp/pasted 2>/dev/null").strip() == "by paste", "the shell ran what was pasted")
+
+
+def test_ben_sees_the_pool_and_his_own_vm(open_tab: Callable[[str], Tab]) -> None:
+    ben = open_tab("ben").page
     expect(ben.get_by_role("heading", name="My desktops")).to_be_visible()
     expect(ben.get_by_role("article")).to_have_count(2)
-    expect(ben.get_by_role("heading", name="ben-workstation")).to_be_visible()
-    ben.context.close()
-    carl = signed_in(chromium, product, "carl")
+    expect(flows.card(ben, "ben-workstation")).to_be_visible()
+
+
+def test_carl_gets_a_pool_that_the_administrator_makes_for_him(
+    admin: Page, open_tab: Callable[[str], Tab], product: Product, tmp_path: Path
+) -> None:
+    carl = open_tab("carl").page
     expect(carl.get_by_text("No desktop has been given to you yet")).to_be_visible()
-    carl.context.close()
+    flows.create_pool(admin, "Guests", "Leasehold Guest 1", size=1)
+    flows.entitle(admin, "carl")
+    flows.connect(carl, "Guests")
+    until(lambda: shows_the_guest(carl, tmp_path), "the screen of a desktop that had to be made first")
+    flows.leave(carl)
+    assert [row["state"] for row in product.rows("leases") if row["pool"] == "Guests"] == ["active"]
+
+
+def test_the_administrator_sees_what_runs_where(admin: Page) -> None:
+    admin.goto("/admin/hosts")
+    expect(admin.get_by_role("row").filter(has_text="this-machine")).to_contain_text("Up")
+    admin.goto("/admin/vms")
+    expect(admin.get_by_role("row").filter(has_text="desktops-1")).to_contain_text("Running")
 
 
 def test_remote_viewer_shows_the_guest_and_types_into_it_once(product: Product, tmp_path: Path) -> None:
@@ -149,13 +174,12 @@ def test_what_dies_is_started_again(product: Product) -> None:
     until(lambda: _readyz(product) == 200, "the portal answers again")
 
 
-def test_a_lease_taken_back_closes_the_console(anna: Page, product: Product) -> None:
-    lease = next(lease for lease in product.rows("leases") if lease["state"] == "active")
-    status, answer = product.ask("admin", "POST", f"/leases/{lease['id']}/reclaim", {"message": "Lunch time."})
-    assert status == 202, answer
-    expect(anna.locator("#screen canvas")).to_have_count(0, timeout=30_000)
+def test_a_lease_taken_back_closes_the_console_and_says_why(admin: Page, anna: Page, product: Product) -> None:
+    flows.take_back(admin, "anna", "Lunch time.")
+    expect(anna.locator("#wait")).to_contain_text("Lunch time.", timeout=flows.SLOW_MS)
+    expect(anna.locator("#screen canvas")).to_have_count(0)
     until(lambda: all(c["ended_at"] for c in product.rows("consoles") if c["user"].startswith("anna")), "no console is left")
-    until(lambda: [m["state"] for m in product.rows("members")].count("spare") == 1, "a spare again", 240)
+    until(lambda: states_of_members(product).count("spare") == 1, "a spare again", 240)
 
 
 def test_ctrl_c_leaves_nothing_running_and_a_second_start_keeps_the_data(product: Product) -> None:
@@ -168,9 +192,13 @@ def test_ctrl_c_leaves_nothing_running_and_a_second_start_keeps_the_data(product
     for kind, ids in before.items():
         assert ids <= {row["id"] for row in product.rows(kind)}, kind
     until(lambda: [host["state"] for host in product.rows("hosts")] == ["up"], "the host is up again")
-    until(lambda: [m["state"] for m in product.rows("members")].count("spare") == 1, "a spare runs again", 240)
+    until(lambda: states_of_members(product).count("spare") == 1, "a spare runs again", 240)
     assert product.stop(signal.SIGTERM) == 0
     assert product.left_over() == []
+
+
+def states_of_members(product: Product) -> list[str]:
+    return [member["state"] for member in product.rows("members") if member["pool"] == "Desktops"]
 
 
 def _pid(product: Product, module: str) -> int:
