@@ -32,6 +32,7 @@ log = structlog.get_logger("door")
 HELLO_S = 10.0  # how long TLS and a request's head may take
 OPEN_S = 20.0  # how long a viewer may take to introduce itself
 GOOD_BYE_S = 2.0
+CONSOLE, SPICE_CONSOLE = "/console", "/console/spice"
 COOKIE = "__Host-leasehold"
 TLS_HANDSHAKE = 0x16  # the first byte of every TLS connection, and of no HTTP request
 NOT_OURS = "This console ticket is not valid. Open the console again from the portal."
@@ -74,7 +75,7 @@ class Door:
                 request = read_request(sock)
             if request is None:
                 return
-            if request.path == "/console" and request.method == "GET":
+            if request.path in (CONSOLE, SPICE_CONSOLE) and request.method == "GET":
                 self._console(sock, request, address)
             elif request.path == "/healthz" and request.method in ("GET", "HEAD"):
                 sock.sendall(answer(200, "ok"))
@@ -105,7 +106,10 @@ class Door:
         ws = WebSocket(sock, request.early)
         try:
             ticket_id, session_id = self._who(token, request.cookie(COOKIE), address)
-            self._vnc(ws, ticket_id, session_id, address)
+            if request.path == CONSOLE:
+                self._vnc(ws, ticket_id, session_id, address)
+            else:
+                self._spice(ws, ticket_id, session_id, address)
         except Refused as no:
             _part(ws, code_of(no), no.message)
         except WebSocketError as wrong:
@@ -155,6 +159,21 @@ class Door:
             live.end(NORMAL, VIEWER_CLOSED)
             gateway.ended(live)
             _part(ws, live.code, live.why)
+
+    def _spice(self, ws: WebSocket, ticket_id: UUID, session_id: UUID, address: str) -> None:
+        """One SPICE channel of a page; the token has been checked, so what it sends as a password counts for nothing."""
+
+        def read() -> bytes:
+            try:
+                return ws.recv()
+            except WebSocketError as wrong:
+                ws.close(wrong.code, str(wrong))
+                return b""
+
+        self.spice.serve(Viewer(
+            ticket_id, who=f"session {session_id}", address=address, session_id=session_id, read=read, sendall=ws.sendall,
+            finish=partial(_part, ws)))
+        _part(ws, NORMAL, "")
 
     # -- native clients: CONNECT, then TLS, then SPICE ---------------------------------------------
     def _native(self, sock: Any, address: str) -> None:

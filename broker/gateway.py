@@ -9,6 +9,7 @@ from backend import green
 
 green.patch()  # before everything else that knows sockets
 
+import resource
 import signal
 import ssl
 import time
@@ -255,6 +256,8 @@ def _address(listen: str) -> tuple[str, int]:
 
 def main() -> None:
     """Run the gateway until SIGTERM or SIGINT."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # two files a console; the usual 1,024 are soon used up
     settings = config.load()
     logs.configure(settings.log_level)
     keyring = Keyring(settings.secret_key())

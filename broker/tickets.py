@@ -269,7 +269,7 @@ def revoke_for(
 
 
 class TicketsLoop(FromRows):
-    """Expire tickets nobody used, and end the rows of consoles whose gateway is gone."""
+    """Expire tickets nobody used, and end consoles whose gateway is gone or whose VM is their person's no more."""
 
     name, every_s = "tickets", 5.0
 
@@ -281,6 +281,7 @@ class TicketsLoop(FromRows):
         now = self.clock.now()
         for ticket in _minted(tx, Ticket.expires_at <= now, skip_locked=True):
             move(tx, ticket, "expire")
+        consoles.end_unentitled(tx, now)
         silent = consoles.silent(tx, now)
         # twice in a row: after a pause of the database the gateways get a round to say that they live
         for console in [c for c in silent if c.id in self._silent]:

@@ -34,6 +34,11 @@ def novnc(public: str, token: str) -> dict[str, object]:
     return {"type": "novnc", "url": f"wss://{public}/console", "protocols": [PROTOCOL, PREFIX + token]}
 
 
+def spice_web(public: str, token: str) -> dict[str, object]:
+    """What a page needs to open the console with a SPICE client in the browser; each channel is such a WebSocket."""
+    return {"type": "spice", "url": f"wss://{public}/console/spice", "protocols": [PROTOCOL, PREFIX + token]}
+
+
 def vv(face: Face, *, name: str, password: str, title: str, full_screen: bool = False) -> str:
     """The text of a viewer file that opens one SPICE console once, through the gateway.
 

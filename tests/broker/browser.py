@@ -75,6 +75,18 @@ class Browser:
         data, self.data = self.data[:size], self.data[size:]
         return data
 
+    def recv(self, most: int) -> bytes:
+        """As a socket does: some bytes of data, b"" at the end."""
+        try:
+            while not self.data:
+                self._next()
+        except EOFError:
+            return b""
+        data, self.data = self.data[:most], self.data[most:]
+        return data
+
+    sendall = send
+
     def until_closed(self) -> tuple[int, str]:
         """Read on until the server closes; answers its code and reason (1006 when it just hung up)."""
         try:

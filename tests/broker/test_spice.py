@@ -14,8 +14,9 @@ from backend.directory.models import WebSession
 from broker import tickets
 from broker.models import Ticket
 from pools.models import Lease
+from tests import make
 from tests.broker.browser import DISPLAY_INIT, Refused, SpiceClient, through
-from tests.broker.conftest import Desk
+from tests.broker.conftest import Desk, sign_in
 from tests.broker.processes import Qemu, wait_until
 
 MAIN, DISPLAY, INPUTS, CURSOR = 1, 2, 3, 4
@@ -173,6 +174,58 @@ def test_opened_again_takes_over_after_the_first_is_over(desk: Desk, qemu: Qemu)
     display_channel(desk, second, session).close()
     again.close()
     assert qemu.lives()
+
+
+# -- in the browser ----------------------------------------------------------------------------------
+def web_link(desk: Desk, ticket: Ticket, channel: int, connection_id: int = 0, **how: str) -> SpiceClient:
+    """A channel as a page opens it: a WebSocket, with a password that is nobody's."""
+    client = SpiceClient(desk.browser(ticket, path="/console/spice", **how), channel, connection_id)
+    assert client.error == 0
+    return client
+
+
+def test_spice_in_the_browser(desk: Desk, qemu: Qemu) -> None:
+    ticket = desk.ticket("spice", "browser")
+    main = web_link(desk, ticket, MAIN)
+    assert main.log_in("ignored") == 0
+    kind, body = main.message()
+    assert kind == 103
+    session = struct.unpack_from("<I", body)[0]
+    display = web_link(desk, ticket, DISPLAY, session)
+    assert display.log_in("", DISPLAY_INIT) == 0
+    while display.message()[0] != 102:
+        pass
+    keys = web_link(desk, ticket, INPUTS, session)
+    assert keys.log_in("") == 0
+    desk.change(Lease, desk.lease_id, state="returning")
+    for channel in (display, keys, main):
+        assert channel.sock.until_closed() == (4001, "Your lease on this desktop is over.")
+    assert qemu.lives()
+
+
+def test_spice_in_the_browser_is_for_its_own_session(desk: Desk, qemu: Qemu) -> None:
+    ticket = desk.ticket("spice", "browser")
+    with desk.sessions.begin() as tx:
+        _, cookie = sign_in(tx, make.a_user(tx), WallClock().now())
+    with pytest.raises(AssertionError):
+        web_link(desk, ticket, MAIN, cookie=cookie)
+    main = web_link(desk, ticket, MAIN)
+    assert main.log_in("") == 0
+    session = struct.unpack_from("<I", main.message()[1])[0]
+    with pytest.raises(AssertionError):
+        web_link(desk, ticket, INPUTS, session, cookie=cookie)
+    assert link(desk, ticket, INPUTS, session).error == 9  # nor does a native client get in by the ticket's name
+    for _ in range(8):  # a page reloaded at the wrong moment, again and again
+        again = desk.ticket("spice", "browser")
+        main = web_link(desk, again, MAIN)
+        assert main.log_in("") == 0
+        session = struct.unpack_from("<I", main.message()[1])[0]
+        display = web_link(desk, again, DISPLAY, session)
+        assert display.log_in("", DISPLAY_INIT) == 0
+        main.close()
+        display.close()
+        desk.ended(again)
+        assert qemu.lives()
 
 
 # -- hostile and hasty -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import Sessions, Tx
+from backend.directory.models import Permission, User
 from backend.errors import Denied, Impossible, NotFound
 from backend.secrets import Keyring
 from backend.tasks.models import Step, Task
@@ -19,6 +20,7 @@ from broker.models import ConsoleSession, Ticket
 from broker.viewer import Face
 from pools.models import PoolMember
 from tests.conftest import ToldClock
+from tests.make import a_permission
 from tests.world import World
 
 FACE = Face("localhost:8444", "CA", "CN=gateway")
@@ -198,3 +200,17 @@ def test_a_new_spice_console_ends_the_one_before(person: Person, sessions: Sessi
         assert consoles.end(tx, first.console_id, why="Over.", now=clock.now())
         assert not consoles.end(tx, first.console_id, why="Over again.", now=clock.now())
         assert not consoles.others_live(tx, person.vm_id, but=second.console_id, now=clock.now())
+
+
+def test_the_console_of_a_vm_that_is_ones_own_no_more_is_closed(person: Person, sessions: Sessions, clock: ToldClock) -> None:
+    loop = tickets.TicketsLoop(clock)
+    with sessions.begin() as tx:
+        user, vm = tx.get_one(User, person.user_id), tx.get_one(Vm, person.vm_id)
+        permission_id = a_permission(tx, user, vm, valid_until=clock.now() + timedelta(hours=1)).id
+        console_id = person.redeem(tx, person.mint(tx)).console_id
+        loop.apply(tx, None)
+        assert tx.get_one(ConsoleSession, console_id, populate_existing=True).end_wanted is None
+        clock.sleep(3600)
+        loop.apply(tx, None)
+        assert tx.get_one(ConsoleSession, console_id, populate_existing=True).end_wanted == "This desktop is not yours any more."
+        assert tx.get_one(Permission, permission_id)

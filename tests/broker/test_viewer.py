@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.viewer import Face, novnc, subject_line, vv
+from broker.viewer import Face, novnc, spice_web, subject_line, vv
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
@@ -39,6 +39,8 @@ def test_nothing_in_a_name_becomes_a_line() -> None:
     assert parser["virt-viewer"]["tls-port"] == "443"
 
 
-def test_novnc_has_no_secret_in_its_address() -> None:
+def test_pages_get_no_secret_in_an_address() -> None:
     told = novnc("desktops.example:8444", "the-token")
+    assert spice_web("x:1", "the-token") == {
+        "type": "spice", "url": "wss://x:1/console/spice", "protocols": ["binary", "leasehold.the-token"]}
     assert told == {"type": "novnc", "url": "wss://desktops.example:8444/console", "protocols": ["binary", "leasehold.the-token"]}
