@@ -86,10 +86,13 @@ def words_for(tx: Tx, kind: str, id: UUID | None) -> str:
     return f"{label} {name}"
 
 
-def require_other_admin(tx: Tx, *, but_user: UUID | None = None, but_permission: UUID | None = None) -> None:
-    """Refuse what would leave nobody who runs the place. Without the user, or the permission, somebody must remain:
-    enabled, and a system administrator for good, in person or by a group."""
-    if _admins(tx, None) and not _admins(tx, but_permission) - {but_user}:
+def require_other_admin(
+    tx: Tx, *, but_user: UUID | None = None, but_permission: UUID | None = None, but_directory: UUID | None = None,
+) -> None:
+    """Refuse what would leave nobody who runs the place. Without the user, the permission, or the directory's people,
+    somebody must remain: enabled, and a system administrator for good, in person or by a group."""
+    gone = {but_user, *tx.scalars(sa.select(User.id).where(User.directory_id == but_directory))}
+    if _admins(tx, None) and not _admins(tx, but_permission) - gone:
         raise Impossible("last_administrator", "Nobody would be left to run the place: make somebody else a system "
                          "administrator first.")
 

@@ -29,7 +29,7 @@ from backend.tasks.models import Task
 from backend.tasks.submit import submit
 from tests.conftest import ToldClock
 from tests.directory.conftest import PASSWORD, SignIn
-from tests.make import NOW, a_group, a_permission, a_user
+from tests.make import NOW, a_directory, a_group, a_permission, a_user
 
 
 def test_a_new_user_signs_in_once_a_password_is_set(sessions: Sessions, clock: ToldClock, sign_in: SignIn) -> None:
@@ -108,6 +108,15 @@ def test_the_last_administrator_stays(tx: Tx) -> None:
             submit(tx, command, SYSTEM, NOW)
     submit(tx, EditUser(admin.id, auto_launch=True), SYSTEM, NOW)
     submit(tx, RemoveUser(a_user(tx).id), SYSTEM, NOW)
+
+
+def test_a_directory_does_not_take_the_last_administrator_along(tx: Tx) -> None:
+    directory = a_directory(tx, "corp.example", "ad", config={"servers": []})
+    a_permission(tx, a_user(tx, directory=directory), None, role="system_admin")
+    with pytest.raises(Impossible, match="Nobody would be left"):
+        submit(tx, RemoveDirectory(directory.id), SYSTEM, NOW)
+    a_permission(tx, a_user(tx), None, role="system_admin")
+    submit(tx, RemoveDirectory(directory.id), SYSTEM, NOW)
 
 
 def test_a_directory_goes_with_its_people(sessions: Sessions, clock: ToldClock, samba_ca: str) -> None:

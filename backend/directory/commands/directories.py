@@ -22,6 +22,7 @@ from backend.directory.commands.people import live_leases
 from backend.directory.ldap import trust
 from backend.directory.models import Directory, Group, User
 from backend.directory.names import INTERNAL
+from backend.directory.rights import require_other_admin
 from backend.errors import Impossible, Invalid
 from backend.events import record
 from backend.tasks.command import Actor, Plain
@@ -119,6 +120,7 @@ class RemoveDirectory(Plain):
 
     def check(self, tx: Tx) -> None:
         directory = _domain(tx, self.directory_id)
+        require_other_admin(tx, but_directory=directory.id)
         if holders := live_leases(tx, User.directory_id == directory.id):
             raise Impossible("in_use", f"{holders} desktop(s) are held by people of {directory.name}. "
                              "Take their leases back first.", leases=holders)
