@@ -160,7 +160,8 @@ def _require_look(vm_id: UUID) -> None:
     no: Refused = NotFound("not_found", f"There is no vm with the id {vm_id}.", kind="vm", id=str(vm_id))
     path = path_of(tx(), "vm", vm_id)
     grants = grants_of(tx(), who.user_id)
-    if may(grants, see_permit("vm"), path, now()) or may(grants, "desktop.use", path[:1], now()):
+    of_pool = any(kind == "pool" for kind, _ in path)  # a pool's desktop is its holder's alone
+    if may(grants, see_permit("vm"), path, now()) or may(grants, "desktop.use", path[:1], now()) and not of_pool:
         return
     held = sa.select(Lease.id).where(Lease.vm_id == vm_id, Lease.user_id == who.user_id, sa.text(LIVE))
     if tx().execute(held).first() is None:

@@ -208,3 +208,11 @@ def test_a_sid_that_is_none_is_told(place: Place) -> None:
         assert said.status_code == 404, (sid, said.text)
 
 
+
+
+def test_nobody_watches_a_pools_desktop_by_a_role_on_its_vm(place: Place) -> None:
+    said = place.as_("keeper").post("/api/v1/permissions", {
+        "role": "user", "object_type": "vm", "object_id": str(place.ids["vm"]), "user_id": str(place.people["bob"])})
+    assert said.status_code == 202, said.text
+    assert place.as_("bob").get(f"/api/v1/vms/{place.ids['vm']}/screen").get_json()["error"]["code"] == "not_found"
+    assert place.as_("alice").get(f"/api/v1/vms/{place.ids['vm']}/screen").get_json()["error"]["code"] == "no_picture"
