@@ -110,6 +110,7 @@ def new_sessions(url: str, pool: int = 10) -> Sessions:
     """Sessions on this database, over at most twice `pool` connections, opened as they are needed. They are tested
     before use, so a PostgreSQL restart costs one retry."""
     engine = sa.create_engine(url, poolclass=FairPool, pool_size=2 * pool, max_overflow=0, pool_timeout=60, pool_pre_ping=True,
+                              hide_parameters=True,  # errors are logged, and hashes and sealed passwords are among the parameters
                               connect_args={"options": "-c timezone=UTC -c lock_timeout=10s"})
     return sessionmaker(engine, expire_on_commit=False)
 

@@ -6,6 +6,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+import sqlalchemy as sa
+
+from backend.db import Sessions
+
 PROGRAM = """
 import structlog
 from backend.logs import configure
@@ -26,3 +31,9 @@ def test_a_traceback_names_places_but_shows_no_values() -> None:
     frames = line["exception"][0]["frames"]
     assert [frame["name"] for frame in frames] == ["<module>", "sign_in"] and line["exception"][0]["exc_value"] == "a bug"
     assert "opensesame" not in done.stderr
+
+
+def test_what_is_written_to_a_database_is_not_in_its_errors(sessions: Sessions) -> None:
+    with pytest.raises(sa.exc.DBAPIError) as failed, sessions() as tx:
+        tx.execute(sa.text("SELECT 1 / 0 WHERE :secret <> ''"), {"secret": "a sealed password"})
+    assert "a sealed password" not in str(failed.value)
