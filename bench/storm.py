@@ -17,7 +17,7 @@ from bench.processes import Process, free_port, listens
 from bench.recipe import Recipe
 from bench.recorder import recipe_file, record
 
-LEVELS = {1: 40, 50: 200, 500: 500}  # people at once: flows
+LEVELS = {1: 30, 50: 150, 500: 500}  # people at once: flows
 WARM_UP = 8  # flows before anything is timed
 LIMIT_S = 150  # a level is given up after so long
 GOAL = 0.5
