@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from flask import Flask, Response, jsonify, make_response, redirect, render_template, request, url_for
+from flask import Flask, Response, g, jsonify, make_response, redirect, render_template, request, url_for
+from flask_login import AnonymousUserMixin
 from jinja2 import TemplateNotFound
 from markupsafe import escape
 from psycopg2 import errors as pg
-from sqlalchemy.exc import DataError, DBAPIError, OperationalError, TimeoutError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyError, TimeoutError
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BuildError
 
@@ -49,6 +50,10 @@ def answer(status: int, code: str, message: str, facts: dict[str, Any]) -> Respo
 
 def _page(status: int, code: str, message: str) -> str:
     try:
+        return render_template("error.html", status=status, code=code, message=message)
+    except SQLAlchemyError:  # the page asks who looks at it; while the database is silent, nobody is known
+        rollback()
+        g._login_user = AnonymousUserMixin()
         return render_template("error.html", status=status, code=code, message=message)
     except TemplateNotFound:
         return (f'<!doctype html><html lang="en"><title>{status}</title><h1>{status}</h1>'

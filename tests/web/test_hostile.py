@@ -81,16 +81,20 @@ def bodies() -> list[tuple[str, str, Any]]:
         ("root", "/api/v1/pools", {"name": "Odd", "template_id": "{template}", "size": 1, "description": "\ud800"}),
         ("root", "/api/v1/session", {"user": "\ud800", "password": "\ud800"}),
         ("root", "/api/v1/users", {"name": "x" * 70, "password": PASSWORD}),
-        ("root", "/api/v1/users", {"name": "carol", "email": "e" * 500_000, "password": PASSWORD, "display_name": "\ud800"}),
+        ("root", "/api/v1/users",
+         {"name": "carol", "email": "e" * 500_000, "password": PASSWORD, "display_name": "\ud800"}),
         ("root", "/api/v1/leases/{lease}/extend", {"seconds": 10**30}),
         ("root", "/api/v1/leases/{lease}/reclaim", {"message": "\udfff"}),
         ("root", "/api/v1/vms", {"name": "vm", "template_id": "{template}", "memory_mib": 10**12}),
         ("root", "/api/v1/vms", {"name": "vm", "template_id": "{template}", "vcpus": 2**40}),
-        ("root", "/api/v1/directories", {"name": "corp.example", "servers": ["ldaps://dc:99999"], "bind_user": "a", "bind_password": "b",
+        ("root", "/api/v1/directories", {"name": "corp.example", "servers": ["ldaps://dc:99999"], "bind_user": "a",
+            "bind_password": "b",
                                          "ca_pem": "x"}),
-        ("root", "/api/v1/directories", {"name": "corp.example", "servers": ["ldaps://[::1"], "bind_user": "a", "bind_password": "b",
+        ("root", "/api/v1/directories", {"name": "corp.example", "servers": ["ldaps://[::1"], "bind_user": "a",
+            "bind_password": "b",
                                          "ca_pem": "x"}),
-        ("root", "/api/v1/directories", {"name": "corp.example", "servers": ["ldaps://dc"], "bind_user": "a", "bind_password": "\ud800",
+        ("root", "/api/v1/directories", {"name": "corp.example", "servers": ["ldaps://dc"], "bind_user": "a",
+            "bind_password": "\ud800",
                                          "ca_pem": "\ud800"}),
         ("root", "/api/v1/permissions", {"role": "user", "object_type": "lease", "object_id": "{lease}", "user_id": "{user}"}),
         ("root", "/api/v1/permissions", {"role": "user", "object_type": "nonsense", "object_id": "{lease}", "user_id": "{user}"}),
@@ -125,10 +129,12 @@ def test_no_depth_of_nesting_is_a_bug(undone_place: Place) -> None:
         assert said.status_code in (400, 422), (depth, said.text)
 
 
-@pytest.mark.parametrize("search", ["\0", "name = \0", "name = *\0*", "name = \ud800", "lease_s > 1e999", "lease_s > 99999999999999999999",
+@pytest.mark.parametrize("search", ["\0", "name = \0", "name = *\0*", "name = \ud800", "lease_s > 1e999",
+                        "lease_s > 99999999999999999999",
                                     "lease_s = -0", "size > " + "9" * 400])
 def test_odd_searches_are_told(undone_place: Place, search: str) -> None:
-    said = undone_place.as_("root").get("/api/v1/pools", query_string={"search": search.encode("utf-8", "surrogatepass").decode("utf-8", "replace")})
+    said = undone_place.as_("root").get("/api/v1/pools", query_string={"search": search.encode("utf-8",
+        "surrogatepass").decode("utf-8", "replace")})
     assert said.status_code in (200, 422), said.text
 
 
@@ -164,7 +170,8 @@ FORMS = [
     ("/admin/pools/{pool}/entitle", {"who": "nonsense:{user}", "directory": "{directory}"}),
     ("/admin/do/user.create", {"user_name": "a\0b", "password": PASSWORD}),
     ("/admin/do/user.create", {"user_name": "carol", "display_name": "a\0b", "password": PASSWORD}),
-    ("/admin/do/directory.add", {"directory_name": "corp.example", "servers": "ldaps://dc:99999", "bind_user": "a", "bind_password": "b",
+    ("/admin/do/directory.add", {"directory_name": "corp.example", "servers": "ldaps://dc:99999", "bind_user": "a",
+        "bind_password": "b",
                                  "ca_pem": "x"}),
     ("/admin/do/host.create", {"host_name": "a\0b", "cluster_id": "{cluster}"}),
     ("/account/password", {"old": "a\0b", "new": "c\0d", "again": "c\0d"}),
@@ -201,10 +208,12 @@ def test_a_person_may_look_at_the_task_that_starts_their_own_vm(place: Place) ->
 def test_a_sid_that_is_none_is_told(place: Place) -> None:
     with place.sessions.begin() as tx:
         domain = make.a_directory(tx, "corp.example", "ad", config={
-            "servers": ["ldaps://127.0.0.1:1"], "bind_user": "a", "bind_password_sealed": place.keyring.seal("b"), "ca_pem": "x"}).id
+            "servers": ["ldaps://127.0.0.1:1"], "bind_user": "a", "bind_password_sealed": place.keyring.seal("b"),
+                "ca_pem": "x"}).id
     for sid in ("S-300-5-21", "S-1-5-" + "4294967296", "S-1-281474976710656-1", "S-1", "x"):
         said = place.as_("root").post("/api/v1/permissions", {
-            "role": "user", "object_type": "pool", "object_id": str(place.ids["pool"]), "directory_id": str(domain), "external_id": sid})
+            "role": "user", "object_type": "pool", "object_id": str(place.ids["pool"]), "directory_id": str(domain),
+                "external_id": sid})
         assert said.status_code == 404, (sid, said.text)
 
 
@@ -216,3 +225,12 @@ def test_nobody_watches_a_pools_desktop_by_a_role_on_its_vm(place: Place) -> Non
     assert said.status_code == 202, said.text
     assert place.as_("bob").get(f"/api/v1/vms/{place.ids['vm']}/screen").get_json()["error"]["code"] == "not_found"
     assert place.as_("alice").get(f"/api/v1/vms/{place.ids['vm']}/screen").get_json()["error"]["code"] == "no_picture"
+
+
+@pytest.mark.parametrize("path", ["/", "/sign-in", "/account", "/admin/", "/nothing"])
+def test_pages_say_that_the_database_is_silent(place: Place, path: str) -> None:
+    alice, silent = place.browser("alice"), sa.create_engine("postgresql+psycopg2://nobody@127.0.0.1:1/none")
+    object.__setattr__(place.parts, "sessions", sa.orm.sessionmaker(silent))
+    said = alice.get(path)
+    assert said.status_code == (404 if path == "/nothing" else 503)
+    assert "database" in said.text or path == "/nothing"
