@@ -102,18 +102,27 @@ def _run(*argv: str | Path, cwd: Path | None = None, stdin: str | None = None) -
 
 def _make(work: Path, out: Path, cache: Path) -> None:
     packages = work / "packages"
-    for name in (_real_kernel(), "qemu-guest-agent", "busybox-static"):
-        _run("dpkg-deb", "-x", _package(name, cache), packages)
+    try:
+        files = _downloaded(cache)
+    except Trouble:  # package lists that are missing, or older than what the mirror still has
+        _run("apt-get", "update")
+        files = _downloaded(cache)
+    for file in files:
+        _run("dpkg-deb", "-x", file, packages)
     shutil.copyfile(next(packages.glob("boot/vmlinuz-*")), out / "vmlinuz")
     _make_initrd(work / "initrd", packages, out / "initrd.gz")
     _make_disk(work / "root", packages, out / "root.qcow2")
+
+
+def _downloaded(cache: Path) -> list[Path]:
+    return [_package(name, cache) for name in (_real_kernel(), "qemu-guest-agent", "busybox-static")]
 
 
 def _real_kernel() -> str:
     """The versioned package that the kernel's meta package asks for today."""
     found = re.search(r"Depends: (linux-image-\S+)", _run("apt-cache", "depends", KERNEL))
     if not found:
-        raise Trouble(f"Debian's package {KERNEL} is not known here: run apt-get update, then start again.")
+        raise Trouble(f"Debian's package {KERNEL} is not known here: see that /etc/apt names Debian 12's packages.")
     return found[1]
 
 
