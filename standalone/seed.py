@@ -54,7 +54,7 @@ class Rest:
     def send(self, method: str, path: str, body: Json | None = None, fields: Json | None = None) -> Any:
         """The answer's JSON; `Trouble` with the portal's own sentence when it refuses."""
         answer = self._http.request(method, self.url + path, json=body, fields=fields, headers=self._headers)
-        told = json.loads(answer.data) if answer.data else None
+        told: Any = json.loads(answer.data) if answer.data else {}
         if answer.status >= 400:
             raise Trouble(f"The portal refuses {method} {path}: {told['error']['message']}")
         return told
