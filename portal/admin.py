@@ -16,12 +16,13 @@ from backend.hosts.models import Host
 from backend.tasks.models import Step
 from backend.tasks.submit import submit
 from portal import admin_actions, admin_people, forms, views
-from portal.routes import convert
 from portal.api_commands import cancel_task
 from portal.auth import actor, person
-from portal.collections import COLLECTIONS, found, listed
+from portal.collections import found, listed
 from portal.parts import parts
-from portal.things import BY_KIND, SIDE_BAR, THINGS, Button, Part, Thing
+from portal.routes import convert
+from portal.thing import Button, Part, Thing
+from portal.things import BY_KIND, SIDE_BAR, THINGS
 from portal.transaction import rollback, tx
 from portal.views import grants, is_partial, may_see, now, say
 
@@ -103,17 +104,34 @@ def _overview() -> dict[str, Any]:
         return None if got is None else got.total
 
     tiles = [
-        ("leases", "Desktops in use", count("leases", "state != ended and state != queued"), "Waiting", count("leases", "state = queued"), "state = queued"),
-        ("pools", "Pools", count("pools"), "Desktops set aside", count("members", "state = broken"), "broken > 0"),
-        ("vms", "Running VMs", count("vms", "state = up"), "In an unknown state", count("vms", "state = unknown"), "state = unknown"),
-        ("hosts", "Hosts up", count("hosts", "state = up"), "Not answering", count("hosts", "state = connecting or state = non_responsive"), "state != up"),
+        (
+            "leases",
+            "Desktops in use",
+            count("leases", "state != ended and state != queued"),
+            "Waiting",
+            count("leases", "state = queued"),
+            "state = queued",
+        ),
+        ("pools", "Pools", count("pools"), "Set aside", count("members", "state = broken"), "broken > 0"),
+        ("vms", "Running VMs", count("vms", "state = up"), "Unknown", count("vms", "state = unknown"), "state = unknown"),
+        (
+            "hosts",
+            "Hosts up",
+            count("hosts", "state = up"),
+            "Not answering",
+            count("hosts", "state = connecting or state = non_responsive"),
+            "state != up",
+        ),
         ("consoles", "Open consoles", count("consoles", "not ended_at > 2000-01-01"), "", None, ""),
         ("tasks", "Running tasks", count("tasks", "state = running or state = queued"), "Failed lately", None, ""),
     ]
     return {
         "tiles": [(THINGS[plural], *rest) for plural, *rest in tiles if rest[1] is not None],
-        "tasks": some("tasks", "state = running or state = queued", 6), "recent": some("tasks", "sortby created_at desc", 5),
-        "events": some("events", "severity != info", 8), "latest": some("events", "", 8), "hosts": some("hosts", "", 12),
+        "tasks": some("tasks", "state = running or state = queued", 6),
+        "recent": some("tasks", "sortby created_at desc", 5),
+        "events": some("events", "severity != info", 8),
+        "latest": some("events", "", 8),
+        "hosts": some("hosts", "", 12),
         "pools": some("pools", "", 8),
     }
 
@@ -129,7 +147,7 @@ def table(plural: str) -> Answer | str:
         page = listed(tx(), plural, search=search, max=PAGE, after=after)
     except Invalid as no:
         error, status = no.message, 422
-    context = {"thing": thing, "page": page, "search": search, "error": error, "fields": sorted(COLLECTIONS[plural].language()), "after": after}
+    context = {"thing": thing, "page": page, "search": search, "error": error, "after": after}
     if request.args.get("rows"):
         return make_response(render_template("admin/rows.html", columns=thing.columns, **context), status)
     return make_response(render_template("admin/table.html", columns=thing.columns, **context), 200 if not error else status)
@@ -152,8 +170,23 @@ def _part(part: Part, row: dict[str, Any]) -> Any:
 
 
 def _steps(id: str) -> list[Any]:
-    columns = (Step.name, Step.state, Step.verb, Host.name.label("host"), Step.progress, Step.message, Step.error, Step.asked_at, Step.ended_at, Step.undoes)
-    return list(tx().execute(sa.select(*columns).outerjoin(Host, Host.id == Step.host_id).where(Step.task_id == int(id)).order_by(Step.ordinal)))
+    columns = (
+        Step.name,
+        Step.state,
+        Step.verb,
+        Host.name.label("host"),
+        Step.progress,
+        Step.message,
+        Step.error,
+        Step.asked_at,
+        Step.ended_at,
+        Step.undoes,
+    )
+    return list(
+        tx().execute(
+            sa.select(*columns).outerjoin(Host, Host.id == Step.host_id).where(Step.task_id == int(id)).order_by(Step.ordinal)
+        )
+    )
 
 
 # ---- forms and commands -----------------------------------------------------------------------------------------
@@ -174,8 +207,9 @@ def question() -> str:
     button = next((b for b in buttons(thing, row) if (b.command, b.word) == wanted), None)
     if button is None:
         raise Impossible("not_now", "This is not possible any more: it changed meanwhile. Look again.")
-    return render_template("admin/question.html", thing=thing, row=row, button=button, back=request.args.get("back", ""),
-                           own=admin_actions.ACTIONS)
+    return render_template(
+        "admin/question.html", thing=thing, row=row, button=button, back=request.args.get("back", ""), own=admin_actions.ACTIONS
+    )
 
 
 @pages.post("/do/<command>")
@@ -225,8 +259,17 @@ def _form_page(form: forms.Form, about: dict[str, str]) -> str:
     row = found(tx(), thing.plural, next(iter(about.values()))) if about else None
     words = dict(thing.creates) | {b.command: b.word for b in thing.buttons if b.form}
     cls = parts().commands[form.command]
-    return render_template("admin/form.html", thing=thing, form=form, about=about, row=row, title=words.get(form.command, form.command),
-                           explain=(cls.__doc__ or "").strip().partition(".")[0] + ".", length=forms.as_length, units=forms.UNITS)
+    return render_template(
+        "admin/form.html",
+        thing=thing,
+        form=form,
+        about=about,
+        row=row,
+        title=words.get(form.command, form.command),
+        explain=(cls.__doc__ or "").strip().partition(".")[0] + ".",
+        length=forms.as_length,
+        units=forms.UNITS,
+    )
 
 
 def _submit(command: str, values: dict[str, Any]) -> Answer:

@@ -46,7 +46,10 @@ PERMITS = {"console.end": "console.end", "session.end": "user.edit", "directory.
 
 # commands that have pages of their own: a token to show once, a directory to ask, a password to hash
 BY_HAND = frozenset({"host.create", "directory.add", "user.create", "permission.grant"})
-FORMS = frozenset(
-    [c for t in THINGS.values() for c, _ in t.creates] + [b.command for t in THINGS.values() for b in t.buttons if b.form]
-) - BY_HAND
+FORMS = (
+    frozenset(
+        [c for t in THINGS.values() for c, _ in t.creates] + [b.command for t in THINGS.values() for b in t.buttons if b.form]
+    )
+    - BY_HAND
+)
 OFFERED = FORMS | frozenset(b.command for t in THINGS.values() for b in t.buttons) - frozenset(ACTIONS)

@@ -27,14 +27,17 @@ from portal.auth import actor, aside
 from portal.collections import COLLECTIONS, found, listed, viewer
 from portal.parts import parts
 from portal.routes import read_uuid
-from portal.things import THINGS, Thing
+from portal.thing import Thing
+from portal.things import THINGS
 from portal.transaction import commit, rollback, tx
 from portal.views import may_anywhere, now, say
 
 pages = Blueprint("people", __name__, url_prefix="/admin")
 ROLE_WORDS = {
-    "user": "User: may use it as a desktop", "pool_admin": "Pool administrator: runs pools, members, leases and entitlements",
-    "auditor": "Auditor: sees everything, changes nothing", "system_admin": "System administrator: runs the place",
+    "user": "User: may use it as a desktop",
+    "pool_admin": "Pool administrator: runs pools, members, leases and entitlements",
+    "auditor": "Auditor: sees everything, changes nothing",
+    "system_admin": "System administrator: runs the place",
 }
 
 
@@ -52,8 +55,10 @@ def beside(thing: Thing, row: dict[str, Any]) -> dict[str, Any]:
         return {"may_set_password": row["directory"] == INTERNAL and may_anywhere("user.edit")}
     if thing.kind == "vm":
         running = row["state"] in ("up", "paused", "powering_down")
-        return {"screen": url_for("user.screen", vm_id=row["id"]) if running else None,
-                "console": views.may_on("desktop.use", "vm", UUID(row["id"])) and row["pool_id"] is None}
+        return {
+            "screen": url_for("user.screen", vm_id=row["id"]) if running else None,
+            "console": views.may_on("desktop.use", "vm", UUID(row["id"])) and row["pool_id"] is None,
+        }
     return {}
 
 
@@ -71,7 +76,9 @@ def find() -> Answer | str:
         except Refused as no:
             rollback()
             error = no.message
-    return render_template("admin/found.html", found=got, text=text, error=error, directory=chosen, is_internal=chosen and chosen["type"] == INTERNAL)
+    return render_template(
+        "admin/found.html", found=got, text=text, error=error, directory=chosen, is_internal=chosen and chosen["type"] == INTERNAL
+    )
 
 
 def _directories() -> list[dict[str, Any]]:
@@ -82,8 +89,13 @@ def _directories() -> list[dict[str, Any]]:
 def entitle(id: UUID) -> Answer | str:
     """Give a pool to a person or group found in a directory, always or for a period."""
     pool = found(tx(), "pools", str(id))
-    return _give("admin/entitle.html", {"role": "user", "object_type": "pool", "object_id": id},
-                 url_for("admin.detail", plural="pools", id=id), pool=pool, thing=THINGS["pools"])
+    return _give(
+        "admin/entitle.html",
+        {"role": "user", "object_type": "pool", "object_id": id},
+        url_for("admin.detail", plural="pools", id=id),
+        pool=pool,
+        thing=THINGS["pools"],
+    )
 
 
 @pages.post("/pools/<uuid:id>/entitlements/<uuid:permission_id>/take")
@@ -99,8 +111,16 @@ def give_role() -> Answer | str:
     """Give a role on the system or on one thing."""
     kind, _, id = request.values.get("on", "system:").partition(":")
     fields = {"role": request.form.get("role", "user"), "object_type": kind, "object_id": read_uuid(id, kind) if id else None}
-    return _give("admin/role.html", fields, url_for("admin.table", plural="permissions"), thing=THINGS["permissions"], roles=ROLES,
-                 role_words=ROLE_WORDS, objects=_objects(), on=request.values.get("on", "system:"))
+    return _give(
+        "admin/role.html",
+        fields,
+        url_for("admin.table", plural="permissions"),
+        thing=THINGS["permissions"],
+        roles=ROLES,
+        role_words=ROLE_WORDS,
+        objects=_objects(),
+        on=request.values.get("on", "system:"),
+    )
 
 
 def _objects() -> list[tuple[str, list[tuple[str, str]]]]:
@@ -123,8 +143,12 @@ def _give(template: str, fields: dict[str, Any], done: str, **context: Any) -> A
             kind, _, who = request.form.get("who", "").partition(":")
             if not who:
                 raise Invalid("no_principal", "Look for a person or group, and choose one.")
-            task = grant(Grant(**fields, **_principal(kind, who), valid_from=_date("valid_from"), valid_until=_date("valid_until", end=True)))
-            say(f"{task.title}: done.")  # type: ignore[attr-defined]
+            task = grant(
+                Grant(
+                    **fields, **_principal(kind, who), valid_from=_date("valid_from"), valid_until=_date("valid_until", end=True)
+                )
+            )
+            say(f"{task.title}: done.")
             return redirect(done, 303)
         except Refused as no:
             rollback()
@@ -146,7 +170,9 @@ def _date(name: str, *, end: bool = False) -> datetime | None:
     if not text:
         return None
     try:
-        return datetime.fromisoformat(text + "+00:00" if "T" in text else text + ("T23:59:59+00:00" if end else "T00:00:00+00:00"))
+        return datetime.fromisoformat(
+            text + "+00:00" if "T" in text else text + ("T23:59:59+00:00" if end else "T00:00:00+00:00")
+        )
     except ValueError:
         raise Invalid("bad_time", "Write the day as year-month-day, as in 2026-11-23.", fields=[name]) from None
 
@@ -162,13 +188,18 @@ def add_host() -> Answer | str:
             token, digest = new_token()
             task = submit(tx(), AddHost(name, UUID(request.form.get("cluster_id", "")), digest), actor(), now())
             assert task.result is not None
-            return render_template("admin/enroll.html", name=name, id=task.result["id"], command=enroll_command(token), thing=THINGS["hosts"])
+            return render_template(
+                "admin/enroll.html", name=name, id=task.result["id"], command=enroll_command(token), thing=THINGS["hosts"]
+            )
         except ValueError:
             error = "Choose the cluster."
         except Refused as no:
             rollback()
             error = no.message
-    return make_response(render_template("admin/host.html", clusters=clusters, name=name, error=error, thing=THINGS["hosts"]), 422 if error else 200)
+    return make_response(
+        render_template("admin/host.html", clusters=clusters, name=name, error=error, thing=THINGS["hosts"]),
+        422 if error else 200,
+    )
 
 
 # ---- users ---------------------------------------------------------------------------------------------------------
@@ -191,7 +222,9 @@ def create_user() -> Answer | str:
         except Refused as no:
             rollback()
             wrong = dict.fromkeys(no.facts.get("fields") or ["form"], no.message)
-    return make_response(render_template("admin/user.html", wrong=wrong, given=form, thing=THINGS["users"]), 422 if wrong else 200)
+    return make_response(
+        render_template("admin/user.html", wrong=wrong, given=form, thing=THINGS["users"]), 422 if wrong else 200
+    )
 
 
 @pages.post("/users/<uuid:id>/password")
@@ -221,11 +254,18 @@ def add_directory() -> Answer | str:
         try:
             command = _domain(request.form)
             command.check(tx())
-            report = directories.try_out({
-                "name": command.directory_name, "servers": command.servers, "starttls": command.starttls, "base_dn": command.base_dn,
-                "bind_user": command.bind_user, "bind_password_sealed": command.bind_password_sealed, "ca_pem": command.ca_pem,
-                "system_ca": command.system_ca,
-            })
+            report = directories.try_out(
+                {
+                    "name": command.directory_name,
+                    "servers": command.servers,
+                    "starttls": command.starttls,
+                    "base_dn": command.base_dn,
+                    "bind_user": command.bind_user,
+                    "bind_password_sealed": command.bind_password_sealed,
+                    "ca_pem": command.ca_pem,
+                    "system_ca": command.system_ca,
+                }
+            )
             if "add" in request.form:
                 if not report.bind_ok:
                     raise Impossible("directory_silent", report.bind_why or "The domain does not answer; see below.")
@@ -245,8 +285,14 @@ def _domain(form: Any) -> AddDirectory:
     password = form.get("bind_password", "")
     sealed = parts().keyring.seal(password) if password else ""
     return AddDirectory(
-        form.get("directory_name", "").strip().lower(), servers, form.get("bind_user", "").strip(), sealed, form.get("ca_pem", "").strip(),
-        "starttls" in form, "system_ca" in form, form.get("base_dn", "").strip(),
+        form.get("directory_name", "").strip().lower(),
+        servers,
+        form.get("bind_user", "").strip(),
+        sealed,
+        form.get("ca_pem", "").strip(),
+        "starttls" in form,
+        "system_ca" in form,
+        form.get("base_dn", "").strip(),
     )
 
 
@@ -261,5 +307,3 @@ def test_directory(id: UUID) -> Answer | str:
         say(no.message, "danger")
         return redirect(url_for("admin.detail", plural="directories", id=id), 303)
     return render_template("admin/report.html", row=row, report=report, thing=THINGS["directories"])
-
-

@@ -20,8 +20,12 @@ from portal.api_desktops import face
 from portal.parts import parts
 
 IDLE = {
-    "available": "Ready for you to take", "queued": "Waiting for a free desktop", "starting": "Starting …",
-    "running": "Fetching its screen …", "ending": "Shutting down …", "off": "Switched off",
+    "available": "Ready for you to take",
+    "queued": "Waiting for a free desktop",
+    "starting": "Starting …",
+    "running": "Fetching its screen …",
+    "ending": "Shutting down …",
+    "off": "Switched off",
     "unreachable": "Its host does not answer at the moment",
 }
 
@@ -62,7 +66,11 @@ class Card:
         d = self.desktop
         if d.kind == "vm":
             return d.description or "Your own desktop"
-        return f"{d.vm_name} · {d.description}" if d.vm_name and d.description else d.vm_name or d.description or "Desktops of a pool"
+        return (
+            f"{d.vm_name} · {d.description}"
+            if d.vm_name and d.description
+            else d.vm_name or d.description or "Desktops of a pool"
+        )
 
     @property
     def screen(self) -> str | None:
@@ -73,7 +81,9 @@ class Card:
     @property
     def connect_word(self) -> str:
         """What the first button says."""
-        return {"off": "Start and connect", "queued": "Show progress", "starting": "Show progress"}.get(self.desktop.state, "Connect")
+        return {"off": "Start and connect", "queued": "Show progress", "starting": "Show progress"}.get(
+            self.desktop.state, "Connect"
+        )
 
     @property
     def viewer(self) -> bool:
@@ -148,7 +158,9 @@ def waiting(tx: Tx, who: Any, card: Card, now: datetime) -> Waiting:
         return Waiting("queued", "You wait for a desktop", answer.sentence, answer.position, answer.estimate_s, steps)
     found = Stage("A desktop is yours", "done", answer.vm_name)
     if answer.state == "ready":
-        return Waiting("ready", "Opening the desktop", "", steps=(found, Stage("Started", "done"), Stage("Opening its screen", "now")))
+        return Waiting(
+            "ready", "Opening the desktop", "", steps=(found, Stage("Started", "done"), Stage("Opening its screen", "now"))
+        )
     left = f"about {answer.estimate_s} s left" if answer.estimate_s else ""
     text = " · ".join(part for part in (answer.message, left) if part)
     steps = (found, Stage("Starting", "now", text, answer.progress), Stage("Ready", "later"))

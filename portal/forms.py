@@ -14,8 +14,11 @@ UNITS = (("d", 86_400, "days"), ("h", 3600, "hours"), ("min", 60, "minutes"), ("
 
 # fields that name a row of another collection, and the search that leaves the sensible ones
 ROWS = {
-    "template_id": ("templates", "state = ok"), "domain_id": ("storagedomains", "state = active"), "cluster_id": ("clusters", ""),
-    "data_center_id": ("datacenters", ""), "host_id": ("hosts", "state = up"),
+    "template_id": ("templates", "state = ok"),
+    "domain_id": ("storagedomains", "state = active"),
+    "cluster_id": ("clusters", ""),
+    "data_center_id": ("datacenters", ""),
+    "host_id": ("hosts", "state = up"),
 }
 CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
     "rights": tuple((r, {"start": "Start it", "shutdown": "Shut it down", "reset": "Get a fresh one"}.get(r, r)) for r in RIGHTS),
@@ -44,27 +47,41 @@ WORDS: dict[str, tuple[str, str]] = {
     "memory_mib": ("Memory", "Left open: as the template says."),
     "vcpus": ("Processors", "Left open: as the template says."),
     "host_name": ("Name", "What the host is called here."),
-    "cluster_id": ("Cluster", ""), "host_id": ("Host", "The host whose folder it is."), "data_center_id": ("Data center", ""),
-    "domain_name": ("Name", ""), "path": ("Folder", "An empty folder of that host, for instance /var/lib/leasehold/disks."),
-    "cluster_name": ("Name", ""), "data_center_name": ("Name", ""),
+    "cluster_id": ("Cluster", ""),
+    "host_id": ("Host", "The host whose folder it is."),
+    "data_center_id": ("Data center", ""),
+    "domain_name": ("Name", ""),
+    "path": ("Folder", "An empty folder of that host, for instance /var/lib/leasehold/disks."),
+    "cluster_name": ("Name", ""),
+    "data_center_name": ("Name", ""),
     "memory_overcommit_percent": ("Memory overcommit", "100 means that VMs never get more memory than the hosts have."),
-    "template_name": ("Name", ""), "image_path": ("Image file", "A qcow2 file in the storage domain's folder; it is never written to again."),
-    "capacity_mib": ("Size of the disk", ""), "kernel": ("Kernel", "For direct kernel boot; with it the initrd is needed too."), "initrd": ("Initrd", ""),
-    "cmdline": ("Kernel's command line", "{name} stands for the VM's name."), "video": ("Graphics card", ""),
+    "template_name": ("Name", ""),
+    "image_path": ("Image file", "A qcow2 file in the storage domain's folder; it is never written to again."),
+    "capacity_mib": ("Size of the disk", ""),
+    "kernel": ("Kernel", "For direct kernel boot; with it the initrd is needed too."),
+    "initrd": ("Initrd", ""),
+    "cmdline": ("Kernel's command line", "{name} stands for the VM's name."),
+    "video": ("Graphics card", ""),
     "guest_agent": ("The guest has an agent", "qemu-guest-agent: it tells addresses and users, and shuts down cleanly."),
     "boot_timeout_s": ("May take to boot", "A desktop that is not up by then counts as broken."),
     "user_name": ("User name", "Small letters, digits, dots, dashes and underscores."),
-    "display_name": ("Called", "The name other people read."), "email": ("E-mail", ""),
+    "display_name": ("Called", "The name other people read."),
+    "email": ("E-mail", ""),
     "auto_launch": ("Auto-launch", "Who has exactly one desktop is taken to it straight after signing in."),
     "enabled": ("May sign in", ""),
-    "seconds": ("Longer by", ""), "message": ("Message", "The person reads it. Left open: a general sentence."),
+    "seconds": ("Longer by", ""),
+    "message": ("Message", "The person reads it. Left open: a general sentence."),
     "force": ("Also when people hold desktops of it", "Their leases end and their consoles are closed."),
 }
 OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
-    ("template.import", "memory_mib"): ("Memory", ""), ("template.import", "vcpus"): ("Processors", ""),
+    ("template.import", "memory_mib"): ("Memory", ""),
+    ("template.import", "vcpus"): ("Processors", ""),
     ("template.import", "domain_id"): ("Storage domain", "Where the image file lies."),
     ("pool.edit", "size"): ("Most desktops", "Smaller: free desktops go at once, leased ones when they come back."),
-    ("pool.edit", "lease_s"): ("A lease lasts", "Leases that run keep the end they were given. 0: until its holder gives it back."),
+    ("pool.edit", "lease_s"): (
+        "A lease lasts",
+        "Leases that run keep the end they were given. 0: until its holder gives it back.",
+    ),
 }
 NUMBER_UNITS = {"memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%"}
 SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
@@ -72,7 +89,8 @@ SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("Desktops", ("pool_name", "description", "template_id", "domain_id", "size", "spares")),
         ("Leases", ("lease_s", "per_user", "extensions", "extend_s", "warn_s", "grace_s", "shutdown_s")),
         ("What people may do", ("rights", "protocols")),
-    ) for name in ("pool.create", "pool.edit")
+    )
+    for name in ("pool.create", "pool.edit")
 }
 HIDDEN: dict[str, tuple[str, ...]] = {"vm.create": ("pool_id",), "vm.shutdown": ("timeout_s",), "user.edit": ("enabled",)}
 LONG = frozenset({"message", "cmdline"})
@@ -119,8 +137,14 @@ class Form:
             self.error = message
 
 
-def form_of(command: str, cls: Any, options: Callable[[str, str], tuple[tuple[str, str], ...]], *,
-            only: tuple[str, ...] | None = None, but: tuple[str, ...] = ()) -> Form:
+def form_of(
+    command: str,
+    cls: Any,
+    options: Callable[[str, str], tuple[tuple[str, str], ...]],
+    *,
+    only: tuple[str, ...] | None = None,
+    but: tuple[str, ...] = (),
+) -> Form:
     """The command's form with its defaults; `options` answers (id, name) of a collection's rows."""
     form, hints = Form(command), get_type_hints(cls)
     for f in fields(cls):
@@ -139,12 +163,16 @@ def _plain(hint: Any) -> Any:
 
 
 def _input(command: str, name: str, hint: Any, required: bool, default: Any, options: Any) -> Input:
-    label, about = OWN_WORDS.get((command, name)) or WORDS.get(name) or (name.removesuffix("_id").replace("_", " ").capitalize(), "")
+    label, about = (
+        OWN_WORDS.get((command, name)) or WORDS.get(name) or (name.removesuffix("_id").replace("_", " ").capitalize(), "")
+    )
     made = Input(name, label, about, "text", required, default)
     if hint is bool:
         made.kind, made.required = "switch", False
     elif hint is int:
-        made.kind, made.unit = ("length", "") if name.endswith("_s") or name == "seconds" else ("number", NUMBER_UNITS.get(name, ""))
+        made.kind, made.unit = (
+            ("length", "") if name.endswith("_s") or name == "seconds" else ("number", NUMBER_UNITS.get(name, ""))
+        )
     elif hint is UUID:
         plural, search = ROWS.get(name, ("", ""))
         made.kind, made.options = "select", options(plural, search) if plural else ()

@@ -96,9 +96,16 @@ def _login_page(sentence: str = "", severity: str = "info", name: str = "", wron
     domains = [row.name for row in rows]
     several = len(domains) > 1
     return render_template(
-        "login.html", sentence=sentence, severity=severity, name=name, wrong=wrong, next=_next(),
-        domains=domains, chosen=request.form.get("directory") or next((d for d in domains if d != INTERNAL), INTERNAL),
-        hint="alice, alice@corp.example or CORP\\alice" if several else "", silent=[r for r in rows if r.trouble],
+        "login.html",
+        sentence=sentence,
+        severity=severity,
+        name=name,
+        wrong=wrong,
+        next=_next(),
+        domains=domains,
+        chosen=request.form.get("directory") or next((d for d in domains if d != INTERNAL), INTERNAL),
+        hint="alice, alice@corp.example or CORP\\alice" if several else "",
+        silent=[r for r in rows if r.trouble],
     )
 
 
@@ -129,7 +136,11 @@ def console(id: UUID) -> str:
     card = _card(id)
     waiting = desktops.waiting(tx(), person(), card, now())
     return render_template(
-        "user/console.html", desktop=card, wait=waiting, live=waiting.state in ("queued", "starting", "ready"), suffix="",
+        "user/console.html",
+        desktop=card,
+        wait=waiting,
+        live=waiting.state in ("queued", "starting", "ready"),
+        suffix="",
         connect_url=f"/api/v1/me/desktops/{id}/connect",
     )
 
@@ -237,7 +248,11 @@ def change_password() -> Answer:
 def _account_page(wrong: dict[str, str]) -> str:
     me = person()
     return render_template(
-        "user/account.html", sessions=sessions.live(tx(), now(), me.user_id), internal="@" not in me.user_name, wrong=wrong,
+        "user/account.html",
+        sessions=sessions.live(tx(), now(), me.user_id),
+        internal="@" not in me.user_name,
+        wrong=wrong,
+        shortest=internal.SHORTEST,
         area="account",
     )
 

@@ -47,10 +47,18 @@ def may_on(permit: str, kind: str, id: Any) -> bool:
 # below which objects things of a kind are; those not named here are below everything, or the system alone
 _POOLED = frozenset({"system", "datacenter", "cluster", "pool"})
 _BELOW = {
-    "pool": _POOLED, "member": _POOLED, "lease": _POOLED, "decision": _POOLED, "vm": _POOLED | {"vm"}, "console": _POOLED | {"vm"},
-    "host": frozenset({"system", "datacenter", "cluster", "host"}), "cluster": frozenset({"system", "datacenter", "cluster"}),
-    "template": frozenset({"system", "datacenter", "cluster", "template"}), "datacenter": frozenset({"system", "datacenter"}),
-    "storagedomain": frozenset({"system", "datacenter", "storagedomain"}), "disk": frozenset({"system", "datacenter", "storagedomain"}),
+    "pool": _POOLED,
+    "member": _POOLED,
+    "lease": _POOLED,
+    "decision": _POOLED,
+    "vm": _POOLED | {"vm"},
+    "console": _POOLED | {"vm"},
+    "host": frozenset({"system", "datacenter", "cluster", "host"}),
+    "cluster": frozenset({"system", "datacenter", "cluster"}),
+    "template": frozenset({"system", "datacenter", "cluster", "template"}),
+    "datacenter": frozenset({"system", "datacenter"}),
+    "storagedomain": frozenset({"system", "datacenter", "storagedomain"}),
+    "disk": frozenset({"system", "datacenter", "storagedomain"}),
     **dict.fromkeys(("user", "group", "permission", "session"), frozenset({"system"})),
 }
 
@@ -95,8 +103,15 @@ def install(app: Flask) -> None:
     assets.install(app)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(
-        iso=words.iso, utc=words.utc, size=words.size, duration=words.length, about=words.about, initials=words.initials,
-        zip=zip, ago=lambda value: words.ago(value, now()), left=lambda value: words.left(value, now()),
+        iso=words.iso,
+        utc=words.utc,
+        size=words.size,
+        duration=words.length,
+        about=words.about,
+        initials=words.initials,
+        zip=zip,
+        ago=lambda value: words.ago(value, now()),
+        left=lambda value: words.left(value, now()),
     )
     app.jinja_env.globals.update(state_look=words.look, server_time=lambda: words.iso(now()), may_see=may_see, may_on=may_on)
 

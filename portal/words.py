@@ -28,44 +28,79 @@ _WORK, _OFF, _WAIT = ("blue", BUSY), ("grey", "icon:power"), ("purple", "icon:ho
 # the words where they differ from the state's own name, then color and icon; "" stands for every kind
 _LOOKS: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
     "": {
-        "up": ("Running", _GOOD), "active": ("Active", _GOOD), "ok": ("OK", _GOOD), "succeeded": ("Done", _GOOD),
-        "done": ("Done", _GOOD), "down": ("Off", _OFF), "ended": ("Ended", ("grey", "icon:circle-check")),
-        "failed": ("Failed", _BAD), "broken": ("Set aside", _BAD), "illegal": ("Unusable", _BAD), "error": ("Error", _BAD),
-        "cancelled": ("Cancelled", ("grey", "icon:ban")), "undone": ("Undone", ("grey", "icon:undo-2")),
-        "queued": ("Waiting", _WAIT), "asked": ("Running", _WORK), "running": ("Running", _WORK), "starting": ("Starting", _WORK),
-        "paused": ("Paused", ("orange", "icon:pause")), "unknown": ("Unknown", ("orange", "icon:circle-help")),
-        "not_responding": ("Not responding", _ODD), "removing": ("Being removed", _WORK),
+        "up": ("Running", _GOOD),
+        "active": ("Active", _GOOD),
+        "ok": ("OK", _GOOD),
+        "succeeded": ("Done", _GOOD),
+        "done": ("Done", _GOOD),
+        "down": ("Off", _OFF),
+        "ended": ("Ended", ("grey", "icon:circle-check")),
+        "failed": ("Failed", _BAD),
+        "broken": ("Set aside", _BAD),
+        "illegal": ("Unusable", _BAD),
+        "error": ("Error", _BAD),
+        "cancelled": ("Cancelled", ("grey", "icon:ban")),
+        "undone": ("Undone", ("grey", "icon:undo-2")),
+        "queued": ("Waiting", _WAIT),
+        "asked": ("Running", _WORK),
+        "running": ("Running", _WORK),
+        "starting": ("Starting", _WORK),
+        "paused": ("Paused", ("orange", "icon:pause")),
+        "unknown": ("Unknown", ("orange", "icon:circle-help")),
+        "not_responding": ("Not responding", _ODD),
+        "removing": ("Being removed", _WORK),
     },
     "vm": {
-        "wait_for_launch": ("Starting", _WORK), "powering_up": ("Starting", _WORK), "powering_down": ("Shutting down", _WORK),
+        "wait_for_launch": ("Starting", _WORK),
+        "powering_up": ("Starting", _WORK),
+        "powering_down": ("Shutting down", _WORK),
         "image_locked": ("Being prepared", _WORK),
     },
     "desktop": {
-        "available": ("Available", ("teal", "icon:circle-dashed")), "queued": ("Waiting", _WAIT), "starting": ("Starting", _WORK),
-        "running": ("Running", _GOOD), "ending": ("Shutting down", _WORK), "off": ("Off", _OFF),
-        "unreachable": ("Cannot be reached", _ODD), "soon": ("Ending soon", _ODD), "grace": ("Time is over", _ODD),
+        "available": ("Available", ("teal", "icon:circle-dashed")),
+        "queued": ("Waiting", _WAIT),
+        "starting": ("Starting", _WORK),
+        "running": ("Running", _GOOD),
+        "ending": ("Shutting down", _WORK),
+        "off": ("Off", _OFF),
+        "unreachable": ("Cannot be reached", _ODD),
+        "soon": ("Ending soon", _ODD),
+        "grace": ("Time is over", _ODD),
     },
     "host": {
-        "installing": ("Waiting for its agent", _WAIT), "connecting": ("Connecting", _WORK), "non_responsive": ("Does not answer", _BAD),
-        "preparing_for_maintenance": ("Preparing for maintenance", _WORK), "maintenance": ("Maintenance", ("purple", "icon:wrench")),
+        "installing": ("Waiting for its agent", _WAIT),
+        "connecting": ("Connecting", _WORK),
+        "non_responsive": ("Does not answer", _BAD),
+        "preparing_for_maintenance": ("Preparing for maintenance", _WORK),
+        "maintenance": ("Maintenance", ("purple", "icon:wrench")),
         "up": ("Up", _GOOD),
     },
     "storagedomain": {
-        "unattached": ("Not attached", _OFF), "inactive": ("Inactive", _BAD), "activating": ("Activating", _WORK),
+        "unattached": ("Not attached", _OFF),
+        "inactive": ("Inactive", _BAD),
+        "activating": ("Activating", _WORK),
         "maintenance": ("Maintenance", ("purple", "icon:wrench")),
     },
     "disk": {"locked": ("Being prepared", _WORK)},
     "template": {"locked": ("Being prepared", _WORK)},
     "pool": {"up": ("In use", _GOOD)},
     "lease": {
-        "expiring": ("Ending soon", _ODD), "grace": ("In grace", _ODD), "returning": ("Going back", _WORK),
+        "expiring": ("Ending soon", _ODD),
+        "grace": ("In grace", _ODD),
+        "returning": ("Going back", _WORK),
     },
     "member": {
-        "creating": ("Being made", _WORK), "ready": ("Off, free", ("grey", "icon:circle-dashed")), "warming": ("Warming up", _WORK),
-        "spare": ("Spare", ("teal", "icon:circle-check")), "leased": ("Leased", _GOOD), "resetting": ("Being reset", _WORK),
+        "creating": ("Being made", _WORK),
+        "ready": ("Off, free", ("grey", "icon:circle-dashed")),
+        "warming": ("Warming up", _WORK),
+        "spare": ("Spare", ("teal", "icon:circle-check")),
+        "leased": ("Leased", _GOOD),
+        "resetting": ("Being reset", _WORK),
     },
     "decision": {
-        "kept": ("Kept", _GOOD), "given": ("Given", _GOOD), "refused": ("Refused", _BAD),
+        "kept": ("Kept", _GOOD),
+        "given": ("Given", _GOOD),
+        "refused": ("Refused", _BAD),
     },
     "console": {"live": ("Open", _GOOD)},
     "user": {"enabled": ("Enabled", _GOOD), "disabled": ("Disabled", ("grey", "icon:ban"))},
@@ -76,7 +111,8 @@ _LOOKS: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
 def look(kind: str, state: str) -> Look:
     """How this state of this kind of thing is shown; an unknown one by its own name."""
     word, (color, icon) = (
-        _LOOKS.get(kind, {}).get(state) or _LOOKS[""].get(state)
+        _LOOKS.get(kind, {}).get(state)
+        or _LOOKS[""].get(state)
         or (state.replace("_", " ").capitalize(), ("grey", "icon:circle-dashed"))
     )
     return Look(word, color, icon)
@@ -147,7 +183,12 @@ def length(seconds: float | None) -> str:
     """A policy's length of time: 1 h 30 min."""
     if seconds is None:
         return "until returned"
-    parts = [(int(seconds // 86_400), "d"), (int(seconds % 86_400 // 3600), "h"), (int(seconds % 3600 // 60), "min"), (int(seconds % 60), "s")]
+    parts = [
+        (int(seconds // 86_400), "d"),
+        (int(seconds % 86_400 // 3600), "h"),
+        (int(seconds % 3600 // 60), "min"),
+        (int(seconds % 60), "s"),
+    ]
     return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"
 
 

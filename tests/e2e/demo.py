@@ -8,7 +8,6 @@ import tempfile
 import threading
 from pathlib import Path
 
-
 from tests import make
 from tests.e2e.site import PASSWORD, Site, paint_screens
 from tests.postgres import Cluster
@@ -28,7 +27,9 @@ def furnish(site: Site) -> None:
     site.add_user("dave", "Dave Doe")
     site.add_vm("alice-build", alice)
     with site.sessions.begin() as tx:
-        make.a_directory(tx, "corp.example", "ad", config={"servers": ["ldaps://dc1.corp.example"], "base_dn": "DC=corp,DC=example"})
+        make.a_directory(
+            tx, "corp.example", "ad", config={"servers": ["ldaps://dc1.corp.example"], "base_dn": "DC=corp,DC=example"}
+        )
 
 
 def main() -> None:
@@ -51,5 +52,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-

@@ -18,7 +18,7 @@ QEMU_KEYS = -258  # pseudo-encoding: "send me scancodes", as QEMU's own display 
 LETTERS = dict(zip((*range(0x10, 0x1A), *range(0x1E, 0x27), *range(0x2C, 0x33)), "qwertyuiopasdfghjklzxcvbnm", strict=True))
 DIGITS = dict(zip(range(0x02, 0x0C), "1234567890", strict=True))
 SIGNS = {0x39: " ", 0x0C: "-", 0x0D: "=", 0x33: ",", 0x34: ".", 0x35: "/", 0x27: ";", 0x28: "'", 0x1C: "\n"}
-SHIFTED = dict(zip("1234567890-=,./;'", "!@#$%^&*()_+<>?:\"", strict=True))
+SHIFTED = dict(zip("1234567890-=,./;'", '!@#$%^&*()_+<>?:"', strict=True))
 SHIFT = 0x2A
 
 
@@ -148,7 +148,11 @@ def draw(name: str, text: str = "", size: tuple[int, int] = (WIDTH, HEIGHT)) -> 
     pen.rounded_rectangle((300, 200, 960, 540), 10, (24, 28, 36))
     pen.rounded_rectangle((300, 200, 960, 236), 10, (58, 66, 82))
     pen.text((318, 208), f"Terminal on {name}", (230, 236, 245), small)
-    lines = [f"user@{name}:~$ uname -a", f"Linux {name} 6.1.0-28-amd64 #1 SMP x86_64 GNU/Linux", *f"user@{name}:~$ {text}_".split("\n")]
+    lines = [
+        f"user@{name}:~$ uname -a",
+        f"Linux {name} 6.1.0-28-amd64 #1 SMP x86_64 GNU/Linux",
+        *f"user@{name}:~$ {text}_".split("\n"),
+    ]
     for n, line in enumerate(lines[-12:]):
         pen.text((318, 250 + 24 * n), line, (150, 240, 170), mono)
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)

@@ -11,8 +11,16 @@ from typing import Any
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
 DESKTOP, PHONE = (1440, 900), (390, 844)
 SLOW_MS = int(os.environ.get("E2E_PATIENCE_S", "90")) * 1000  # on busy cores a page may take long; nothing is measured by it
 
@@ -32,12 +40,20 @@ class Tab:
     def __init__(self, browser: Browser, url: str, *, dark: bool = False, size: tuple[int, int] = DESKTOP) -> None:
         phone = size[0] < 600
         self.context = browser.new_context(
-            ignore_https_errors=True, color_scheme="dark" if dark else "light", viewport={"width": size[0], "height": size[1]},
-            has_touch=phone, is_mobile=phone, base_url=url, accept_downloads=True)
+            ignore_https_errors=True,
+            color_scheme="dark" if dark else "light",
+            viewport={"width": size[0], "height": size[1]},
+            has_touch=phone,
+            is_mobile=phone,
+            base_url=url,
+            accept_downloads=True,
+        )
         self.context.set_default_timeout(SLOW_MS)
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []
-        self.page.on("console", lambda m: self.complaints.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None)
+        self.page.on(
+            "console", lambda m: self.complaints.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None
+        )
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
 
     def close(self) -> None:
@@ -121,7 +137,9 @@ def take_back(page: Page, person: str, message: str) -> None:
 
 def serious(page: Page) -> list[str]:
     """What axe finds serious or worse on the page as it is."""
-    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}).response
+    found = (
+        Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}).response
+    )
     return [f"{v['id']}: {v['help']}: {_where(v)}" for v in found["violations"] if v["impact"] in ("serious", "critical")]
 
 

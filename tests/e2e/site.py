@@ -90,8 +90,13 @@ class Site:
             from backend.directory.models import User
 
             pool = tx.scalars(sa.select(Pool)).first()
-            vm = make.a_vm(tx, name, boot={"kernel": "/srv/vmlinuz", "initrd": "/srv/initrd", "cmdline": "quiet"}, boot_timeout_s=30,
-                           template_id=pool.template_id if pool else None)
+            vm = make.a_vm(
+                tx,
+                name,
+                boot={"kernel": "/srv/vmlinuz", "initrd": "/srv/initrd", "cmdline": "quiet"},
+                boot_timeout_s=30,
+                template_id=pool.template_id if pool else None,
+            )
             make.a_permission(tx, tx.get_one(User, owner), vm)
             return vm.id
 
@@ -133,14 +138,23 @@ class Site:
         self.gateway.start()
         shown = self.pki.issue("web", "localhost")
         settings = {
-            "database_url": self.cluster.url(self.database), "secret_key_file": self.key_file, "public_url": self.url,
-            "web_listen": f"127.0.0.1:{self.port}", "gateway_public": self.gateway.public, "tls_cert_file": shown.cert_file,
-            "tls_key_file": shown.key_file, "ca_file": self.pki.ca_file,
+            "database_url": self.cluster.url(self.database),
+            "secret_key_file": self.key_file,
+            "public_url": self.url,
+            "web_listen": f"127.0.0.1:{self.port}",
+            "gateway_public": self.gateway.public,
+            "tls_cert_file": shown.cert_file,
+            "tls_key_file": shown.key_file,
+            "ca_file": self.pki.ca_file,
         }
         with self.log.open("wb") as log:
             self.web = subprocess.Popen(
-                [sys.executable, "-c", "import wsgi; wsgi.main()"], cwd=ROOT, stdout=log, stderr=log,
-                env={**os.environ, **{f"LEASEHOLD_{k.upper()}": str(v) for k, v in settings.items()}})
+                [sys.executable, "-c", "import wsgi; wsgi.main()"],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **{f"LEASEHOLD_{k.upper()}": str(v) for k, v in settings.items()}},
+            )
         wait_until(self._answers, "the portal answers")
 
     def _answers(self) -> bool:
@@ -189,5 +203,3 @@ def paint_screens(site: Site) -> None:
 
     for machine in site.world.sim.machines.values():
         machine.host.screens = screens(machine.host)  # type: ignore[method-assign]
-
-

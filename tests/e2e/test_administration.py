@@ -8,11 +8,12 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import expect
 
+from backend.directory.models import User
 from backend.tasks.command import SYSTEM
 from backend.tasks.submit import submit
 from backend.vms.commands.power import StartVm
-from backend.vms.models import Template, Vm
-from pools.models import Pool, PoolMember
+from backend.vms.models import Template
+from pools.models import Lease, Pool
 from tests.e2e import flows
 from tests.e2e.flows import SLOW_MS, Tab
 from tests.e2e.site import PASSWORD, Site
@@ -36,7 +37,8 @@ def test_a_pool_from_creation_to_removal(site: Site, tab: Tabs) -> None:
     expect(admin.locator("#part-leases")).to_contain_text("erin")
     flows.take_back(admin, "erin", "The lab closes.")
     expect(erin.locator("#wait h1")).to_be_visible(timeout=SLOW_MS)
-    site.until(lambda tx: not tx.scalars(sa.text("SELECT 1 FROM lease JOIN user_account u ON u.id = lease.user_id WHERE u.name = 'erin' AND lease.state <> 'ended'")).all(), "it is back")
+    holds = sa.select(Lease.id).join(User, User.id == Lease.user_id).where(User.name == "erin", Lease.state != "ended")
+    site.until(lambda tx: not tx.scalars(holds).all(), "it is back")
     admin.goto("/admin/pools?search=name = Labs")
     admin.get_by_label("Actions for Labs").click()
     admin.get_by_role("button", name="Remove").click()
@@ -63,14 +65,12 @@ def test_a_form_keeps_what_was_filled_in(tab: Tabs) -> None:
 def test_rows_and_steps_move_by_themselves(site: Site, tab: Tabs) -> None:
     page = tab().page
     flows.sign_in(page, "admin", PASSWORD)
-    name = site.until(lambda tx: tx.scalar(sa.select(Vm.name).join(PoolMember, PoolMember.vm_id == Vm.id).where(PoolMember.state == "ready", Vm.state == "down"))
-                      or tx.scalar(sa.select(Vm.name).where(Vm.state == "down")), "a VM is off")
+    name = "rows-that-move"
+    vm_id = site.add_vm(name, site.add_user("owner-of-rows"))
     page.goto(f"/admin/vms?search=name = {name}")
     row = page.get_by_role("row", name=name)
     expect(row).to_contain_text("Off")
     with site.sessions.begin() as tx:
-        vm_id = tx.scalar(sa.select(Vm.id).where(Vm.name == name))
-        assert vm_id is not None
         task_id = submit(tx, StartVm(vm_id), SYSTEM, site.clock.now()).id
     expect(row).to_contain_text("Running", timeout=SLOW_MS)
     page.goto(f"/admin/tasks/{task_id}")

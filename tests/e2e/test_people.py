@@ -30,11 +30,20 @@ def give_everything_back(site: Site, name: str) -> None:
         live = sa.select(Lease.id).where(Lease.user_id == user_id, Lease.state.not_in(("ended", "returning")))
         for lease_id in tx.scalars(live).all():
             give_back(tx, user_id=user_id, lease_id=lease_id, now=site.clock.now())
-    site.until(lambda tx: not tx.scalars(sa.select(Lease.id).where(Lease.user_id == user_id, Lease.state != "ended")).all(), "all is back")
+    site.until(
+        lambda tx: not tx.scalars(sa.select(Lease.id).where(Lease.user_id == user_id, Lease.state != "ended")).all(),
+        "all is back",
+    )
 
 
 def leases_of(site: Site, name: str) -> int:
-    return int(site.read(lambda tx: tx.scalar(sa.select(sa.func.count()).select_from(Lease).join(User, User.id == Lease.user_id).where(User.name == name))))
+    return int(
+        site.read(
+            lambda tx: tx.scalar(
+                sa.select(sa.func.count()).select_from(Lease).join(User, User.id == Lease.user_id).where(User.name == name)
+            )
+        )
+    )
 
 
 def test_sign_in_wrong_then_right(site: Site, tab: Tabs) -> None:
@@ -67,8 +76,8 @@ def test_from_card_to_picture_and_back(site: Site, tab: Tabs, size: tuple[int, i
     name = site.until(lambda tx: _desktop(tx, "alice"), "alice has a desktop")
     display = site.display_of(name)
     page.keyboard.type("ls")
-    flows.paste(page, "Echo $((6*7)) \"done\"!\n")
-    wait_until(lambda: display.text.endswith("Echo $((6*7)) \"done\"!\n"), f"the desktop was typed into: {display.text!r}", 60)
+    flows.paste(page, 'Echo $((6*7)) "done"!\n')
+    wait_until(lambda: display.text.endswith('Echo $((6*7)) "done"!\n'), f"the desktop was typed into: {display.text!r}", 60)
     assert display.text.startswith("ls")
     page.reload()
     flows.picture(page)
@@ -85,14 +94,19 @@ def test_from_card_to_picture_and_back(site: Site, tab: Tabs, size: tuple[int, i
 def _desktop(tx, user: str):  # type: ignore[no-untyped-def]
     from backend.vms.models import Vm
 
-    return tx.scalar(sa.select(Vm.name).join(Lease, Lease.vm_id == Vm.id).join(User, User.id == Lease.user_id)
-                     .where(User.name == user, Lease.state == "active"))
+    return tx.scalar(
+        sa.select(Vm.name)
+        .join(Lease, Lease.vm_id == Vm.id)
+        .join(User, User.id == Lease.user_id)
+        .where(User.name == user, Lease.state == "active")
+    )
 
 
 def test_progress_of_a_desktop_that_must_start(site: Site, tab: Tabs) -> None:
+    site.add_vm("slow-starter", site.add_user("frank"))
     page = tab().page
-    flows.sign_in(page, "alice", PASSWORD)
-    flows.card(page, "alice-build").get_by_role("button", name="Start and connect").click()
+    flows.sign_in(page, "frank", PASSWORD)
+    flows.card(page, "slow-starter").get_by_role("button", name="Start and connect").click()
     expect(page.get_by_text("Your desktop is starting").or_(page.locator("#screen canvas")).first).to_be_visible()
     flows.picture(page)
     flows.leave(page)
@@ -183,7 +197,9 @@ def test_with_the_keyboard_alone(site: Site, tab: Tabs) -> None:
     page.keyboard.type(PASSWORD)
     page.keyboard.press("Tab")
     page.keyboard.type("Int")
-    page.keyboard.press("Enter") if page.get_by_label("Directory").count() == 0 else page.get_by_role("button", name="Sign in").focus()
+    page.keyboard.press("Enter") if page.get_by_label("Directory").count() == 0 else page.get_by_role(
+        "button", name="Sign in"
+    ).focus()
     if page.url.endswith("/sign-in"):
         page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="My desktops")).to_be_visible()

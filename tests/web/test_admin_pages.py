@@ -41,10 +41,27 @@ def follow(browser: Asker, said: TestResponse) -> str:
 
 
 def new_pool(place: Place, **more: object) -> dict[str, object]:
-    fields = {"asked": "1", "pool_name": "Labs", "template_id": str(place.ids["template"]), "size": "3", "spares": "1", "lease_s": "2",
-              "lease_s__unit": "h", "per_user": "1", "extensions": "2", "extend_s": "30", "extend_s__unit": "min", "warn_s": "5",
-              "warn_s__unit": "min", "grace_s": "60", "grace_s__unit": "s", "shutdown_s": "60", "shutdown_s__unit": "s",
-              "rights": ["start", "reset"], "protocols": ["vnc"]}
+    fields = {
+        "asked": "1",
+        "pool_name": "Labs",
+        "template_id": str(place.ids["template"]),
+        "size": "3",
+        "spares": "1",
+        "lease_s": "2",
+        "lease_s__unit": "h",
+        "per_user": "1",
+        "extensions": "2",
+        "extend_s": "30",
+        "extend_s__unit": "min",
+        "warn_s": "5",
+        "warn_s__unit": "min",
+        "grace_s": "60",
+        "grace_s__unit": "s",
+        "shutdown_s": "60",
+        "shutdown_s__unit": "s",
+        "rights": ["start", "reset"],
+        "protocols": ["vnc"],
+    }
     return {**fields, **more}
 
 
@@ -65,7 +82,12 @@ class TestTables:
         assert "desktops-1" not in root.get("/admin/vms?search=state = down").text
         assert "Nothing matches" in root.get("/admin/vms?search=name = nobody").text
         wrong = root.get("/admin/vms?search=colour = red")
-        assert wrong.status_code == 422 and "aria-invalid" in wrong.text and "colour" in wrong.text and "memory_mib" in wrong.text
+        assert (
+            wrong.status_code == 422
+            and "aria-invalid" in wrong.text
+            and "memory_mib" in wrong.text
+            and "but found “colour”" in wrong.text
+        )
 
     def test_long_tables_come_in_pages(self, place: Place) -> None:
         with place.sessions.begin() as tx:
@@ -89,7 +111,13 @@ class TestTables:
 
     def test_no_page_holds_inline_script_or_style(self, place: Place) -> None:
         root = place.browser("root")
-        paths = ["/", "/account", "/admin/", *(f"/admin/{p}" for p in PLURALS), *(f"/admin/{THINGS[p].plural}/{place.ids[THINGS[p].kind]}" for p in PLURALS)]
+        paths = [
+            "/",
+            "/account",
+            "/admin/",
+            *(f"/admin/{p}" for p in PLURALS),
+            *(f"/admin/{THINGS[p].plural}/{place.ids[THINGS[p].kind]}" for p in PLURALS),
+        ]
         for path in paths:
             page = root.get(path).text
             assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=|javascript:", page), path
@@ -100,8 +128,11 @@ class TestTables:
             pytest.skip("the front-end files are not in place: npm ci, python -m standalone.frontend")
         known = set(re.findall(r'id="([a-z0-9-]+)"', sprite.read_text()))
         root = place.browser("root")
-        used = {icon for path in ["/", "/account", "/admin/", *(f"/admin/{p}" for p in PLURALS), "/admin/do/pool.create"]
-                for icon in re.findall(r"icons\.svg[^#\"]*#([a-z0-9-]+)", root.get(path).text)}
+        used = {
+            icon
+            for path in ["/", "/account", "/admin/", *(f"/admin/{p}" for p in PLURALS), "/admin/do/pool.create"]
+            for icon in re.findall(r"icons\.svg[^#\"]*#([a-z0-9-]+)", root.get(path).text)
+        }
         assert used and used <= known, used - known
 
 
@@ -148,13 +179,28 @@ class TestPools:
         with place.sessions() as tx:
             pool = tx.scalars(sa.select(Pool).where(Pool.name == "Labs")).one()
             assert (pool.size, pool.spares, pool.lease_s, pool.extend_s, pool.rights, pool.protocols) == (
-                3, 1, 7200, 1800, ["start", "reset"], ["vnc"])
+                3,
+                1,
+                7200,
+                1800,
+                ["start", "reset"],
+                ["vnc"],
+            )
 
-    @pytest.mark.parametrize(("field", "value", "sentence"), [
-        ("pool_name", "", "This is needed."), ("size", "many", "Write a number here"), ("pool_name", "Desktops", "already a pool named Desktops"),
-        ("size", "0", ""), ("spares", "9", ""), ("template_id", "", "This is needed."),
-    ])
-    def test_what_is_wrong_is_said_at_its_field_and_nothing_is_lost(self, place: Place, field: str, value: str, sentence: str) -> None:
+    @pytest.mark.parametrize(
+        ("field", "value", "sentence"),
+        [
+            ("pool_name", "", "This is needed."),
+            ("size", "many", "Write a number here"),
+            ("pool_name", "Desktops", "already a pool named Desktops"),
+            ("size", "0", ""),
+            ("spares", "9", ""),
+            ("template_id", "", "This is needed."),
+        ],
+    )
+    def test_what_is_wrong_is_said_at_its_field_and_nothing_is_lost(
+        self, place: Place, field: str, value: str, sentence: str
+    ) -> None:
         root = place.browser("root")
         fields = new_pool(place, description="For the labs", **{field: value})
         said = submit(root, "/admin/do/pool.create", **fields)
@@ -208,7 +254,10 @@ class TestPools:
 class TestButtons:
     def test_take_a_lease_back_with_a_message(self, place: Place) -> None:
         keeper, id = place.browser("keeper"), place.ids["lease"]
-        assert "Message for the person" in keeper.get(f"/admin/question?plural=leases&id={id}&command=lease.reclaim&word=Take back").text
+        assert (
+            "Message for the person"
+            in keeper.get(f"/admin/question?plural=leases&id={id}&command=lease.reclaim&word=Take back").text
+        )
         submit(keeper, "/admin/do/lease.reclaim", lease_id=id, message="Maintenance at noon.")
         with place.sessions() as tx:
             lease = tx.get_one(Lease, id)
@@ -230,7 +279,9 @@ class TestButtons:
         assert said.headers["Location"] == "/admin/"
 
     def test_a_button_that_is_gone_meanwhile_says_so(self, place: Place) -> None:
-        said = place.browser("root").get(f"/admin/question?plural=hosts&id={place.ids['host']}&command=host.activate&word=Activate")
+        said = place.browser("root").get(
+            f"/admin/question?plural=hosts&id={place.ids['host']}&command=host.activate&word=Activate"
+        )
         assert said.status_code == 409
 
     def test_end_a_console_and_a_session(self, place: Place) -> None:
@@ -251,7 +302,7 @@ class TestButtons:
         for command in ("ticket.set", "directory.edit", "nothing.at_all"):
             assert command not in OFFERED
             assert submit(root, f"/admin/do/{command}").status_code == 404
-        assert FORMS <= set(place.parts.commands) and OFFERED <= set(place.parts.commands)
+        assert set(place.parts.commands) >= FORMS and set(place.parts.commands) >= OFFERED
 
     def test_repair_is_offered_for_what_is_broken(self, place: Place) -> None:
         assert "Repair" not in place.browser("keeper").get("/admin/members").text
@@ -269,19 +320,33 @@ class TestSpecialPages:
         with place.sessions() as tx:
             host = tx.scalars(sa.select(Host).where(Host.name == "beta")).one()
         token = re.search(r"--token (\S+)", command[1])
-        assert token and token[1] not in root.get(f"/admin/hosts/{host.id}").text + root.get("/admin/events").text + root.get("/admin/tasks").text
+        assert (
+            token
+            and token[1]
+            not in root.get(f"/admin/hosts/{host.id}").text + root.get("/admin/events").text + root.get("/admin/tasks").text
+        )
 
     def test_a_new_user_can_sign_in(self, place: Place) -> None:
         root = place.browser("root")
-        page = follow(root, submit(root, "/admin/do/user.create", user_name="erin", display_name="Erin", password=PASSWORD, auto_launch="on"))
+        page = follow(
+            root,
+            submit(root, "/admin/do/user.create", user_name="erin", display_name="Erin", password=PASSWORD, auto_launch="on"),
+        )
         assert "erin can sign in now." in page
         assert place.as_(None).post("/api/v1/session", {"user": "erin", "password": PASSWORD}).status_code == 201
         with place.sessions() as tx:
             assert tx.scalars(sa.select(User).where(User.name == "erin")).one().auto_launch
 
     def test_a_bad_new_user_loses_nothing(self, place: Place) -> None:
-        said = submit(place.browser("root"), "/admin/do/user.create", user_name="Erin!", display_name="Erin E.", password=PASSWORD)
-        assert said.status_code == 422 and 'value="Erin E."' in said.text and "cannot be a user" in said.text and PASSWORD not in said.text
+        said = submit(
+            place.browser("root"), "/admin/do/user.create", user_name="Erin!", display_name="Erin E.", password=PASSWORD
+        )
+        assert (
+            said.status_code == 422
+            and 'value="Erin E."' in said.text
+            and "cannot be a user" in said.text
+            and PASSWORD not in said.text
+        )
 
     def test_set_somebodys_password(self, place: Place) -> None:
         submit(place.browser("root"), f"/admin/users/{place.people['alice']}/password", password="another good password")
@@ -289,12 +354,22 @@ class TestSpecialPages:
 
     def test_give_a_role(self, place: Place) -> None:
         root = place.browser("root")
-        form = {"on": f"pool:{place.ids['pool']}", "role": "pool_admin", "directory": place.ids["directory"], "who": f"user:{place.people['bob']}"}
+        form = {
+            "on": f"pool:{place.ids['pool']}",
+            "role": "pool_admin",
+            "directory": place.ids["directory"],
+            "who": f"user:{place.people['bob']}",
+        }
         assert "Pool administrator" in follow(root, submit(root, "/admin/do/permission.grant", **form))
         assert place.browser("bob").get(f"/admin/pools/{place.ids['pool']}").status_code == 200
 
     def test_a_directory_that_cannot_be_reached_is_told_and_nothing_is_lost(self, place: Place) -> None:
-        fields = {"directory_name": "corp.example", "servers": "ldap://dc1.corp.example", "bind_user": "svc", "bind_password": "a secret"}
+        fields = {
+            "directory_name": "corp.example",
+            "servers": "ldap://dc1.corp.example",
+            "bind_user": "svc",
+            "bind_password": "a secret",
+        }
         said = submit(place.browser("root"), "/admin/do/directory.add", **fields, test="1")
         assert said.status_code == 422 and "would send passwords unprotected" in said.text and 'value="corp.example"' in said.text
 
@@ -314,8 +389,9 @@ class TestWhy:
             vm = tx.get_one(Vm, place.ids["vm"])
             from broker.models import Decision
 
-            tx.get_one(Decision, place.ids["decision"]).candidates = {"members": [
-                {"vm_id": str(vm.id), "name": "desktops-1", "state": "spare", "reason": "spare, free and up: chosen"}]}
+            tx.get_one(Decision, place.ids["decision"]).candidates = {
+                "members": [{"vm_id": str(vm.id), "name": "desktops-1", "state": "spare", "reason": "spare, free and up: chosen"}]
+            }
         keeper = place.browser("keeper")
         assert "is ready for you" in keeper.get(f"/admin/leases/{place.ids['lease']}").text
         page = keeper.get(f"/admin/decisions/{place.ids['decision']}").text
@@ -323,7 +399,25 @@ class TestWhy:
 
     def test_a_task_shows_its_steps(self, place: Place) -> None:
         with place.sessions.begin() as tx:
-            tx.add(Step(uid=UUID(int=7), task_id=place.ids["task"], ordinal=0, name="launch", host_id=place.ids["host"], verb="start_vm",
-                        state="asked", progress=40, message="booting", asked_at=place.clock.now()))
+            tx.add(
+                Step(
+                    uid=UUID(int=7),
+                    task_id=place.ids["task"],
+                    ordinal=0,
+                    name="launch",
+                    host_id=place.ids["host"],
+                    verb="start_vm",
+                    state="asked",
+                    progress=40,
+                    message="booting",
+                    asked_at=place.clock.now(),
+                )
+            )
         page = place.browser("root").get(f"/admin/tasks/{place.ids['task']}", headers={"HX-Request": "true"}).text
-        assert "Launch" in page and "asked of host alpha" in page and "booting" in page and 'value="40"' in page and "<html" not in page
+        assert (
+            "Launch" in page
+            and "asked of host alpha" in page
+            and "booting" in page
+            and 'value="40"' in page
+            and "<html" not in page
+        )

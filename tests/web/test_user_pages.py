@@ -235,11 +235,14 @@ class TestAccount:
         assert place.as_("alice").get("/api/v1/me").status_code == 401
         assert alice.get("/").status_code == 303
 
-    @pytest.mark.parametrize(("old", "new", "again", "sentence"), [
-        ("wrong", "another good password", "another good password", "not your password"),
-        (PASSWORD, "another good password", "another bad password", "not the same"),
-        (PASSWORD, "short", "short", "too short"),
-    ])
+    @pytest.mark.parametrize(
+        ("old", "new", "again", "sentence"),
+        [
+            ("wrong", "another good password", "another good password", "not your password"),
+            (PASSWORD, "another good password", "another bad password", "not the same"),
+            (PASSWORD, "short", "short", "too short"),
+        ],
+    )
     def test_a_bad_new_password_is_told_at_its_field(self, place: Place, old: str, new: str, again: str, sentence: str) -> None:
         said = submit(place.browser("alice"), "/account/password", old=old, new=new, again=again)
         assert said.status_code == 422

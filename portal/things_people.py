@@ -1,0 +1,197 @@
+"""Pure: how people, their rights, directories and sessions are shown."""
+
+from __future__ import annotations
+
+from portal.thing import NAME, Button, Column, Part, Thing
+
+USERS = Thing(
+    "users",
+    "user",
+    "Users",
+    "icon:user-round",
+    "People known here: of the internal directory, or of a domain.",
+    (
+        Column("full_name", "Name", "name"),
+        Column("display_name", "Called"),
+        Column("enabled", "State", "enabled"),
+        Column("directory", "Directory", "link", "directories"),
+        Column("auto_launch", "Auto-launch", "yesno"),
+        Column("signed_in_at", "Last sign-in", "ago"),
+    ),
+    (
+        Column("display_name", "Called"),
+        Column("email", "E-mail"),
+        Column("directory", "Directory", "link", "directories"),
+        Column("group", "Groups", "list"),
+        Column("enabled", "May sign in", "yesno"),
+        Column("auto_launch", "Auto-launch", "yesno"),
+        Column("signed_in_at", "Last sign-in", "ago"),
+    ),
+    (
+        Button("user.edit", "Edit", "icon:pencil", form=True, main=True),
+        Button(
+            "user.edit",
+            "Disable",
+            "icon:ban",
+            lambda row: bool(row["enabled"]),
+            danger=True,
+            fixed=(("enabled", "false"),),
+            ask="The person is signed out everywhere and cannot sign in until enabled again.",
+        ),
+        Button(
+            "user.edit", "Enable", "icon:circle-check", lambda row: not row["enabled"], fixed=(("enabled", "true"),), main=True
+        ),
+        Button(
+            "user.sign_out",
+            "Sign out everywhere",
+            "icon:log-out",
+            ask="All sessions of the person end, and their consoles are closed.",
+        ),
+        Button(
+            "user.remove", "Remove", "icon:trash-2", danger=True, ask="The person, their permissions and past leases are removed."
+        ),
+    ),
+    (
+        Part("Permissions", "permissions", "user_id = {id}"),
+        Part("Leases", "leases", "user_id = {id} and state != ended", ("pool", "state", "vm", "ends_at")),
+        Part("Sessions", "sessions", "user_id = {id}", ("client", "address", "created_at", "ended_at"), link=False),
+        Part("Events", "events", "user_id = {id}", link=False),
+    ),
+    (("user.create", "Create user"),),
+    name="full_name",
+    live=("session", "permission", "lease"),
+    hints=("enabled = false", "directory = internal", "group = staff"),
+)
+
+GROUPS = Thing(
+    "groups",
+    "group",
+    "Groups",
+    "icon:users-round",
+    "Groups of directories that have been given something here.",
+    (
+        NAME,
+        Column("directory", "Directory", "link", "directories"),
+        Column("members", "People known here", "number"),
+        Column("auto_launch", "Auto-launch", "yesno"),
+    ),
+    (
+        Column("directory", "Directory", "link", "directories"),
+        Column("members", "People known here", "number"),
+        Column("auto_launch", "Auto-launch", "yesno"),
+    ),
+    (
+        Button(
+            "group.edit",
+            "Switch auto-launch on",
+            "icon:rocket",
+            lambda row: not row["auto_launch"],
+            fixed=(("auto_launch", "true"),),
+        ),
+        Button(
+            "group.edit",
+            "Switch auto-launch off",
+            "icon:rocket",
+            lambda row: bool(row["auto_launch"]),
+            fixed=(("auto_launch", "false"),),
+        ),
+    ),
+    (Part("Permissions", "permissions", "group_id = {id}"),),
+    live=("permission",),
+)
+
+PERMISSIONS = Thing(
+    "permissions",
+    "permission",
+    "Permissions",
+    "icon:shield-check",
+    "Who has which role on what.",
+    (
+        Column("user", "Who", "who"),
+        Column("role", "Role", "role"),
+        Column("object_type", "On", "object"),
+        Column("valid_from", "From", "ago"),
+        Column("valid_until", "Until", "left"),
+    ),
+    buttons=(
+        Button(
+            "permission.take",
+            "Take",
+            "icon:x",
+            danger=True,
+            ask="The role is taken back at once. A desktop that is held already is kept until it is returned.",
+        ),
+    ),
+    creates=(("permission.grant", "Give a role"),),
+    name="object",
+    detail=False,
+)
+
+DIRECTORIES = Thing(
+    "directories",
+    "directory",
+    "Directories",
+    "icon:book-user",
+    "Where people come from: the internal directory and Active Directory domains.",
+    (
+        NAME,
+        Column("trouble", "State", "trouble"),
+        Column("type", "Kind", "directory_type"),
+        Column("servers", "Domain controllers", "list"),
+        Column("refreshed_at", "Refreshed", "ago"),
+    ),
+    (
+        Column("type", "Kind", "directory_type"),
+        Column("servers", "Domain controllers", "list"),
+        Column("base_dn", "Base DN", "mono"),
+        Column("netbios", "Short name"),
+        Column("starttls", "StartTLS", "yesno"),
+        Column("trouble", "Trouble"),
+        Column("refreshed_at", "Refreshed", "ago"),
+    ),
+    (
+        Button(
+            "directory.remove",
+            "Remove",
+            "icon:trash-2",
+            lambda row: row["type"] != "internal",
+            danger=True,
+            ask="Its people, their groups and everything they were given here are forgotten.",
+        ),
+    ),
+    (
+        Part("Users", "users", "directory_id = {id}", ("full_name", "display_name", "enabled", "signed_in_at")),
+        Part("Groups", "groups", "directory_id = {id}", ("name", "members")),
+    ),
+    (("directory.add", "Add Active Directory"),),
+    live=("user", "group"),
+)
+
+SESSIONS = Thing(
+    "sessions",
+    "session",
+    "Sessions",
+    "icon:log-in",
+    "Who is signed in, with what, from where.",
+    (
+        Column("user", "Person", "link", "users"),
+        Column("ended_at", "State", "session_state"),
+        Column("client", "With"),
+        Column("address", "From", "mono"),
+        Column("created_at", "Since", "ago"),
+        Column("seen_at", "Last seen", "ago"),
+        Column("expires_at", "Expires", "left"),
+    ),
+    buttons=(
+        Button(
+            "session.end",
+            "End",
+            "icon:log-out",
+            lambda row: not row["ended_at"],
+            danger=True,
+            ask="The person must sign in again there; their consoles of that session are closed.",
+        ),
+    ),
+    name="user",
+    detail=False,
+)

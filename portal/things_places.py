@@ -1,0 +1,149 @@
+"""Pure: how hosts, storage, clusters and data centers are shown."""
+
+from __future__ import annotations
+
+from portal.thing import CLUSTER, MEMORY, NAME, STATE, WHY, Button, Column, Part, Thing, within
+
+HOSTS = Thing(
+    "hosts",
+    "host",
+    "Hosts",
+    "icon:server",
+    "The machines that run the desktops.",
+    (
+        NAME,
+        STATE,
+        CLUSTER,
+        Column("cpu_usage", "Processors", "usage"),
+        Column("memory_free_mib", "Memory", "memory"),
+        Column("vms", "VMs", "number"),
+        Column("reported_at", "Last report", "ago"),
+    ),
+    (
+        CLUSTER,
+        Column("address", "Address"),
+        Column("port", "Agent's port", "number"),
+        Column("console_port", "Console port", "number"),
+        Column("hypervisor", "Hypervisor"),
+        Column("virt_type", "Virtualization"),
+        Column("agent_version", "Agent"),
+        Column("cpus", "Processors", "number"),
+        Column("load", "Load", "number"),
+        MEMORY,
+        Column("memory_free_mib", "Memory free", "mib"),
+        Column("enrolled", "Has its certificate", "yesno"),
+        Column("reported_at", "Last report", "ago"),
+    ),
+    (
+        Button(
+            "host.maintenance",
+            "Maintenance",
+            "icon:wrench",
+            within("up"),
+            ask="It takes no more VMs, and is in maintenance once its last VM is gone.",
+        ),
+        Button("host.activate", "Activate", "icon:play", within("maintenance", "preparing_for_maintenance"), main=True),
+        Button(
+            "host.remove",
+            "Remove",
+            "icon:trash-2",
+            within("maintenance", "installing"),
+            danger=True,
+            ask="Leasehold forgets the host; its agent is told nothing.",
+        ),
+    ),
+    (
+        Part("Virtual machines", "vms", "host_id = {id}", ("name", "state", "pool", "user", "memory_mib")),
+        Part("Storage domains", "storagedomains", "host_id = {id}", ("name", "state", "path", "free_mib"), link=False),
+        Part("Events", "events", "object_id = {id}", link=False),
+    ),
+    (("host.create", "Add host"),),
+    live=("vm",),
+    hints=("state = up", "state != up", "cpu_usage > 80"),
+)
+
+STORAGEDOMAINS = Thing(
+    "storagedomains",
+    "storagedomain",
+    "Storage domains",
+    "icon:hard-drive",
+    "Where disks lie.",
+    (
+        NAME,
+        STATE,
+        Column("type", "Kind"),
+        Column("host", "Host", "link", "hosts"),
+        Column("path", "Path", "mono"),
+        Column("free_mib", "Used", "storage"),
+        WHY,
+    ),
+    (
+        Column("datacenter", "Data center", "link", "datacenters"),
+        Column("host", "Host", "link", "hosts"),
+        Column("path", "Path", "mono"),
+        Column("total_mib", "Size", "mib"),
+        Column("free_mib", "Free", "mib"),
+        WHY,
+    ),
+    (Button("storagedomain.activate", "Activate", "icon:play", within("inactive"), main=True),),
+    (Part("Disks", "disks", "domain_id = {id}", ("name", "state", "capacity_mib", "vm", "template"), link=False),),
+    (("storagedomain.create", "Add storage domain"),),
+    live=("host",),
+)
+
+DISKS = Thing(
+    "disks",
+    "disk",
+    "Disks",
+    "icon:disc-3",
+    "Disks of VMs and templates.",
+    (
+        Column("name", "Name"),
+        STATE,
+        Column("capacity_mib", "Size", "mib"),
+        Column("domain", "Storage domain", "link", "storagedomains"),
+        Column("vm", "VM", "link", "vms"),
+        Column("template", "Template", "link", "templates"),
+    ),
+    detail=False,
+    menu=False,
+)
+
+CLUSTERS = Thing(
+    "clusters",
+    "cluster",
+    "Clusters",
+    "icon:boxes",
+    "Hosts alike enough that a VM may run on any of them.",
+    (
+        NAME,
+        Column("datacenter", "Data center", "link", "datacenters"),
+        Column("description", "Description"),
+        Column("memory_overcommit_percent", "Memory overcommit", "percent"),
+    ),
+    (
+        Column("description", "Description"),
+        Column("datacenter", "Data center", "link", "datacenters"),
+        Column("memory_overcommit_percent", "Memory overcommit", "percent"),
+    ),
+    parts=(
+        Part("Hosts", "hosts", "cluster_id = {id}", ("name", "state", "cpu_usage", "memory_free_mib", "vms")),
+        Part("Pools", "pools", "cluster_id = {id}", ("name", "state", "members", "leased")),
+    ),
+    creates=(("cluster.create", "Create cluster"),),
+)
+
+DATACENTERS = Thing(
+    "datacenters",
+    "datacenter",
+    "Data centers",
+    "icon:building-2",
+    "Hosts that share storage and networks.",
+    (NAME, Column("description", "Description")),
+    (Column("description", "Description"),),
+    parts=(
+        Part("Clusters", "clusters", "datacenter_id = {id}"),
+        Part("Storage domains", "storagedomains", "datacenter_id = {id}"),
+    ),
+    creates=(("datacenter.create", "Create data center"),),
+)

@@ -1,0 +1,163 @@
+"""Makes docs/screenshots anew from a simulated site: `python -m tests.e2e.screenshots [FOLDER]`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import sqlalchemy as sa
+from playwright.sync_api import Browser, Page
+
+from backend.tasks.models import Task
+from broker.models import Decision
+from pools.models import Lease, Pool
+from tests.e2e import flows
+from tests.e2e.demo import furnish
+from tests.e2e.flows import DESKTOP, PHONE, Tab, chromium
+from tests.e2e.site import PASSWORD, Site
+from tests.postgres import Cluster
+
+FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
+
+
+class Album:
+    """Takes the pictures of one look: light or dark, wide or narrow."""
+
+    def __init__(self, browser: Browser, site: Site, folder: Path, *, dark: bool, size: tuple[int, int]) -> None:
+        self.browser, self.site, self.folder, self.dark, self.size = browser, site, folder, dark, size
+        self.look = f"{'dark' if dark else 'light'}-{'wide' if size == DESKTOP else 'phone'}"
+
+    def tab(self) -> Tab:
+        return Tab(self.browser, self.site.url, dark=self.dark, size=self.size)
+
+    def take(self, page: Page, name: str, path: str = "") -> None:
+        """A picture of the page, once it has come to rest."""
+        if path:
+            page.goto(path)
+        page.wait_for_timeout(700)
+        page.screenshot(path=self.folder / f"{name}-{self.look}.png")
+
+    def people(self) -> None:
+        """The pages of a person who holds one desktop and waits for another."""
+        opened = self.tab()
+        page = opened.page
+        self.take(page, "sign-in", "/sign-in")
+        flows.sign_in(page, "alice", PASSWORD)
+        page.wait_for_timeout(4000)  # the pictures of the screens
+        self.take(page, "desktops")
+        flows.card(page, "Desktops").get_by_label("More for").click()
+        self.take(page, "desktops-menu")
+        page.keyboard.press("Escape")
+        flows.card(page, "Design").get_by_role("button", name="onnect").or_(
+            flows.card(page, "Design").get_by_role("button", name="Show progress")
+        ).first.click()
+        self.take(page, "queue")
+        page.goto("/")
+        flows.connect(page, "Desktops")
+        self.take(page, "console")
+        page.get_by_role("button", name="Paste text").click()
+        self.take(page, "console-paste")
+        self.take(page, "account", "/account")
+        page.goto("/")
+        page.locator("#account summary").click()
+        self.take(page, "account-menu")
+        opened.close()
+        opened = self.tab()
+        flows.sign_in(opened.page, "dave", PASSWORD)
+        self.take(opened.page, "no-desktops")
+        opened.close()
+
+    def administration(self) -> None:
+        """The pages of an administrator."""
+        opened = self.tab()
+        page = opened.page
+        flows.sign_in(page, "admin", PASSWORD)
+
+        def id_of(row: type, *where: object) -> object:
+            return self.site.read(lambda tx: tx.scalar(sa.select(row.id).where(*where)))  # type: ignore[attr-defined]
+
+        pool = id_of(Pool, Pool.name == "Desktops")
+        self.take(page, "dashboard", "/admin/")
+        for plural in (
+            "pools",
+            "leases",
+            "vms",
+            "hosts",
+            "templates",
+            "storagedomains",
+            "users",
+            "permissions",
+            "directories",
+            "tasks",
+            "events",
+            "consoles",
+            "sessions",
+        ):
+            self.take(page, plural, f"/admin/{plural}")
+        self.take(page, "pool", f"/admin/pools/{pool}")
+        self.take(page, "pool-new", "/admin/do/pool.create")
+        self.take(page, "pool-edit", f"/admin/do/pool.edit?pool_id={pool}")
+        page.goto(f"/admin/pools/{pool}/entitle")
+        if page.get_by_label("Directory").count():
+            page.get_by_label("Directory").select_option(label="Internal users")
+        page.get_by_label("Person or group").press_sequentially("da")
+        self.take(page, "entitle")
+        self.take(page, "lease", f"/admin/leases/{id_of(Lease, Lease.state == 'active')}")
+        self.take(page, "decision", f"/admin/decisions/{id_of(Decision, Decision.outcome == 'given')}")
+        self.take(page, "task", f"/admin/tasks/{id_of(Task, Task.command == 'vm.start')}")
+        vm = self.site.read(lambda tx: tx.scalar(sa.select(Lease.vm_id).where(Lease.state == "active")))
+        page.goto(f"/admin/vms/{vm}")
+        page.wait_for_timeout(3000)
+        self.take(page, "vm")
+        self.take(page, "host-new", "/admin/do/host.create")
+        self.take(page, "user-new", "/admin/do/user.create")
+        self.take(page, "directory-new", "/admin/do/directory.add")
+        page.goto("/admin/leases?search=state = active")
+        page.get_by_label("Actions for").first.click()
+        self.take(page, "lease-menu")
+        page.get_by_role("button", name="Take back").click()
+        self.take(page, "lease-take-back")
+        page.keyboard.press("Escape")
+        page.goto("/admin/pools?search=colour = red")
+        self.take(page, "search-wrong")
+        opened.close()
+
+
+def prepare(browser: Browser, site: Site) -> None:
+    """Carol holds the only workstation, Alice a desktop and a place in the queue; somebody mistyped a password."""
+    for name, desktop in (("carol", "Design"), ("alice", "Desktops"), ("alice", "alice-build")):
+        opened = Tab(browser, site.url)
+        flows.sign_in(opened.page, name, PASSWORD)
+        flows.connect(opened.page, desktop)
+        flows.leave(opened.page)
+        opened.close()
+    opened = Tab(browser, site.url)
+    flows.sign_in(opened.page, "bob", "a wrong password")
+    opened.close()
+
+
+def main() -> None:
+    """Make them all."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    cluster = Cluster()
+    cluster.start()
+    with tempfile.TemporaryDirectory(prefix="lh-pictures-") as state, chromium() as browser:
+        site = Site(Path(state), cluster)
+        try:
+            site.start()
+            furnish(site)
+            prepare(browser, site)
+            for dark in (False, True):
+                for size in (DESKTOP, PHONE):
+                    album = Album(browser, site, folder, dark=dark, size=size)
+                    album.people()
+                    album.administration()
+        finally:
+            site.stop()
+            cluster.stop()
+
+
+if __name__ == "__main__":
+    main()
