@@ -26,7 +26,7 @@ run: setup ## open a portal with real desktops on this machine; Ctrl-C stops all
 	@exec $(SUDO) $(PY) -m standalone --state "$(STATE)" --port "$(PORT)"
 
 test: setup-test lint ## install what the tests need, then run all of them: under 20 minutes
-	@$(SUDO) $(PY) -m pytest $(TESTS)
+	@$(SUDO) $(PY) -m pytest -n 2 --dist loadfile $(TESTS)
 
 check: setup-test lint wheel ## lint, floors, types, wheel and the quick tests
 	@$(PY) -m mypy

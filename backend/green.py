@@ -12,7 +12,7 @@ def patch() -> None:
     from gevent.socket import wait_read, wait_write
 
     def wait(connection, timeout=None):  # type: ignore[no-untyped-def]
-        # psycopg2 is a C library: it yields only where this callback lets it (its documentation, "Support for coroutine libraries")
+        # psycopg2 is a C library: it yields only where this callback lets it ("Support for coroutine libraries")
         while True:
             state = connection.poll()
             if state == psycopg2.extensions.POLL_OK:

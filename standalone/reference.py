@@ -27,7 +27,9 @@ def states() -> str:
 def events() -> str:
     """The catalogue of events as Markdown."""
     rows = "\n".join(f"| {code} | {severity} | {sentence} |" for code, (severity, sentence) in sorted(CATALOGUE.items()))
-    return f"# Events\n\nPrinted from the catalogue by `make reference`.\n\n| code | severity | sentence |\n|---|---|---|\n{rows}\n"
+    return (
+        f"# Events\n\nPrinted from the catalogue by `make reference`.\n\n| code | severity | sentence |\n|---|---|---|\n{rows}\n"
+    )
 
 
 def verbs() -> str:
@@ -40,9 +42,12 @@ def verbs() -> str:
         return f"### {name}({', '.join(given)}) → {answer}\n\n{inspect.cleandoc(method.__doc__ or '')}\n"
 
     return (
-        "# The host API\n\nPrinted from `hostapi/verbs.py` by `make reference`. Mutual TLS; `POST /ask`, `/cancel`, `/question`.\n\n"
-        "## Steps: asked by uid, journalled, harmless when asked twice\n\n" + "\n".join(one(name) for name in STEPS)
-        + "\n## Questions: nothing changes\n\n" + "\n".join(one(name) for name in QUESTIONS)
+        "# The host API\n\nPrinted from `hostapi/verbs.py` by `make reference`. "
+        "Mutual TLS; `POST /ask`, `/cancel`, `/question`.\n\n"
+        "## Steps: asked by uid, journalled, harmless when asked twice\n\n"
+        + "\n".join(one(name) for name in STEPS)
+        + "\n## Questions: nothing changes\n\n"
+        + "\n".join(one(name) for name in QUESTIONS)
     )
 
 
