@@ -1,4 +1,4 @@
-"""Make docs/screenshots anew: the people's pages and the administration, wide and narrow, light and dark."""
+"""Makes docs/screenshots anew from a simulated site: `python -m tests.e2e.screenshots`; into a FOLDER, every page in every look."""
 
 from __future__ import annotations
 
