@@ -116,7 +116,8 @@ def seen(tx: Tx, counts: Mapping[UUID, tuple[int, int]], now: datetime) -> set[U
         return set()
     downs, ups = [down for down, _ in counts.values()], [up for _, up in counts.values()]
     arrays = ((list(counts), sa.Uuid), (downs, sa.BigInteger), (ups, sa.BigInteger))
-    now_counts = sa.func.unnest(*(sa.cast(values, pg.ARRAY(kind)) for values, kind in arrays)).table_valued("id", "down", "up")
+    unnested = sa.func.unnest(*(sa.cast(values, pg.ARRAY(kind)) for values, kind in arrays))
+    now_counts = unnested.table_valued("id", "down", "up").render_derived(name="counts")  # PostgreSQL gives no such names itself
     alive = tx.scalars(
         sa.update(ConsoleSession).where(ConsoleSession.id == now_counts.c.id, _LIVE)
         .values(seen_at=now, bytes_to_client=now_counts.c.down, bytes_to_vm=now_counts.c.up).returning(ConsoleSession.id)
