@@ -1,4 +1,4 @@
-"""Makes docs/screenshots anew from a simulated site: `python -m tests.e2e.screenshots`; into a FOLDER, every page in every look."""
+"""Makes docs/screenshots anew from a simulated site: `python -m tests.e2e.screenshots`; with a folder, all pages in all looks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Album:
         if self.folder == FOLDER and name not in SHOWN[self.look]:
             return
         picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        picture.quantize(256, Image.Quantize.MAXCOVERAGE).save(self.folder / f"{name}-{self.look}.png", optimize=True)
+        picture.save(self.folder / f"{name}-{self.look}.png", optimize=True)
 
     def people(self) -> None:
         """The pages of a person who holds one desktop and waits for another."""
