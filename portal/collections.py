@@ -10,6 +10,7 @@ from backend.clusters.models import Cluster
 from backend.db import Tx
 from backend.directory.rights import grants_of, see_permit, visible
 from backend.errors import NotFound
+from backend.hosts.models import Host
 from backend.search.query import Field, Kind, Page, Viewer, one, page
 from backend.search.tables import BACKEND, below, name_of, or_own, person_name
 from backend.storage.models import StorageDomain
@@ -31,6 +32,11 @@ def _cluster_of_pool(pool_id: Any) -> Any:
 def _pool_of_vm(vm_id: Any) -> Any:
     vm = sa.orm.aliased(Vm)
     return sa.select(vm.pool_id).where(vm.id == vm_id).scalar_subquery()
+
+
+def _host_of_member(column: Any) -> Any:
+    on = sa.select(column).join(Vm, Vm.host_id == Host.id).where(Vm.id == PoolMember.vm_id)
+    return on.correlate(PoolMember).scalar_subquery()
 
 
 def _count(of: Any, where: Any) -> Any:
@@ -63,6 +69,7 @@ MEMBERS = Kind("members", "member", PoolMember.id, {
     "vm_state": Field(sa.select(Vm.state).where(Vm.id == PoolMember.vm_id).correlate(PoolMember).scalar_subquery()),
     "user": Field(person_name(
         sa.select(Lease.user_id).where(Lease.vm_id == PoolMember.vm_id, sa.text(LIVE)).correlate(PoolMember).scalar_subquery())),
+    "host": Field(_host_of_member(Host.name)), "host_id": Field(_host_of_member(Host.id), ID),
     "task_id": Field(PoolMember.task_id, ID),
 }, below("member", pool=PoolMember.pool_id, cluster=_cluster_of_pool(PoolMember.pool_id)), name="vm", order=(("vm", False),))
 

@@ -53,7 +53,7 @@ POOLS = Thing(
         ),
     ),
     (
-        Part("Desktops", "members", "pool_id = {id}", ("vm", "state", "user", "why")),
+        Part("Desktops", "members", "pool_id = {id}", ("vm", "state", "user", "host", "why")),
         Part("Leases", "leases", "pool_id = {id} and state != ended", ("user", "state", "vm", "ends_at")),
     ),
     (("pool.create", "Create pool"),),
@@ -67,7 +67,8 @@ MEMBERS = Thing(
     "Desktops of pools",
     "icon:monitor",
     "Every desktop of every pool, and where it is in its round.",
-    (Column("vm", "Desktop", "link", "vms"), STATE, Column("pool", "Pool", "link", "pools"), Column("user", "Held by"), WHY),
+    (Column("vm", "Desktop", "link", "vms"), STATE, Column("pool", "Pool", "link", "pools"), Column("user", "Held by"),
+        Column("host", "Host", "link", "hosts"), WHY),
     buttons=(
         Button(
             "member.repair", "Repair", "icon:wrench", within("broken"), ask="It is made anew from the template and tried again."
