@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -167,7 +167,7 @@ class Messages:
 
     def __init__(self, channel: int, mini: bool) -> None:
         self._head = struct.Struct("<HI") if mini else struct.Struct("<QHII")
-        self._allowed, self._mini, self._buffer, self._skip = ALLOWED[channel], mini, b"", 0
+        self._allowed, self.mini, self._buffer, self._skip = ALLOWED[channel], mini, b"", 0
 
     def take(self, data: bytes) -> bytes:
         """What of the client's bytes, together with what was kept, may be passed on now."""
@@ -200,7 +200,7 @@ class Messages:
 
     def _parse(self, data: bytes, at: int) -> tuple[int, int]:
         words = self._head.unpack_from(data, at)
-        return (words[0], words[1]) if self._mini else (words[1], words[2])
+        return (words[0], words[1]) if self.mini else (words[1], words[2])
 
     def _size(self, data: bytes, at: int) -> int:
         """The size of the message there, its head included; 0 while the head is not there whole."""
@@ -216,6 +216,67 @@ class Messages:
         cache_id, pixels, dictionary, window = INIT.unpack_from(message, self._head.size)
         body = INIT.pack(cache_id, min(max(pixels, 0), CACHE_PIXELS), dictionary, min(max(window, 0), WINDOW_PIXELS))
         return message[: self._head.size] + body
+
+
+class Boundaries:
+    """Where a VM's messages end. Native clients need each in a TLS record of its own: spice-gtk asks the socket, not
+    TLS, whether there is more, leaves the second of two messages in one record unread, owes the VM an answer to its
+    ping, and is thrown out by spice-server after a minute."""
+
+    def __init__(self, mini: bool) -> None:
+        self._struct = struct.Struct("<HI") if mini else struct.Struct("<QHII")
+        self._field = 1 if mini else 2
+        self._head, self._left = b"", 0  # of the message that is under way: its head so far; bytes of its body to come
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """The bytes in pieces of which none has more than one message in it."""
+        start, at = 0, 0
+        while at < len(data):
+            if not self._left:
+                missing = self._struct.size - len(self._head)
+                self._head += data[at : at + missing]
+                at = min(at + missing, len(data))
+                if len(self._head) < self._struct.size:
+                    break
+                self._left, self._head = self._struct.unpack(self._head)[self._field], b""
+            body = min(self._left, len(data) - at)
+            self._left -= body
+            at += body
+            if not self._left:
+                yield data[start:at]
+                start = at
+        if start < len(data):
+            yield data[start:]
+
+
+class Cuts:
+    """A display's messages cut apart, so that each travels in TLS records of its own.
+
+    spice-gtk reads one message, then waits for the socket: a second one in the same record would lie in its TLS
+    buffer until more data comes, and a ping there unanswered until the VM hangs up.
+    """
+
+    def __init__(self, mini: bool) -> None:
+        self._head = struct.Struct("<HI") if mini else struct.Struct("<QHII")
+        self._mini, self._seen, self._left = mini, b"", -1  # of the head, and of the body; -1: the head is not whole
+
+    def apart(self, data: bytes) -> Iterator[bytes]:
+        """The bytes in pieces: no piece goes beyond the end of a message."""
+        start = at = 0
+        while at < len(data):
+            if self._left < 0:
+                part = data[at : at + self._head.size - len(self._seen)]
+                self._seen, at = self._seen + part, at + len(part)
+                if len(self._seen) < self._head.size:
+                    break
+                self._left, self._seen = self._head.unpack(self._seen)[1 if self._mini else 2], b""
+            part_size = min(self._left, len(data) - at)
+            self._left, at = self._left - part_size, at + part_size
+            if not self._left:
+                yield data[start:at]
+                start, self._left = at, -1
+        if start < len(data):
+            yield data[start:]
 
 
 def _read(exactly: Callable[[int], bytes]) -> bytes:

@@ -163,7 +163,7 @@ class SpiceConsoles:
                 viewer.sendall(result)
             if result == _result(spice.OK) and not live.over.is_set():
                 self.sessions[viewer.ticket_id] = session
-                self._relay(session, link, viewer, exactly.rest, _messages(link, reply), display)
+                self._relay(session, link, reply, viewer, exactly.rest, _messages(link, reply), display)
                 if live.code == GONE:
                     live.why = self.books.why_gone(opening.vm_id)
             else:
@@ -206,7 +206,7 @@ class SpiceConsoles:
                     viewer.sendall(result)
             if result == _result(spice.OK):
                 session.live.count_up(len(init))
-                came = self._relay(session, link, viewer, exactly.rest, messages, display)
+                came = self._relay(session, link, reply, viewer, exactly.rest, messages, display)
                 owed = 0 if came else owed
         finally:
             _await(display, owed)
@@ -215,10 +215,12 @@ class SpiceConsoles:
             del session.channels[place]
             viewer.finish(session.live.code, session.live.why)
 
-    def _relay(self, session: Session, link: Link, viewer: Viewer, early: bytes, messages: Messages, display: Any) -> int:
+    def _relay(
+        self, session: Session, link: Link, reply: Reply, viewer: Viewer, early: bytes, messages: Messages, display: Any
+    ) -> int:
         """Move this channel's bytes until it or its session is over; answers how many came from the VM."""
         live, over = session.live, Event()
-        main, came = link.channel == spice.MAIN, 0
+        main, came, boundaries = link.channel == spice.MAIN, 0, spice.Boundaries(messages.mini)
 
         def stop(code: int, why: str) -> None:
             over.set()
@@ -241,9 +243,17 @@ class SpiceConsoles:
             came += len(data)
             return data
 
+        def each_message(data: bytes) -> None:
+            for piece in boundaries.pieces(data):
+                viewer.sendall(piece)
+
+        def send(data: bytes) -> None:
+            for piece in cuts.apart(data):
+                viewer.sendall(piece)
+
         def down() -> None:
             with suppress(OSError):
-                copy(take, viewer.sendall, live.count_down)
+                copy(take, viewer.sendall if viewer.proved else each_message, live.count_down)
             stop(GONE, "The desktop's screen was closed.")
 
         directions = [gevent.spawn(up), gevent.spawn(down)]
