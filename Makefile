@@ -6,6 +6,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=STATE,PORT,LEASE
 STATE ?= var/standalone
 PORT ?= 8443
 TESTS ?= tests
+# two at a time, a file at a time: much of the time guests boot and browsers wait
+PYTEST ?= -n 2 --dist loadfile
 QUICK := not lab and not ad and not e2e
 export STATE PORT
 
@@ -14,7 +16,7 @@ export STATE PORT
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo; echo '  STATE=folder PORT=number make run   beside another one (default: STATE=var/standalone PORT=8443)'
-	@echo '  TESTS=tests/pools make test         only these tests'
+	@echo '  TESTS=tests/pools make test         only these tests (PYTEST=-x: one after the other, until one fails)'
 
 setup: ## install what running needs: Debian packages, .venv, front-end files
 	@standalone/setup run
