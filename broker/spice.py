@@ -249,36 +249,6 @@ class Boundaries:
             yield data[start:]
 
 
-class Cuts:
-    """A display's messages cut apart, so that each travels in TLS records of its own.
-
-    spice-gtk reads one message, then waits for the socket: a second one in the same record would lie in its TLS
-    buffer until more data comes, and a ping there unanswered until the VM hangs up.
-    """
-
-    def __init__(self, mini: bool) -> None:
-        self._head = struct.Struct("<HI") if mini else struct.Struct("<QHII")
-        self._mini, self._seen, self._left = mini, b"", -1  # of the head, and of the body; -1: the head is not whole
-
-    def apart(self, data: bytes) -> Iterator[bytes]:
-        """The bytes in pieces: no piece goes beyond the end of a message."""
-        start = at = 0
-        while at < len(data):
-            if self._left < 0:
-                part = data[at : at + self._head.size - len(self._seen)]
-                self._seen, at = self._seen + part, at + len(part)
-                if len(self._seen) < self._head.size:
-                    break
-                self._left, self._seen = self._head.unpack(self._seen)[1 if self._mini else 2], b""
-            part_size = min(self._left, len(data) - at)
-            self._left, at = self._left - part_size, at + part_size
-            if not self._left:
-                yield data[start:at]
-                start, self._left = at, -1
-        if start < len(data):
-            yield data[start:]
-
-
 def _read(exactly: Callable[[int], bytes]) -> bytes:
     magic, major, _minor, size = HEAD.unpack(exactly(HEAD.size))
     if magic != MAGIC:

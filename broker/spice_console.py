@@ -247,10 +247,6 @@ class SpiceConsoles:
             for piece in boundaries.pieces(data):
                 viewer.sendall(piece)
 
-        def send(data: bytes) -> None:
-            for piece in cuts.apart(data):
-                viewer.sendall(piece)
-
         def down() -> None:
             with suppress(OSError):
                 copy(take, viewer.sendall if viewer.proved else each_message, live.count_down)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from backend.clock import WallClock
 from backend.directory.models import WebSession
 from backend.events import Event
-from broker import tickets
+from broker import consoles, tickets
 from broker.models import ConsoleSession, Ticket
 from pools.models import Lease
 from tests import make
@@ -41,6 +41,31 @@ def test_bytes_pass_both_ways(desk: Desk, display: Display) -> None:
         mine = sa.and_(Event.code.like("console.%"), Event.user_id == desk.user_id)
         codes = tx.scalars(sa.select(Event.code).where(mine).order_by(Event.id)).all()
     assert codes == ["console.opened", "console.closed"]
+
+
+def test_a_living_console_is_counted(desk: Desk, display: Display) -> None:
+    ticket = desk.ticket()
+    browser = desk.browser(ticket)
+    browser.greet()
+    browser.send(bytes(1000))
+    browser.exactly(1000)
+    console = desk.console(ticket)
+    assert console is not None
+    began = console.seen_at
+    wait_until(lambda: (c := desk.console(ticket)) and (c.bytes_to_vm, c.bytes_to_client) == (1000, 1000), "its bytes are there")
+    console = desk.console(ticket)
+    assert console is not None and console.seen_at > began and console.ended_at is None
+
+
+def test_a_row_that_somebody_else_ended_closes_its_console(desk: Desk, display: Display) -> None:
+    ticket = desk.ticket()
+    browser = desk.browser(ticket)
+    browser.greet()
+    console = desk.console(ticket)
+    assert console is not None
+    with desk.sessions.begin() as tx:
+        assert consoles.end(tx, console.id, why="Its gateway has gone away.", now=WallClock().now())
+    assert browser.until_closed()[0] == 4001
 
 
 def refusal(desk: Desk, ticket: Ticket, **how: object) -> str:

@@ -73,6 +73,28 @@ def test_all_channels_of_one_ticket(desk: Desk, qemu: Qemu) -> None:
     assert qemu.lives()
 
 
+def test_a_tls_record_holds_no_second_message(desk: Desk, qemu: Qemu) -> None:
+    """spice-gtk would not see it until more data comes; QEMU sends its first pings in one go."""
+    ticket = spice_ticket(desk)
+    main, session = main_channel(desk, ticket)
+    main.send(104, b"")  # ATTACH_CHANNELS
+    seen = []
+    while seen.count(4) < 5:
+        kind, body = main.message()
+        assert main.sock.pending() == 0, f"more in the record of message {kind}"
+        seen.append(kind)
+        if kind == 4:
+            main.send(3, body[:12])
+    display = link(desk, ticket, DISPLAY, session)
+    assert display.log_in(password(desk, ticket), DISPLAY_INIT) == 0
+    kind = 0
+    while kind != 102:
+        kind, _ = display.message()
+        assert display.sock.pending() == 0, f"more in the record of message {kind}"
+    for channel in (display, main):
+        channel.close()
+
+
 def test_advertises_what_the_server_advertises(desk: Desk, qemu: Qemu) -> None:
     ticket = spice_ticket(desk)
     main, session = main_channel(desk, ticket)
