@@ -19,6 +19,9 @@ Json = dict[str, Any]
 Tx = Session
 Sessions = sessionmaker[Session]
 T = TypeVar("T")
+# A database host that has gone without a word, as in a failover, is noticed within about 20 s: unanswered probes end an
+# idle connection and one that waits for an answer, the time-out one whose question was never acknowledged.
+LIFE_SIGNS = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 20_000}
 
 
 class Base(DeclarativeBase):
@@ -108,10 +111,10 @@ class FairPool(sa.QueuePool):
 
 def new_sessions(url: str, pool: int = 10) -> Sessions:
     """Sessions on this database, over at most twice `pool` connections, opened as they are needed. They are tested
-    before use, so a PostgreSQL restart costs one retry."""
+    before use, so a PostgreSQL restart costs one retry; over the network, TCP's own life signs end those whose host is gone."""
     engine = sa.create_engine(url, poolclass=FairPool, pool_size=2 * pool, max_overflow=0, pool_timeout=60, pool_pre_ping=True,
                               hide_parameters=True,  # errors are logged, and hashes and sealed passwords are among the parameters
-                              connect_args={"options": "-c timezone=UTC -c lock_timeout=10s"})
+                              connect_args={"options": "-c timezone=UTC -c lock_timeout=10s", **LIFE_SIGNS})
     return sessionmaker(engine, expire_on_commit=False)
 
 

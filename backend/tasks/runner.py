@@ -6,7 +6,7 @@ whoever claims the task next finds the step row, asks the host again by the same
 
 from __future__ import annotations
 
-import select
+import selectors
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -97,11 +97,13 @@ class Runner:
                     raw = connection.connection.driver_connection
                     raw.autocommit = True
                     raw.cursor().execute(f"LISTEN {WAKE}")
-                    while not self.stopping.is_set():
-                        if select.select([raw], [], [], 1)[0]:
-                            raw.poll()
-                            raw.notifies.clear()
-                            self._wake.set()
+                    with selectors.DefaultSelector() as selector:  # select() knows no descriptor above 1,023
+                        selector.register(raw, selectors.EVENT_READ)
+                        while not self.stopping.is_set():
+                            if selector.select(1):
+                                raw.poll()
+                                raw.notifies.clear()
+                                self._wake.set()
                     raw.autocommit = False
             except Exception:
                 log.warning("listening for tasks failed; trying again", exc_info=True)
