@@ -14,7 +14,8 @@ from backend.clock import Clock
 from backend.clusters import models as cluster_rows
 from backend.directory import models as directory_rows
 from backend.hosts import models as host_rows
-from backend.hosts.loop import Enroll, Monitor, Screens
+from backend.hosts.certificates import Enroll, Renew
+from backend.hosts.loop import Monitor, Screens
 from backend.loops import Loop
 from backend.secrets import Keyring
 from backend.storage import models as storage_rows
@@ -63,8 +64,12 @@ def _commands() -> dict[str, type]:
 COMMANDS = _commands()
 
 
-def loops(doors: Callable[[UUID, str, int], Any], clock: Clock, keyring: Keyring, authority: Authority) -> list[Loop]:
-    """Every loop of the manager. `doors` answers how a host is reached."""
+def loops(
+    doors: Callable[[UUID, str, int], Any], clock: Clock, keyring: Keyring, authority: Authority,
+    earlier: Callable[[UUID, str, int], Any] | None = None,
+) -> list[Loop]:
+    """Every loop of the manager. `doors` answers how a host is reached, `earlier` how one is that enrolled when hosts
+    had no CA of their own. `authority` is the hosts' CA."""
     from backend.directory.loop import RefreshDirectory
     from backend.history import Forget
     from broker import decisions
@@ -74,6 +79,7 @@ def loops(doors: Callable[[UUID, str, int], Any], clock: Clock, keyring: Keyring
     return [
         Monitor(doors, clock),
         Enroll(authority, clock),
+        Renew(authority, doors, clock, earlier=earlier),
         Screens(doors, clock),
         Forget(clock),
         LeaseLoop(clock, decisions.served),

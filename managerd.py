@@ -6,6 +6,7 @@ import argparse
 import signal
 import ssl
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,27 +18,51 @@ from assembly import COMMANDS, loops
 from backend import config, logs
 from backend import loops as loop_runner
 from backend.bootstrap import bootstrap
-from backend.ca import Authority
+from backend.ca import Authority, keep_hosts_authority, write_private
 from backend.clock import WallClock
 from backend.db import new_sessions
 from backend.schema import migrate
 from backend.secrets import Keyring
 from backend.tasks.runner import Runner
 from hostapi.client import HostClient, client_context
+from hostapi.tls import host_name
 
 log = structlog.get_logger("manager")
+HOSTS_CA_MADE = """In {folder} are now the hosts' CA and its certificates for manager and gateway, good for 398 days. Settings:
+  hosts_ca_file = "{folder}/hosts-ca.pem"                 (manager, gateway, web)
+  hosts_ca_key_file = "{folder}/hosts-ca-key.pem"         (manager alone)
+  client_cert_file, client_key_file = manager.pem, manager-key.pem; for the gateway gateway.pem, gateway-key.pem"""
 
 
-def host_doors(context: ssl.SSLContext) -> Callable[[UUID, str, int], HostClient]:
+Doors = Callable[[UUID, str, int], HostClient]
+
+
+def host_doors(context: ssl.SSLContext, *, by_id: bool = True) -> Doors:
     """The door of each host, kept so that its connections are used again; a new address makes a new one."""
     doors: dict[tuple[UUID, str, int], HostClient] = {}
     lock = threading.Lock()
 
     def door(host_id: UUID, address: str, port: int) -> HostClient:
         with lock:
-            return doors.setdefault((host_id, address, port), HostClient(address, port, context))
+            name = host_name(host_id) if by_id else None
+            return doors.setdefault((host_id, address, port), HostClient(address, port, context, name=name))
 
     return door
+
+
+def earlier_doors(settings: config.Settings, clock: WallClock) -> Doors | None:
+    """How hosts are reached that enrolled when the CA behind the portal signed hosts too: with a certificate of that CA,
+    known by their address. None without its key: then there are no such hosts any more."""
+    if not settings.ca_key_file:
+        return None
+    key, certificate = Authority.load(settings.ca_file, settings.ca_key_file).issue(
+        "manager", "manager", ["manager"], clock.now()
+    )
+    with tempfile.TemporaryDirectory() as name:
+        key_file, cert_file = Path(name) / "key.pem", Path(name) / "cert.pem"
+        write_private(key_file, key.encode())
+        cert_file.write_text(certificate)
+        return host_doors(client_context(settings.ca_file, cert_file, key_file), by_id=False)
 
 
 def run(settings: config.Settings) -> None:
@@ -46,14 +71,14 @@ def run(settings: config.Settings) -> None:
     migrate(settings.database_url)
     clock, keyring = WallClock(), Keyring(settings.secret_key())
     sessions = new_sessions(settings.database_url, settings.database_pool + settings.task_workers)
-    doors = host_doors(client_context(settings.ca_file, settings.client_cert_file, settings.client_key_file))
-    authority = Authority.load(settings.ca_file, settings.ca_key_file)
+    doors = host_doors(client_context(settings.hosts_ca(), settings.client_cert_file, settings.client_key_file))
+    authority = Authority.load(settings.hosts_ca(), settings.hosts_ca_key_file)
     runner = Runner(sessions, COMMANDS, clock, doors, keyring.reveal)
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: runner.stopping.set())
     threads = [
         *runner.run(settings.task_workers),
-        *loop_runner.run(sessions, loops(doors, clock, keyring, authority), runner.stopping),
+        *loop_runner.run(sessions, loops(doors, clock, keyring, authority, earlier_doors(settings, clock)), runner.stopping),
     ]
     log.info("manager runs", workers=settings.task_workers)
     runner.stopping.wait()
@@ -63,14 +88,22 @@ def run(settings: config.Settings) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`leasehold-managerd`: run; `leasehold-managerd init --admin-password-file F`: schema and first administrator."""
+    """`leasehold-managerd`: run; `… init --admin-password-file F`: schema and first administrator; `… hosts-ca --folder D`:
+    the hosts' CA and the certificates by which manager and gateway show themselves to hosts."""
     parser = argparse.ArgumentParser("leasehold-managerd", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("run", help="run the task runner and the loops (default)")
     init = commands.add_parser("init", help="bring the schema up to date and create the first administrator")
     init.add_argument("--admin", default="admin", help="the administrator's name (default: admin)")
     init.add_argument("--admin-password-file", type=Path, required=True, help="a file that holds the password")
+    made = commands.add_parser("hosts-ca", help="make the hosts' CA, or new certificates of it for manager and gateway")
+    made.add_argument("--folder", type=Path, required=True, help="where the files are, or are to be")
     given = parser.parse_args(argv)
+    if given.command == "hosts-ca":
+        given.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keep_hosts_authority(given.folder, WallClock().now())
+        print(HOSTS_CA_MADE.format(folder=given.folder.absolute()))
+        return
     settings = config.load()
     if given.command == "init":
         migrate(settings.database_url)

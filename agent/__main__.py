@@ -41,17 +41,17 @@ class Agent:
 
     def __init__(self, state: Path) -> None:
         self.config = settings.load(state)
-        files = [state / name for name in (CA, CERTIFICATE, KEY)]
-        for file in files:
+        self._files = [state / name for name in (CA, CERTIFICATE, KEY)]
+        for file in self._files:
             if not file.exists():
                 raise ValueError(f"{file} is not there: enroll this host first (leasehold-agent enroll).")
-        self.service = AgentService(self.config, state)
+        self.service = AgentService(self.config, state, self._certified)
         self.journal = Journal(state / "journal.sqlite3")
         self.desk = Desk(self.service, self.journal)
         listen = self.config.listen
-        self.server = HostServer(self.desk, listen, self.config.port, server_context(*files))
+        self.server = HostServer(self.desk, listen, self.config.port, server_context(*self._files))
         self.consoles = Consoles(
-            self.service.display_port, listen, self.config.console_port, server_context(*files)
+            self.service.display_port, listen, self.config.console_port, server_context(*self._files)
         )
 
     def start(self) -> None:
@@ -65,6 +65,10 @@ class Agent:
             self.server.port,
             self.consoles.port,
         )
+
+    def _certified(self) -> None:
+        """Whoever comes from now on meets the certificate that is in the state folder now; those who are there stay."""
+        self.server.ssl_context = self.consoles.ssl_context = server_context(*self._files)
 
     def stop(self) -> None:
         """Stop answering; VMs run on, and steps that were being done will be asked again."""

@@ -47,7 +47,7 @@ class Consoles:
         port: int,
         ssl_context: ssl.SSLContext,
     ) -> None:
-        self._display_port, self._ssl_context = display_port, ssl_context
+        self._display_port, self.ssl_context = display_port, ssl_context
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listener = socket.create_server((address, port), family=family, backlog=128)
         self._places = threading.BoundedSemaphore(MOST_CONSOLES)
@@ -93,7 +93,7 @@ class Consoles:
             connection.settimeout(GREETING_S)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_alive(connection)
-            gateway = self._ssl_context.wrap_socket(connection, server_side=True)
+            gateway = self.ssl_context.wrap_socket(connection, server_side=True)
             with self._open_display(gateway) as display:
                 gateway.sendall(b'{"ok": true}\n')
                 pump(gateway, display, self._stopping)

@@ -1,4 +1,4 @@
-"""Enrollment: a one-time token buys this host a certificate of the manager's CA; its key never leaves it."""
+"""Enrollment: a one-time token buys this host a certificate of the hosts' CA; its key never leaves it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 import urllib3
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -69,10 +70,22 @@ def enroll(
         raise EnrollFailed(_why(status, answer))
     say("Asked the manager for a certificate; waiting for it.")
     answer = _wait(http, f"{url}/api/v1/enroll/{answer['id']}", offer.token, patience_s)
-    _require_ours(answer["certificate"], key)
+    _require_ours(answer["certificate"], answer["ca"], key)
     _write(state / CA, answer["ca"].encode(), 0o644)
     _write(state / CERTIFICATE, answer["certificate"].encode(), 0o644)
     (state / REQUEST).unlink()  # another enrollment asks anew
+
+
+def install(state: Path, certificate: str, ca: str) -> None:
+    """Put another certificate and CA into the state folder of an enrolled host. Cut off at any moment it leaves an agent
+    that a manager can still reach: until the certificate is another one, the earlier CA is believed as well."""
+    if not (state / KEY).exists():
+        raise EnrollFailed("This host was never enrolled, so there is no key for a certificate.")
+    key = _key(state / KEY)
+    _require_ours(certificate, ca, key)
+    _write(state / CA, (state / CA).read_bytes() + b"\n" + ca.encode(), 0o644)
+    _write(state / CERTIFICATE, certificate.encode(), 0o644)
+    _write(state / CA, ca.encode(), 0o644)
 
 
 def trust_file(ca_file: Path) -> ssl.SSLContext:
@@ -171,8 +184,15 @@ def _why(status: int, answer: dict[str, Any]) -> str:
     return f"The manager refuses with status {status}."
 
 
-def _require_ours(certificate: str, key: ec.EllipticCurvePrivateKey) -> None:
-    if x509.load_pem_x509_certificate(certificate.encode()).public_key() != key.public_key():
+def _require_ours(certificate: str, ca: str, key: ec.EllipticCurvePrivateKey) -> None:
+    try:
+        own = x509.load_pem_x509_certificate(certificate.encode())
+        own.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.encode()))
+    except (ValueError, TypeError, InvalidSignature) as no:
+        raise EnrollFailed(
+            "The certificate that came back is not signed by the CA that came with it."
+        ) from no
+    if own.public_key() != key.public_key():
         raise EnrollFailed(
             "The certificate that came back is for another key. Ask for a new token and try again."
         )

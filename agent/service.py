@@ -12,6 +12,7 @@ from uuid import UUID
 
 from agent.config import AgentConfig
 from agent.domxml import domain_xml
+from agent.enroll import EnrollFailed, install
 from agent.guests import Guests
 from agent.pictures import Pictures
 from agent.stats import sample_host, utc_now
@@ -39,8 +40,11 @@ PRESS_S = 15.0  # how often the power button is pressed at a guest that does not
 class AgentService:
     """This host, over libvirt. Reboots of the agent lose nothing: VMs live in libvirt, steps in the journal."""
 
-    def __init__(self, config: AgentConfig, state: Path) -> None:
-        self.config = config
+    def __init__(
+        self, config: AgentConfig, state: Path, certified: Callable[[], None] = lambda: None
+    ) -> None:
+        """`certified` is told that the state folder has another certificate or CA than before."""
+        self.config, self.state, self._certified = config, state, certified
         self._wake = threading.Condition()
         self.hypervisor = Hypervisor(config.libvirt_uri, self._changed)
         self.storage = Storage(config.storage_roots, state / "domains.json", self.hypervisor.users_of)
@@ -140,6 +144,14 @@ class AgentService:
     def delete_volume(self, domain_path: str, volume_id: UUID, steering: Steering) -> None:
         """Delete a volume."""
         self._patiently(lambda: self.storage.delete(domain_path, volume_id), steering)
+
+    def certify(self, certificate: str, ca: str, steering: Steering) -> None:
+        """Show another certificate."""
+        try:
+            install(self.state, certificate, ca)
+        except EnrollFailed as no:
+            raise HostRefused("bad_certificate", str(no)) from no
+        self._certified()
 
     # -- questions -------------------------------------------------------------------------------
     def report(self) -> HostReport:

@@ -1,4 +1,6 @@
-"""The manager's certificate authority: signs hosts, and the processes on its own side."""
+"""Certificate authorities: one signs hosts and who may talk to them, another one what browsers and viewers are shown.
+
+They are two on purpose: people trust the second, and nothing that a host asks for may ever be signed by it."""
 
 from __future__ import annotations
 
@@ -7,15 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from backend.errors import Invalid
+from hostapi.tls import DOMAIN, host_name
 
 CA_DAYS, LEAF_DAYS = 3650, 398  # browsers refuse longer leaves
+RENEW_DAYS = 133  # a host's certificate with less than a third of its life left is renewed
+HOSTS_CA, HOSTS_CA_KEY = "hosts-ca.pem", "hosts-ca-key.pem"
 Key = ec.EllipticCurvePrivateKey
 
 
@@ -27,18 +34,25 @@ class Authority:
     key: Key
 
     @classmethod
-    def create(cls, now: datetime, name: str = "Leasehold CA") -> Authority:
-        """A new CA with a P-256 key."""
+    def create(cls, now: datetime, name: str = "Leasehold CA", *, only: str = "") -> Authority:
+        """A new CA with a P-256 key; `only` the domain that it may sign names of, when it is to be held to one."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _subject(name, "ca")
-        certificate = (
+        builder = (
             _builder(subject, subject, key.public_key(), now, CA_DAYS)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(signs_certificates=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .sign(key, hashes.SHA256())
         )
-        return cls(certificate, key)
+        if only:  # an address stands for no domain: all of them are shut out
+            nowhere = [x509.IPAddress(ipaddress.ip_network(every)) for every in ("0.0.0.0/0", "::/0")]
+            builder = builder.add_extension(x509.NameConstraints([x509.DNSName(only)], nowhere), critical=True)
+        return cls(builder.sign(key, hashes.SHA256()), key)
+
+    @classmethod
+    def for_hosts(cls, now: datetime) -> Authority:
+        """A new CA for hosts, managers and gateways; a browser that trusted it by mistake would take no web name from it."""
+        return cls.create(now, "Leasehold hosts CA", only=DOMAIN)
 
     @classmethod
     def load(cls, certificate_file: str | Path, key_file: str | Path) -> Authority:
@@ -71,14 +85,46 @@ class Authority:
         )
         return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
-    def sign_request(self, csr_pem: str, name: str, role: str, names: Sequence[str], now: datetime) -> str:
-        """A certificate for the key of a signing request; of the request, only its key is believed."""
-        return self.sign(key_of_request(csr_pem), name, role, names, now)
+    def sign_host(self, public_key: ec.EllipticCurvePublicKey, host_id: UUID, name: str, now: datetime) -> str:
+        """A host's certificate. Its names are made from its id alone: nothing that an agent says gets into it."""
+        return self.sign(public_key, name[:64], "host", [host_name(host_id)], now)
+
+    def is_due(self, certificate_pem: str, host_id: UUID, now: datetime) -> bool:
+        """Whether this host's certificate must be replaced: it is another CA's, has another name, or ends soon."""
+        certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+        try:
+            certificate.verify_directly_issued_by(self.certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return True
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if names.get_values_for_type(x509.DNSName) != [host_name(host_id)]:
+            return True
+        return certificate.not_valid_after_utc - now < timedelta(days=RENEW_DAYS)
 
     def issue(self, name: str, role: str, names: Sequence[str], now: datetime) -> tuple[str, str]:
         """A new key and its certificate, both PEM text."""
         key = ec.generate_private_key(ec.SECP256R1())
         return pem_of(key).decode(), self.sign(key.public_key(), name, role, names, now)
+
+
+def keep_hosts_authority(folder: Path, now: datetime) -> Authority:
+    """The hosts' CA of this folder, made when it is not there yet, and fresh certificates of it for manager and gateway."""
+    ca_file, key_file = folder / HOSTS_CA, folder / HOSTS_CA_KEY
+    if not key_file.exists():
+        Authority.for_hosts(now).save(ca_file, key_file)
+    authority = Authority.load(ca_file, key_file)
+    for role in ("manager", "gateway"):
+        key, certificate = authority.issue(role, role, [f"{role}.{DOMAIN}"], now)
+        write_private(folder / f"{role}-key.pem", key.encode())
+        (folder / f"{role}.pem").write_text(certificate)
+    return authority
+
+
+def key_of_certificate(certificate_pem: str) -> ec.EllipticCurvePublicKey:
+    """The public key of a certificate that we have signed."""
+    key = x509.load_pem_x509_certificate(certificate_pem.encode()).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return key
 
 
 def key_of_request(csr_pem: str) -> ec.EllipticCurvePublicKey:

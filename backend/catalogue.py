@@ -31,6 +31,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "template.removed": ("info", "{actor} removed template {name}."),
     "host.added": ("info", "{actor} added host {name}; its agent may enroll until {until}."),
     "host.enrolled": ("info", "The agent of host {name} enrolled; its certificate is signed."),
+    "host.certified": ("info", "Host {name} has a new certificate."),
     "host.answered": ("info", "Host {name} answers."),
     "host.silent": ("warning", "Host {name} does not answer."),
     "host.lost": ("error", "Host {name} has not answered for a while; its VMs are in an unknown state."),

@@ -26,13 +26,21 @@ class Settings:
     gateway_name: str = "gateway"
     tls_cert_file: str = ""  # the web's and the gateway's own certificate
     tls_key_file: str = field(default="", repr=False)
-    ca_file: str = ""  # the manager's CA: signs hosts, and what people's viewers are told to trust
-    ca_key_file: str = field(default="", repr=False)  # the manager alone may read it
-    client_cert_file: str = ""  # how this process shows itself to agents
+    ca_file: str = ""  # the CA behind tls_cert_file: what people's browsers and viewers are told to trust
+    ca_key_file: str = field(default="", repr=False)  # for the manager, only as long as it has hosts to renew that this CA signed
+    hosts_ca_file: str = ""  # the hosts' CA: signs hosts, managers and gateways, and nobody else trusts it
+    hosts_ca_key_file: str = field(default="", repr=False)  # the manager alone may read it
+    client_cert_file: str = ""  # how this process shows itself to agents: a certificate of the hosts' CA
     client_key_file: str = field(default="", repr=False)
     database_pool: int = 10
     task_workers: int = 8
     log_level: str = "INFO"
+
+    def hosts_ca(self) -> str:
+        """The hosts' CA's certificate file; says what to do when there is none."""
+        if not self.hosts_ca_file:
+            raise SystemExit("Set hosts_ca_file: hosts have a CA of their own, which “leasehold-managerd hosts-ca” makes.")
+        return self.hosts_ca_file
 
     def secret_key(self) -> bytes:
         """The manager's key; refuses one that others may read or that is too short to be one."""

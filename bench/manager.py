@@ -63,7 +63,7 @@ def main() -> None:
 
     runner = Runner(sessions, COMMANDS, clock, doors, keyring.reveal)
     signal.signal(signal.SIGTERM, lambda *_: runner.stopping.set())
-    authority = Authority.load(settings.ca_file, settings.ca_key_file)
+    authority = Authority.load(settings.hosts_ca_file, settings.hosts_ca_key_file)
     runner.run(settings.task_workers)
     loop_runner.run(sessions, loops(doors, clock, keyring, authority), runner.stopping)
     runner.stopping.wait()

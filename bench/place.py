@@ -14,7 +14,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 import assembly  # noqa: F401 -- every table must be known before the first flush
-from backend.ca import Authority, write_private
+from backend.ca import HOSTS_CA, HOSTS_CA_KEY, Authority, keep_hosts_authority, write_private
 from backend.clock import WallClock
 from backend.db import Tx, new_sessions
 from backend.directory.internal import hash_password
@@ -73,12 +73,14 @@ class Place:
             "LEASEHOLD_DATABASE_URL": self.cluster.url(database), "LEASEHOLD_SECRET_KEY_FILE": f"{self.folder}/key",
             "LEASEHOLD_PUBLIC_URL": f"https://127.0.0.1:{port}", "LEASEHOLD_WEB_LISTEN": f"127.0.0.1:{port}",
             "LEASEHOLD_TLS_CERT_FILE": f"{self.folder}/web.pem", "LEASEHOLD_TLS_KEY_FILE": f"{self.folder}/web-key.pem",
-            "LEASEHOLD_CA_FILE": f"{self.folder}/ca.pem", "LEASEHOLD_CA_KEY_FILE": f"{self.folder}/ca-key.pem",
+            "LEASEHOLD_CA_FILE": f"{self.folder}/ca.pem", "LEASEHOLD_HOSTS_CA_FILE": f"{self.folder}/{HOSTS_CA}",
+            "LEASEHOLD_HOSTS_CA_KEY_FILE": f"{self.folder}/{HOSTS_CA_KEY}",
         }
 
     def _certificates(self, now: datetime) -> None:
         authority = Authority.create(now)
         authority.save(self.folder / "ca.pem", self.folder / "ca-key.pem")
+        keep_hosts_authority(self.folder, now)
         key, certificate = authority.issue("127.0.0.1", "web", ["127.0.0.1", "localhost"], now)
         (self.folder / "web.pem").write_text(certificate)
         write_private(self.folder / "web-key.pem", key.encode())

@@ -136,6 +136,7 @@ class Place:
             "DATABASE_URL": url, "SECRET_KEY_FILE": self.folder / "key", "PUBLIC_URL": "https://localhost:8443",
             "GATEWAY_PUBLIC": f"localhost:{self.gateway}", "GATEWAY_LISTEN": f"127.0.0.1:{self.gateway}",
             "TLS_CERT_FILE": self.folder / "web.pem", "TLS_KEY_FILE": self.folder / "web-key.pem", "CA_FILE": files[0],
+            "HOSTS_CA_FILE": files[0],
             "CLIENT_CERT_FILE": self.folder / "gateway.pem", "CLIENT_KEY_FILE": self.folder / "gateway-key.pem",
             "LOG_LEVEL": "WARNING",
         }
@@ -154,7 +155,7 @@ class Place:
         authority = Authority.create(now)
         authority.save(self.folder / "ca.pem", self.folder / "ca-key.pem")
         for role in ("web", "gateway", "host"):
-            key, certificate = authority.issue("localhost", role, ["127.0.0.1", "localhost"], now)
+            key, certificate = authority.issue("localhost", role, ["127.0.0.1", "localhost", "*.host.leasehold"], now)
             (self.folder / f"{role}.pem").write_text(certificate)
             write_private(self.folder / f"{role}-key.pem", key.encode())
         self.keyring = Keyring(key := secrets.token_bytes(32))

@@ -43,6 +43,7 @@ from broker.tickets import Redeemed
 from broker.websocket import ENDED, GOING_AWAY
 from hostapi.client import HostUnreachable, client_context
 from hostapi.console import open_console
+from hostapi.tls import host_name
 from hostapi.verbs import HostRefused
 
 log = structlog.get_logger("gateway")
@@ -115,13 +116,14 @@ class Gateway:
         """A stream to the VM's display, wherever the VM is now. A gateway that follows a migrating VM dials again here."""
         with self._transaction() as tx:
             place = tx.execute(
-                sa.select(Vm.name, Host.name.label("host"), Host.address, Host.console_port)
+                sa.select(Vm.name, Host.id, Host.name.label("host"), Host.address, Host.console_port)
                 .join(Host, Host.id == Vm.host_id).where(Vm.id == vm_id)
             ).first()
         if place is None:
             raise Unavailable("no_screen", "This desktop does not run on any host at the moment.")
         try:
-            return open_console(place.address, place.console_port, self._hosts, vm_id, protocol)
+            return open_console(
+                place.address, place.console_port, self._hosts, vm_id, protocol, name=host_name(place.id))
         except HostRefused as no:
             raise Unavailable(no.failure.code, f"The screen of {place.name} could not be opened: {no}") from no
         except HostUnreachable as silent:
@@ -262,7 +264,7 @@ def main() -> None:
     logs.configure(settings.log_level)
     keyring = Keyring(settings.secret_key())
     sessions = new_sessions(settings.database_url, settings.database_pool)
-    hosts = client_context(settings.ca_file, settings.client_cert_file, settings.client_key_file)
+    hosts = client_context(settings.hosts_ca(), settings.client_cert_file, settings.client_key_file)
     gateway = Gateway(settings, sessions, keyring, WallClock(), hosts)
     door = Door(settings, gateway)
     servers = [StreamServer(_address(one), partial(_enter, door), backlog=1024) for one in settings.gateway_listen.split(",")]

@@ -48,14 +48,30 @@ class _HostPool(urllib3.HTTPSConnectionPool):
 
 
 class HostClient:
-    """One host's door over the wire; safe to share between threads, connections are kept open."""
+    """One host's door over the wire; safe to share between threads, connections are kept open.
+
+    `name` is what the host's certificate must carry (`hostapi.tls.host_name`); its address when nothing is said."""
 
     def __init__(
-        self, address: str, port: int, ssl_context: ssl.SSLContext, *, connect_s: float = CONNECT_S
+        self,
+        address: str,
+        port: int,
+        ssl_context: ssl.SSLContext,
+        *,
+        name: str | None = None,
+        connect_s: float = CONNECT_S,
     ) -> None:
         self.where = f"{address}:{port}"
         self._connect_s = connect_s
-        self._pool = _HostPool(address, port, ssl_context=ssl_context, maxsize=8, block=False, retries=False)
+        self._pool = _HostPool(
+            address,
+            port,
+            ssl_context=ssl_context,
+            server_hostname=name,
+            maxsize=8,
+            block=False,
+            retries=False,
+        )
 
     def ask(self, uid: UUID, verb: str, args: Mapping[str, Any], *, wait_s: float) -> Outcome:
         """Start this step, or hear how it is; waits up to `wait_s` seconds for its end."""

@@ -35,9 +35,17 @@ class Told(msgspec.Struct):
 
 
 def open_console(
-    address: str, port: int, context: ssl.SSLContext, vm_id: UUID, protocol: str, *, timeout_s: float = 10.0
+    address: str,
+    port: int,
+    context: ssl.SSLContext,
+    vm_id: UUID,
+    protocol: str,
+    *,
+    name: str | None = None,
+    timeout_s: float = 10.0,
 ) -> ssl.SSLSocket:
-    """The stream, without a time-out from then on. `HostRefused` when the host will not, `HostUnreachable` when
+    """The stream, without a time-out from then on. The host's certificate must carry `name` (or else the address).
+    `HostRefused` when the host will not, `HostUnreachable` when
     nobody (or nobody whom we believe) answers within `timeout_s`."""
     try:
         plain = socket.create_connection((address, port), timeout_s)
@@ -47,7 +55,7 @@ def open_console(
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         keep_alive(plain)
-        stream = tls = context.wrap_socket(plain, server_hostname=address)
+        stream = tls = context.wrap_socket(plain, server_hostname=name or address)
         if "host" not in roles(tls.getpeercert()):
             raise HostUnreachable(f"Who answers at {address}:{port} is no host of ours.", "not_a_host")
         tls.sendall(msgspec.json.encode(Wanted(vm_id, protocol)) + b"\n")

@@ -77,6 +77,10 @@ class HostAgent(Protocol):
     def delete_volume(self, domain_path: str, volume_id: UUID, steering: Steering) -> None:
         """Delete a volume; one that is not there is success, one a VM runs on is `volume_in_use`."""
 
+    def certify(self, certificate: str, ca: str, steering: Steering) -> None:
+        """From now on show this certificate, and believe managers and gateways of this CA alone (both PEM).
+        Refuses with `bad_certificate` what is not for this host's key or not of that CA."""
+
     # -- questions: nothing changes, nothing is journalled ---------------------------------------
     def report(self) -> HostReport:
         """The host, its VMs and storage, as they are now."""

@@ -77,10 +77,14 @@ def _ca_sha256() -> str:
 
 
 def _ca_pem() -> str:
+    return _pem_in("ca_file")
+
+
+def _pem_in(setting: str) -> str:
     try:
-        return Path(parts().settings.ca_file).read_text()
+        return Path(getattr(parts().settings, setting)).read_text()
     except OSError:
-        raise Unavailable("no_ca", "This portal does not have its CA certificate: its setting ca_file names no file "
+        raise Unavailable("no_ca", f"This portal does not have its CA certificate: its setting {setting} names no file "
                           "that it may read.") from None
 
 
@@ -94,7 +98,7 @@ def authority() -> Response:
 @routes.route("POST", "/enroll", "An agent asks for its host's certificate with its one-time token.", body=Enroll,
               signed_in=False, answers={202: {"type": "object", "properties": {"id": {"type": "string"}}}})
 def enroll_ask() -> Response:
-    """Written down; the manager's CA signs it within seconds. Wrong tokens are counted per address."""
+    """Written down; the hosts' CA signs it within seconds. Wrong tokens are counted per address."""
     given = body(Enroll)
     host = _counted(lambda: ask_enrollment(
         tx(), token=given.token, csr=given.csr, address=given.address, port=given.port, console_port=given.console_port,
@@ -113,7 +117,7 @@ def enroll_answer(id: str) -> Response:
     host = _counted(lambda: enrollment(tx(), host_id, token.strip() if kind.lower() == "bearer" else ""))
     if not host.certificate:
         return answer({}, 202)
-    return answer({"certificate": host.certificate, "ca": _ca_pem()})
+    return answer({"certificate": host.certificate, "ca": _pem_in("hosts_ca_file")})
 
 
 def _counted(work: Callable[[], Host]) -> Host:

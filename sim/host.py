@@ -49,6 +49,7 @@ class SimHost:
         self.runs: dict[UUID, Run] = {}
         self.tickets: dict[tuple[UUID, Protocol], tuple[TicketSpec, datetime]] = {}
         self.domains: set[str] = set()
+        self.certificate = ""
         self._changed = threading.Condition(world.lock)
 
     # -- steps -----------------------------------------------------------------------------------
@@ -166,6 +167,10 @@ class SimHost:
         with self._changed:
             self._require_unused(_path(domain_path, volume_id))
             folder.volumes.pop(volume_id, None)
+
+    def certify(self, certificate: str, ca: str, steering: Steering) -> None:
+        """Remember it: the simulator's doors need none."""
+        self.certificate = certificate
 
     # -- questions -------------------------------------------------------------------------------
     def report(self) -> HostReport:

@@ -17,7 +17,7 @@ import urllib3
 
 from agent import config as agent_config
 from agent.probe import kvm_works
-from backend.ca import Authority, write_private
+from backend.ca import HOSTS_CA, HOSTS_CA_KEY, Authority, keep_hosts_authority, write_private
 from backend.clock import WallClock
 from standalone import guest, postgres, seed
 from standalone.guest import GuestImage
@@ -116,22 +116,22 @@ def _guest(place: Place) -> GuestImage:
 
 
 def _certificates(place: Place) -> None:
-    """The CA and the manager's key, kept; everybody's own certificate, new at each start."""
+    """Both CAs and the manager's key, kept; everybody's own certificate, new at each start."""
     now, ca_file, ca_key = WallClock().now(), place.tls / "ca.pem", place.tls / "ca-key.pem"
     if not ca_key.exists():
         Authority.create(now).save(ca_file, ca_key)
     authority = Authority.load(ca_file, ca_key)
     names = sorted({"localhost", "127.0.0.1", "::1", socket.gethostname()})
-    for role in ("manager", "gateway", "web"):
-        key, certificate = authority.issue(role, role, names, now)
-        write_private(place.tls / f"{role}-key.pem", key.encode())
-        (place.tls / f"{role}.pem").write_text(certificate)
+    key, certificate = authority.issue("web", "web", names, now)
+    write_private(place.tls / "web-key.pem", key.encode())
+    (place.tls / "web.pem").write_text(certificate)
+    keep_hosts_authority(place.tls, now)
     if not (secret := place.tls / "secret.key").exists():
         write_private(secret, secrets.token_bytes(32))
 
 
 def _settings(place: Place, database: str) -> dict[str, dict[str, str]]:
-    """Write each process's settings file and answer its environment; only the manager is told of the CA's key."""
+    """Write each process's settings file and answer its environment; only the manager is told of the CAs' keys."""
     tls = place.tls
     common = {
         "database_url": database,
@@ -141,14 +141,17 @@ def _settings(place: Place, database: str) -> dict[str, dict[str, str]]:
         "gateway_public": f"localhost:{place.gateway_port}",
         "gateway_listen": ",".join(f"{address}:{place.gateway_port}" for address in loopbacks()),
         "ca_file": str(tls / "ca.pem"),
+        "hosts_ca_file": str(tls / HOSTS_CA),
         "tls_cert_file": str(tls / "web.pem"),  # the face that portal and gateway share
         "tls_key_file": str(tls / "web-key.pem"),
     }
     environments = {}
     for role in ("manager", "gateway", "web"):
-        own = {"client_cert_file": str(tls / f"{role}.pem"), "client_key_file": str(tls / f"{role}-key.pem")}
-        if role == "manager":
-            own["ca_key_file"] = str(tls / "ca-key.pem")
+        own = {}
+        if role != "web":
+            own |= {"client_cert_file": str(tls / f"{role}.pem"), "client_key_file": str(tls / f"{role}-key.pem")}
+        if role == "manager":  # the first for agents of a folder that is older than its hosts' CA
+            own |= {"ca_key_file": str(tls / "ca-key.pem"), "hosts_ca_key_file": str(tls / HOSTS_CA_KEY)}
         file = place.state / f"{role}.toml"
         # TOML's strings are written as JSON's are
         file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (common | own).items()))

@@ -1,4 +1,4 @@
-"""Monitor: ask every host for its report and apply the changes; sign agents' requests; fetch screens' pictures."""
+"""Monitor: ask every host for its report and apply the changes; fetch screens' pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from backend.ca import Authority
 from backend.changes import touch
 from backend.clock import Clock
 from backend.db import Tx
@@ -152,36 +151,6 @@ def _apply_storage(tx: Tx, host_id: UUID, reports: tuple[StorageReport, ...]) ->
             move(tx, domain, "came_back", why="")
 
 
-class Enroll:
-    """Sign the requests of agents that showed a good token. The CA's key is in the manager alone."""
-
-    name = "enroll"
-
-    def __init__(self, authority: Authority, clock: Clock, every_s: float = 1.0) -> None:
-        self.authority, self.clock, self.every_s = authority, clock, every_s
-
-    def read(self, tx: Tx) -> list[tuple[UUID, str, str, str]]:
-        waiting = sa.select(Host.id, Host.name, Host.address, Host.enroll_csr).where(
-            Host.enroll_csr.is_not(None), Host.certificate.is_(None)
-        )
-        return [tuple(row) for row in tx.execute(waiting)]  # type: ignore[misc]
-
-    def gather(self, wanted: list[tuple[UUID, str, str, str]]) -> list[tuple[UUID, str]]:
-        now, signed = self.clock.now(), []
-        for id, name, address, csr in wanted:
-            try:
-                signed.append((id, self.authority.sign_request(csr, name, "host", [name, address], now)))
-            except (Refused, ValueError) as no:  # one that cannot be signed keeps the others from nothing
-                log.error("request cannot be signed", host=name, why=str(no))
-        return signed
-
-    def apply(self, tx: Tx, found: list[tuple[UUID, str]]) -> None:
-        for host_id, certificate in found:
-            host = tx.get(Host, host_id, with_for_update=True, populate_existing=True)
-            if host is not None and host.certificate is None:
-                move(tx, host, "enrolled", certificate=certificate, reported_at=self.clock.now())
-
-
 class Screens:
     """Small pictures of the screens that somebody is looking at."""
 
@@ -212,4 +181,4 @@ class Screens:
         tx.execute(sa.delete(VmScreen).where(VmScreen.wanted_at < now - timedelta(hours=1)))
 
 
-__all__ = ["Enroll", "Monitor", "Screens"]
+__all__ = ["Monitor", "Screens"]

@@ -26,7 +26,7 @@ class Host(HasId, Base):
     console_port: Mapped[int] = mapped_column(default=0, server_default="0")  # consoles, over mutual TLS
     enroll_hash: Mapped[bytes | None] = mapped_column(sa.LargeBinary)  # SHA-256 of the one-time token
     enroll_until: Mapped[datetime | None]
-    enroll_csr: Mapped[str | None]  # waits for the manager's CA
+    enroll_csr: Mapped[str | None]  # waits for the hosts' CA
     certificate: Mapped[str | None]  # PEM, as signed
     virt_type: Mapped[str] = mapped_column(default="qemu", server_default="qemu")
     hypervisor: Mapped[str] = mapped_column(default="", server_default="")

@@ -47,8 +47,8 @@ class GatewayProcess:
         settings = {
             "database_url": database_url, "secret_key_file": key, "public_url": self.origin, "gateway_public": self.public,
             "gateway_listen": f"127.0.0.1:{self.port}", "gateway_name": name, "tls_cert_file": shown.cert_file,
-            "tls_key_file": shown.key_file, "ca_file": pki.ca_file, "client_cert_file": own.cert_file,
-            "client_key_file": own.key_file,
+            "tls_key_file": shown.key_file, "ca_file": pki.ca_file, "hosts_ca_file": pki.ca_file,
+            "client_cert_file": own.cert_file, "client_key_file": own.key_file,
         }
         self.environ = {f"LEASEHOLD_{k.upper()}": str(v) for k, v in settings.items()}
         self.process: subprocess.Popen[bytes] | None = None

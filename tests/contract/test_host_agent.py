@@ -311,3 +311,10 @@ def never_boots(subject: Subject, spec: object, hangs: bool = False) -> object:
         if hangs:
             subject.told(f"vm {spec.name} hangs")  # type: ignore[attr-defined]
     return spec
+
+
+def test_a_certificate_of_nobody_is_refused(subject: Subject) -> None:
+    if subject.kind in ("sim", "wire"):
+        pytest.skip("the simulator's doors need no certificates")
+    outcome = subject.ask("certify", certificate="nonsense", ca="nonsense")
+    assert outcome.failure is not None and outcome.failure.code == "bad_certificate"

@@ -44,6 +44,7 @@ ARGS: dict[str, dict[str, Any]] = {
     "create_volume": {"volume": VOLUME},
     "reset_volume": {"volume": VOLUME},
     "delete_volume": {"domain_path": "/srv/a", "volume_id": uuid4()},
+    "certify": {"certificate": "PEM", "ca": "PEM"},
     "report": {},
     "screens": {"vm_ids": (uuid4(), uuid4())},
 }
@@ -59,6 +60,7 @@ RESULTS: dict[str, Any] = {
     "create_volume": "/srv/a/volumes/x.qcow2",
     "reset_volume": "/srv/a/volumes/x.qcow2",
     "delete_volume": None,
+    "certify": None,
     "report": HostReport("h", "b", "1", "q", "qemu", 4, 1024, 512, 0.5, (VM,), (STORAGE,)),
     "screens": (Screen(uuid4(), 480, 270, bytes(range(256))),),
 }

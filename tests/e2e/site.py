@@ -146,6 +146,7 @@ class Site:
             "tls_cert_file": shown.cert_file,
             "tls_key_file": shown.key_file,
             "ca_file": self.pki.ca_file,
+            "hosts_ca_file": self.pki.ca_file,
         }
         with self.log.open("wb") as log:
             self.web = subprocess.Popen(

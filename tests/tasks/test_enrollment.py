@@ -7,14 +7,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from backend.ca import Authority
 from backend.db import Sessions, Tx
 from backend.errors import Denied, Invalid
+from backend.hosts.certificates import Enroll
 from backend.hosts.commands import ask_enrollment
-from backend.hosts.loop import Enroll
 from backend.hosts.models import Host
 from backend.loops import tick
+from hostapi.tls import host_name
 from tests.conftest import ToldClock
 from tests.make import a_host
 from tests.pki import a_request
@@ -46,9 +48,13 @@ def test_good_addresses_are_signed(sessions: Sessions, clock: ToldClock, address
     with sessions.begin() as tx:
         announced(tx, "beta", clock)
         host_id = ask(tx, clock, "beta", address=address).id
-    tick(sessions, Enroll(Authority.create(clock.now()), clock))
+    tick(sessions, Enroll(Authority.for_hosts(clock.now()), clock))
     with sessions() as tx:
-        assert tx.get_one(Host, host_id).state == "connecting"
+        host = tx.get_one(Host, host_id)
+        assert host.state == "connecting" and host.certificate
+        names = x509.load_pem_x509_certificate(host.certificate.encode()).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName).value
+        assert list(names) == [x509.DNSName(host_name(host_id))]  # nothing that the agent has said of itself
 
 
 def test_a_host_that_is_enrolled_is_not_moved_by_its_old_token(sessions: Sessions, clock: ToldClock) -> None:
@@ -56,7 +62,7 @@ def test_a_host_that_is_enrolled_is_not_moved_by_its_old_token(sessions: Session
     with sessions.begin() as tx:
         announced(tx, "beta", clock)
         ask(tx, clock, "beta", csr=csr)
-    tick(sessions, Enroll(Authority.create(clock.now()), clock))
+    tick(sessions, Enroll(Authority.for_hosts(clock.now()), clock))
     with sessions.begin() as tx:
         ask(tx, clock, "beta", csr=csr)  # the agent was cut off and asks the same again
         with pytest.raises(Denied):
@@ -71,6 +77,6 @@ def test_a_request_that_cannot_be_signed_keeps_no_other_waiting(sessions: Sessio
         bad.enroll_csr, bad.address = "nonsense", "höst"
         ask(tx, clock, "good")
         ids = bad.id, good.id
-    tick(sessions, Enroll(Authority.create(clock.now()), clock))
+    tick(sessions, Enroll(Authority.for_hosts(clock.now()), clock))
     with sessions() as tx:
         assert [tx.get_one(Host, id).state for id in ids] == ["installing", "connecting"]

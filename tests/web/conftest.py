@@ -17,7 +17,8 @@ from tests.web.place import Place
 @pytest.fixture
 def place(sessions: Sessions, clock: ToldClock, pki: Pki) -> Place:
     files = pki.issue("gateway", "gateway")
-    return Place(sessions, clock, ca_file=str(files.ca_file), tls_cert_file=str(files.cert_file))
+    return Place(sessions, clock, ca_file=str(files.ca_file), hosts_ca_file=str(files.ca_file),
+                tls_cert_file=str(files.cert_file))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def shared_place(cluster: Cluster, pki: Pki) -> Iterator[Place]:
     name = cluster.new_database()
     sessions = new_sessions(cluster.url(name))
     files = pki.issue("gateway", "gateway")
-    yield Place(sessions, ToldClock(), ca_file=str(files.ca_file), tls_cert_file=str(files.cert_file))
+    yield Place(sessions, ToldClock(), ca_file=str(files.ca_file), hosts_ca_file=str(files.ca_file),
+                tls_cert_file=str(files.cert_file))
     sessions.kw["bind"].dispose()
     cluster.drop(name)
 

@@ -228,7 +228,8 @@ def shared(cluster: Cluster, pki: Pki) -> Iterator[Place]:
     name = cluster.new_database()
     sessions = new_sessions(cluster.url(name))
     files = pki.issue("gateway", "gateway")
-    yield Place(sessions, ToldClock(), ca_file=str(files.ca_file), tls_cert_file=str(files.cert_file))
+    yield Place(sessions, ToldClock(), ca_file=str(files.ca_file), hosts_ca_file=str(files.ca_file),
+                tls_cert_file=str(files.cert_file))
     sessions.kw["bind"].dispose()
     cluster.drop(name)
 
