@@ -14,6 +14,7 @@ import structlog
 
 from backend.config import Settings
 from backend.errors import Denied, Refused
+from backend.proxies import Proxies
 from broker import tickets
 from broker.http import BadRequest, Request, answer, read_request
 from broker.live import VIEWER_CLOSED, code_of
@@ -43,6 +44,7 @@ class Door:
 
     def __init__(self, settings: Settings, gateway: Gateway) -> None:
         self.gateway, self.origin = gateway, origin_of(settings.public_url)
+        self.proxies = Proxies.of(settings.trusted_proxies)
         self.spice = SpiceConsoles(gateway)
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
@@ -75,6 +77,7 @@ class Door:
                 request = read_request(sock)
             if request is None:
                 return
+            address = self.proxies.client(address, ",".join(request.headers.get_all("X-Forwarded-For", [])))
             if request.path in (CONSOLE, SPICE_CONSOLE) and request.method == "GET":
                 self._console(sock, request, address)
             elif request.path == "/healthz" and request.method in ("GET", "HEAD"):

@@ -25,7 +25,7 @@ class Browser:
 
     def __init__(
         self, gateway: GatewayProcess, *, token: str, cookie: str | None, origin: str | None = None, path: str = "/console",
-        protocols: str | None = None, receive_buffer: int | None = None,
+        protocols: str | None = None, receive_buffer: int | None = None, forwarded_for: str | None = None,
     ) -> None:
         self.sock = gateway.connect()
         if receive_buffer:
@@ -39,6 +39,8 @@ class Browser:
             f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", f"Origin: {origin or gateway.origin}",
             f"Sec-WebSocket-Protocol: {protocols or f'binary, leasehold.{token}'}",
         ]
+        if forwarded_for is not None:
+            head.append(f"X-Forwarded-For: {forwarded_for}")
         if cookie is not None:
             head.append(f"Cookie: theme=dark; __Host-leasehold={cookie}")
         self.sock.sendall("\r\n".join([*head, "", ""]).encode())

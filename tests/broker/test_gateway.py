@@ -43,6 +43,22 @@ def test_bytes_pass_both_ways(desk: Desk, display: Display) -> None:
     assert codes == ["console.opened", "console.closed"]
 
 
+@pytest.mark.parametrize("trusted, address", [("", "127.0.0.1"), ("127.0.0.0/8", "203.0.113.5")])
+def test_a_console_has_the_address_of_its_person(desk: Desk, display: Display, trusted: str, address: str) -> None:
+    """What the client wrote itself counts for nothing, and without a setting no header does."""
+    desk.gateway.stop()
+    desk.gateway.environ["LEASEHOLD_TRUSTED_PROXIES"] = trusted
+    desk.gateway.start()
+    try:
+        ticket = desk.ticket()
+        desk.browser(ticket, forwarded_for="198.51.100.1, 203.0.113.5").greet()
+        console = desk.console(ticket)
+        assert console is not None and console.address == address
+    finally:
+        del desk.gateway.environ["LEASEHOLD_TRUSTED_PROXIES"]
+        desk.gateway.stop()  # the next test starts it again
+
+
 def test_a_living_console_is_counted(desk: Desk, display: Display) -> None:
     ticket = desk.ticket()
     browser = desk.browser(ticket)

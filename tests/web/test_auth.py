@@ -5,13 +5,19 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
-from backend.directory import sessions
+from backend.db import Sessions
+from backend.directory import sessions as signed_in
+from backend.directory import throttle
 from backend.directory.commands import EditUser
+from backend.directory.models import Throttle
+from backend.events import Event
 from backend.tasks.command import SYSTEM
 from backend.tasks.submit import submit
 from backend.vms.models import Vm
 from portal.auth import COOKIE
+from tests.conftest import ToldClock
 from tests.web.place import BASE, PASSWORD, Place, form_secret
 
 
@@ -43,6 +49,24 @@ def test_a_wrong_password_and_an_unknown_name_are_told_alike_and_throttled(place
     assert int(last.headers["Retry-After"]) >= 1
     right = nobody.post("/api/v1/session", {"user": "alice", "password": PASSWORD})
     assert right.status_code == 429, "who knows the password by now waits like everybody"
+
+
+@pytest.mark.parametrize("trusted, addresses", [("", {"127.0.0.1"}), ("127.0.0.1", {"203.0.113.5", "203.0.113.6"})])
+def test_throttling_and_events_see_the_persons_address(
+    sessions: Sessions, clock: ToldClock, trusted: str, addresses: set[str]
+) -> None:
+    """Behind a proxy that is named, everybody for himself; a header from anybody else is not even looked at."""
+    place = Place(sessions, clock, trusted_proxies=trusted)
+    nobody = place.as_(None)
+    for last in (5, 6):
+        said = nobody.post("/api/v1/session", {"user": "nobody", "password": "wrong"},
+                           headers={"X-Forwarded-For": f"198.51.100.1, 203.0.113.{last}"})
+        assert said.status_code == 401
+    with place.sessions() as tx:
+        counted = set(tx.scalars(sa.select(Throttle.key)))
+        told = tx.scalars(sa.select(Event.sentence).where(Event.code == "user.sign_in_failed")).all()
+    assert {throttle.address_key(address) for address in addresses} <= counted
+    assert "198.51.100.1" not in str(told) and all(address in str(told) for address in addresses)
 
 
 def test_auto_launch_is_told_once_a_session_to_who_has_one_desktop(place: Place) -> None:
@@ -127,7 +151,7 @@ def test_a_session_that_is_taken_away_ends_at_once(place: Place, how: str) -> No
     elif how == "disabled":
         assert root.post(f"/api/v1/users/{place.people['alice']}/edit", {"enabled": False}).status_code == 202
     else:
-        place.clock.time += sessions.LASTS["api"] + timedelta(seconds=1)
+        place.clock.time += signed_in.LASTS["api"] + timedelta(seconds=1)
     assert alice.get("/api/v1/me").status_code == 401
 
 
