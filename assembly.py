@@ -10,6 +10,7 @@ from uuid import UUID
 
 from backend import changes, events
 from backend.ca import Authority
+from backend.calendars import models as calendar_rows
 from backend.clock import Clock
 from backend.clusters import models as cluster_rows
 from backend.directory import models as directory_rows
@@ -24,9 +25,13 @@ from backend.vms import models as vm_rows
 from broker import models as broker_rows
 from pools import models as pool_rows
 
-ROWS = (changes, events, cluster_rows, directory_rows, host_rows, storage_rows, task_rows, vm_rows, broker_rows, pool_rows)
+ROWS = (
+    changes, events, calendar_rows, cluster_rows, directory_rows, host_rows, storage_rows, task_rows, vm_rows, broker_rows,
+    pool_rows,
+)  # fmt: skip
 
 ROOMS_OF_COMMANDS = (
+    "backend.calendars.commands",
     "backend.clusters.commands",
     "backend.hosts.commands",
     "backend.storage.commands.domains",

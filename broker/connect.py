@@ -20,13 +20,13 @@ from backend.tasks.models import Task
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
 from broker import decisions, tickets
-from broker.desktops import Desktop, auto_launch, desktops
+from broker.desktops import Desktop, auto_launch, desktops, paused
 from broker.holding import Done, act, extend, give_back, leave_queue, no_desktop, submit_for
 from broker.models import Ticket
 from broker.rules import SHOWN, Asked, choose
 from pools import facts, leases, members
 from pools.models import Lease, Pool, PoolMember
-from pools.rules import FREE, HOLDING, WANTING, Candidate, entitled, free, hopeless
+from pools.rules import FREE, HOLDING, WANTING, Candidate, entitled, entitled_again, free, hopeless, not_now, priority_of
 
 __all__ = [
     "Answer", "Desktop", "Done", "act", "auto_launch", "connect", "desktops", "extend", "give_back", "leave_queue",
@@ -105,15 +105,17 @@ def _connect_pool(tx: Tx, pool: Pool, path: Path, wish: _Wish, another: bool) ->
             .execution_options(**_FRESH)
         )
     )
-    good, until = entitled(rights.grants_of(tx, wish.user_id), path, wish.now)
+    grants = rights.grants_of(tx, wish.user_id)
+    good, until = entitled(grants, path, wish.now)
     if not good:
-        if not mine:
+        opens = entitled_again(grants, path, wish.now)
+        if not mine and opens is None:
             raise no_desktop(pool.id)
-        raise Denied("entitlement_ended", f"Your right to pool {pool.name} has ended.")
+        raise Denied("entitlement_ended", not_now(pool.name, opens), opens_at=opens.isoformat() if opens else None)
     _protocol(pool.protocols, wish.protocol)
     if mine and (not another or mine[-1].state == "queued"):
         return _of_lease(tx, pool, mine[-1] if another else mine[0], until, wish)
-    return _decide(tx, pool, len(mine), until, wish)
+    return _decide(tx, pool, len(mine), until, priority_of(grants, path, wish.now), wish)
 
 
 def _still(tx: Tx, lease: Lease, wish: _Wish) -> tuple[Pool, Lease, datetime | None]:
@@ -131,16 +133,18 @@ def _guard(tx: Tx, user_id: UUID, pool_id: UUID) -> None:
     tx.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(f"{user_id}:{pool_id}", 0))))
 
 
-def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, wish: _Wish) -> Answer:
+def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: int, wish: _Wish) -> Answer:
     """A new request: give a free desktop, or a place in the queue, or refuse; and keep why."""
     counts, trouble = facts.counts(tx, pool.id), members.trouble_now(pool, wish.now)
     asked = Asked(
         pool=pool.name,
-        candidates=_candidates(tx, pool, counts, trouble),
-        removing=pool.state != "up",
+        candidates=_candidates(tx, pool, counts, trouble, wish.user_id),
+        user_id=wish.user_id,
+        removing=pool.state == "removing",
+        paused=paused(pool),
         holds=holds,
         per_user=pool.per_user,
-        queued=facts.queued(tx, pool.id),
+        queued=facts.queued(tx, pool.id, priority),
         hopeless=hopeless(counts, pool.size),
         trouble=trouble,
     )
@@ -152,14 +156,15 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, wish: _Wish)
         decisions.keep(tx, outcome="refused", sentence=choice.sentence, **kept)
         _tell(tx, pool, None, choice.sentence, wish)
         return Answer("refused", choice.sentence, refusal=Impossible(choice.code, choice.sentence, pool=pool.name))
-    lease = leases.ask(tx, pool, wish.user_id, choice.sentence, wish.now)
-    member = leases.take_member(tx, pool.id, [c.member_id for c in choice.order], for_lease=lease.id)
+    lease = leases.ask(tx, pool, wish.user_id, choice.sentence, wish.now, priority)
+    member = leases.take_member(tx, pool.id, [c.member_id for c in choice.order], for_lease=lease)
     if member is None:
         if choice.outcome != "queued":
             lease.why = "Somebody was faster; you wait for the next one."
         decisions.keep(tx, outcome="queued", sentence=lease.why, lease=lease, **kept)
         _tell(tx, pool, lease, lease.why, wish)
         touch(tx, "lease", lease.id, user_id=wish.user_id, pool_id=pool.id)
+        lease.told_s = facts.wait_s(tx, pool, facts.position(tx, lease), wish.now)
         return _of_lease(tx, pool, lease, until, wish)
     up = member.state == "spare"
     words = facts.words(tx, lease, member.vm_id)
@@ -169,10 +174,10 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, wish: _Wish)
     return _of_lease(tx, pool, lease, until, wish, words)
 
 
-def _candidates(tx: Tx, pool: Pool, counts: dict[str, int], trouble: str) -> list[Candidate]:
+def _candidates(tx: Tx, pool: Pool, counts: dict[str, int], trouble: str, user_id: UUID) -> list[Candidate]:
     """The best members are enough to choose from; all of them only where none of those can be had and others may be."""
-    best = facts.candidates(tx, pool.id, best=SHOWN)
-    if len(best) < SHOWN or free(best, trouble) or not any(counts.get(state) for state in FREE):
+    best = facts.candidates(tx, pool.id, best=SHOWN, user_id=user_id)
+    if len(best) < SHOWN or free(best, trouble, user_id) or not any(counts.get(state) for state in FREE):
         return best
     return facts.candidates(tx, pool.id)
 
@@ -210,6 +215,8 @@ def _of_lease(
 
 def _swap(tx: Tx, pool: Pool, lease: Lease, vm: Vm, until: datetime | None, wish: _Wish) -> Answer | None:
     """The desktop's host does not answer: another desktop if one is free, else they wait for the host."""
+    if pool.type == "dedicated":
+        return None  # what is on it is theirs, and nobody else has it
     order = [c.member_id for c in choose(Asked(pool.name, facts.candidates(tx, pool.id))).order]
     member = leases.take_member(tx, pool.id, order)
     if member is None:
@@ -285,7 +292,9 @@ def _waiting(tx: Tx, pool: Pool, lease: Lease, now: datetime) -> Answer:
     place = facts.position(tx, lease)
     estimate = facts.wait_s(tx, pool, place, now)
     counts = facts.counts(tx, pool.id)
-    if pool.trouble or lease.attempts or lease.starts_at:  # something went wrong, or they asked for a fresh one
+    if sentence := paused(pool):
+        why = sentence
+    elif pool.trouble or lease.attempts or lease.starts_at:  # something went wrong, or they asked for a fresh one
         why = pool.trouble or lease.why
     elif counts.get("leased", 0) + counts.get("broken", 0) < pool.size:
         why = "A desktop is being prepared."

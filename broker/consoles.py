@@ -13,8 +13,10 @@ from sqlalchemy.dialects import postgresql as pg
 from backend.changes import touch
 from backend.clusters.models import Cluster
 from backend.db import Tx
-from backend.directory.models import Directory, Membership, Permission, User, WebSession
+from backend.directory.models import Directory, User, WebSession
 from backend.directory.names import full_name
+from backend.directory.rights import grants_of_many
+from backend.directory.rules import Path, may
 from backend.events import record
 from backend.vms.models import Vm
 from broker.models import ConsoleSession, Ticket
@@ -134,18 +136,20 @@ def left_behind(tx: Tx, gateway: str, living: Collection[UUID]) -> list[UUID]:
 
 def end_unentitled(tx: Tx, now: datetime) -> None:
     """Have consoles of people's own VMs closed when the VM is theirs no more. (With a lease, the lease says.)"""
-    c, p = ConsoleSession, Permission
-    groups = sa.select(Membership.group_id).where(Membership.user_id == c.user_id)
-    where = (("vm", Vm.id), ("cluster", Vm.cluster_id), ("datacenter", Cluster.data_center_id))
-    still = sa.exists().where(
-        p.role == "user", sa.or_(p.user_id == c.user_id, p.group_id.in_(groups)),
-        sa.or_(p.valid_from.is_(None), p.valid_from <= now), sa.or_(p.valid_until.is_(None), p.valid_until > now),
-        sa.or_(p.object_type == "system", *(sa.and_(p.object_type == kind, p.object_id == id) for kind, id in where)),
-    )
-    gone = (sa.select(c.ticket_id).join(Vm, Vm.id == c.vm_id).join(Cluster, Cluster.id == Vm.cluster_id)
-            .where(_LIVE, c.lease_id.is_(None), c.end_wanted.is_(None), ~still))
-    if ticket_ids := tx.scalars(gone).all():
-        want_end(tx, sa.select(Ticket.id).where(Ticket.id.in_(ticket_ids)), "This desktop is not yours any more.")
+    c = ConsoleSession
+    rows = tx.execute(
+        sa.select(c.ticket_id, c.user_id, Vm.id, Vm.cluster_id, Cluster.data_center_id)
+        .join(Vm, Vm.id == c.vm_id).join(Cluster, Cluster.id == Vm.cluster_id)
+        .where(_LIVE, c.lease_id.is_(None), c.end_wanted.is_(None))
+    ).all()
+    grants = grants_of_many(tx, (row.user_id for row in rows), "user")
+    gone = []
+    for ticket_id, user_id, vm_id, cluster_id, center_id in rows:
+        path: Path = (("vm", vm_id), ("cluster", cluster_id), ("datacenter", center_id), ("system", None))
+        if not may(grants[user_id], "desktop.use", path, now):
+            gone.append(ticket_id)
+    if gone:
+        want_end(tx, sa.select(Ticket.id).where(Ticket.id.in_(gone)), "This desktop is not yours any more.")
 
 
 def silent(tx: Tx, now: datetime) -> list[ConsoleSession]:

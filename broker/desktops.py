@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,7 +16,7 @@ from backend.directory.rules import Grant
 from backend.vms.models import Vm
 from pools import facts
 from pools.models import Lease, Pool
-from pools.rules import WANTING
+from pools.rules import WANTING, entitled_again, not_now
 
 OWN_ACTIONS = ("start", "shutdown", "stop")  # what a person may do to a VM of their own
 _FRESH = {"populate_existing": True}
@@ -26,8 +26,9 @@ _FRESH = {"populate_existing": True}
 class Desktop:
     """A pool the person may take a desktop from, a desktop they hold, or a VM of their own.
 
-    `id` is what connect and the actions take. `state` is available | queued | starting | running | ending | off |
-    unreachable; `sentence` is for the person; `vm_id` is the VM whose screen can be shown."""
+    `id` is what connect and the actions take. `state` is available | closed (not at this hour) | paused | queued | starting |
+    called (ready, and theirs if they answer) | running | ending | off | unreachable; `sentence` is for the person; `vm_id` is
+    the VM whose screen can be shown."""
 
     id: UUID
     name: str
@@ -42,6 +43,7 @@ class Desktop:
     position: int | None = None
     protocols: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
+    opens_at: datetime | None = None
 
 
 def desktops(tx: Tx, user_id: UUID, now: datetime) -> list[Desktop]:
@@ -57,9 +59,14 @@ def desktops(tx: Tx, user_id: UUID, now: datetime) -> list[Desktop]:
     held: dict[UUID, list[tuple[Lease, Vm | None]]] = {}
     for lease, vm in rows:
         held.setdefault(lease.pool_id, []).append((lease, vm))
-    open_to = rights.visible(grants, "desktop.use", now, columns={"pool": Pool.id, "cluster": Pool.cluster_id})
-    pools = tx.scalars(sa.select(Pool).where(sa.or_(sa.and_(open_to, Pool.state == "up"), Pool.id.in_(held.keys()))))
+    columns = {"pool": Pool.id, "cluster": Pool.cluster_id}
+    open_to = rights.visible(grants, "desktop.use", now, columns=columns)
+    pools = tx.scalars(sa.select(Pool).where(sa.or_(sa.and_(open_to, Pool.state != "removing"), Pool.id.in_(held.keys())))).all()
     found = [item for pool in pools for item in _of_pool(tx, pool, held.get(pool.id, []))]
+    soon = [replace(g, valid_from=None, hours=None) for g in grants if not g.holds(now) and g.opens(now) is not None]
+    later = rights.visible(soon, "desktop.use", now, columns=columns)
+    shut = tx.scalars(sa.select(Pool).where(later, Pool.state != "removing", Pool.id.not_in([pool.id for pool in pools])))
+    found += [_closed(tx, pool, grants, now) for pool in shut]
     return sorted(found + _own(tx, grants, now), key=lambda d: (d.name.lower(), d.vm_name, str(d.id)))
 
 
@@ -88,7 +95,8 @@ def _of_pool(tx: Tx, pool: Pool, held: list[tuple[Lease, Vm | None]]) -> list[De
     """The pool as one thing; a second desktop of the same pool is a thing of its own, by its VM's id."""
     base = {"name": pool.name, "kind": "pool", "description": pool.description, "protocols": tuple(pool.protocols)}
     if not held:
-        return [Desktop(id=pool.id, state="available", actions=("connect",), **base)]  # type: ignore[arg-type]
+        state = "paused" if pool.state == "paused" else "available"
+        return [Desktop(id=pool.id, state=state, sentence=paused(pool), actions=("connect",), **base)]  # type: ignore[arg-type]
     found = []
     for n, (lease, vm) in enumerate(held):
         queued = lease.state == "queued"
@@ -100,7 +108,7 @@ def _of_pool(tx: Tx, pool: Pool, held: list[tuple[Lease, Vm | None]]) -> list[De
         found.append(
             Desktop(
                 id=pool.id if n == 0 or vm is None else vm.id,
-                state="starting" if lease.state == "starting" else state,
+                state=("called" if lease.called_until else "starting") if lease.state == "starting" else state,
                 sentence=lease.why,
                 vm_id=vm.id if vm else None,
                 vm_name=vm.name if vm else "",
@@ -112,6 +120,22 @@ def _of_pool(tx: Tx, pool: Pool, held: list[tuple[Lease, Vm | None]]) -> list[De
             )
         )
     return found
+
+
+def _closed(tx: Tx, pool: Pool, grants: list[Grant], now: datetime) -> Desktop:
+    """A pool that the person may use at another time."""
+    opens = entitled_again(grants, facts.pool_path(tx, pool), now)
+    return Desktop(
+        id=pool.id, name=pool.name, kind="pool", state="closed", description=pool.description,
+        sentence=not_now(pool.name, opens), protocols=tuple(pool.protocols), opens_at=opens,
+    )  # fmt: skip
+
+
+def paused(pool: Pool) -> str:
+    """A sentence while the pool gives out no desktops; else empty."""
+    if pool.state != "paused":
+        return ""
+    return f"Pool {pool.name} is paused: {pool.pause_why.rstrip('.')}." if pool.pause_why else f"Pool {pool.name} is paused."
 
 
 def _power(vm: Vm | None) -> str:
@@ -153,5 +177,5 @@ def auto_launch(tx: Tx, session: Any, now: datetime) -> UUID | None:
     )
     if not first:
         return None
-    found = desktops(tx, session.user_id, now)
+    found = [desktop for desktop in desktops(tx, session.user_id, now) if desktop.state != "closed"]
     return found[0].id if len(found) == 1 else None

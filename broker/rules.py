@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from pools.rules import Candidate, free, reason
+from pools.rules import Candidate, free, own_broken, reason
 
 Outcome = Literal["kept", "given", "starting", "queued", "refused"]
 SHOWN = 100  # candidates a decision tells one by one; of the rest it tells how many for which reason
@@ -20,11 +20,13 @@ class Asked:
 
     pool: str
     candidates: Sequence[Candidate]
+    user_id: UUID | None = None
     removing: bool = False
+    paused: str = ""  # a sentence while the pool gives out nothing
     held: str | None = None  # the desktop they hold already, and want
     holds: int = 0
     per_user: int = 1
-    queued: int = 0  # people who asked before
+    queued: int = 0  # people who go before: they asked before, or have a higher priority
     hopeless: bool = False
     trouble: str = ""  # why nothing can be started at the moment
 
@@ -41,9 +43,9 @@ class Choice:
 
 
 def choose(asked: Asked) -> Choice:
-    """The choice for this person. Nobody who asks now goes before somebody who waits already."""
-    reasons = tuple((c, reason(c, asked.trouble)[0]) for c in asked.candidates)
-    order = tuple(free(asked.candidates, asked.trouble))
+    """The choice for this person. Nobody who asks now goes before somebody of their priority who waits already."""
+    reasons = tuple((c, reason(c, asked.trouble, asked.user_id)[0]) for c in asked.candidates)
+    order = tuple(free(asked.candidates, asked.trouble, asked.user_id))
     if asked.held is not None:
         return Choice("kept", f"You have desktop {asked.held} already.", reasons=reasons)
     if asked.removing:
@@ -59,8 +61,12 @@ def choose(asked: Asked) -> Choice:
             "Your administrator can see why and repair them."
         )
         return Choice("refused", sentence, code="no_working_desktop", reasons=reasons)
+    if asked.user_id is not None and (sentence := own_broken(asked.candidates, asked.user_id)):
+        return Choice("refused", sentence, code="own_desktop_broken", reasons=reasons)
+    if asked.paused:
+        return Choice("queued", f"{asked.paused} Your place in the queue is kept.", reasons=reasons)
     if asked.queued:
-        people = "1 person asked" if asked.queued == 1 else f"{asked.queued} people asked"
+        people = "1 person is" if asked.queued == 1 else f"{asked.queued} people are"
         return Choice("queued", f"{people} before you; you are called when it is your turn.", reasons=reasons)
     if order:
         best = order[0]

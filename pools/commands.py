@@ -39,6 +39,10 @@ class CreatePool(Plain):
     grace_s: int = 60
     shutdown_s: int = 60
     per_user: int = 1
+    call_s: int = 0
+    extend_while_waiting: bool = False
+    type: str = "floating"
+    stateless: bool = True
     rights: tuple[str, ...] = RIGHTS
     protocols: tuple[str, ...] = PROTOCOLS
     name, permission = "pool.create", "pool.create"
@@ -55,6 +59,8 @@ class CreatePool(Plain):
     def check(self, tx: Tx) -> None:
         _require_name(tx, self.pool_name, None)
         require_policy(self._policy())
+        if self.type not in TYPES:
+            raise Invalid("bad_type", f"“{self.type}” is not a kind of pool; choose from {', '.join(TYPES)}.", fields=["type"])
         template = get(tx, Template, self.template_id)
         if template.state != "ok":
             raise Impossible("template_not_ok", f"Template {template.name} is {template.state}; choose one that is ok.")
@@ -74,6 +80,8 @@ class CreatePool(Plain):
             template_id=template.id,
             domain_id=self._domain(tx).id,
             state=Pool.machine.initial,
+            type=self.type,
+            stateless=self.stateless,
             lease_s=self.lease_s or None,
             rights=list(self.rights),
             protocols=list(self.protocols),
@@ -97,6 +105,7 @@ class CreatePool(Plain):
         return get(tx, StorageDomain, domain_id)
 
 
+TYPES = ("floating", "dedicated")
 POLICY = (
     "size",
     "spares",
@@ -107,6 +116,8 @@ POLICY = (
     "grace_s",
     "shutdown_s",
     "per_user",
+    "call_s",
+    "extend_while_waiting",
     "rights",
     "protocols",
 )
@@ -143,13 +154,16 @@ class EditPool(_OnPool):
     grace_s: int | None = None
     shutdown_s: int | None = None
     per_user: int | None = None
+    call_s: int | None = None
+    extend_while_waiting: bool | None = None
+    stateless: bool | None = None
     rights: tuple[str, ...] | None = None
     protocols: tuple[str, ...] | None = None
     name, permission, verb = "pool.edit", "pool.edit", "Edit"
 
     def check(self, tx: Tx) -> None:
         pool = get(tx, Pool, self.pool_id)
-        if pool.state != "up":
+        if pool.state == "removing":
             raise Impossible("pool_removing", f"Pool {pool.name} is being removed.")
         if self.pool_name is not None:
             _require_name(tx, self.pool_name, pool.id)
@@ -162,6 +176,8 @@ class EditPool(_OnPool):
             given["name"] = self.pool_name.strip()
         if self.description is not None:
             given["description"] = self.description
+        if self.stateless is not None:
+            given["stateless"] = self.stateless
         changed = []
         for field, value in given.items():
             value = list(value) if isinstance(value, tuple) else value
@@ -208,6 +224,39 @@ class RemovePool(_OnPool):
             leases.give_back(tx, lease, "reclaimed", f"Pool {pool.name} is being removed.", now)
 
 
+@dataclass(frozen=True)
+class PausePool(_OnPool):
+    """Give out no more desktops of a pool; leases that run go on, and who asks waits. The message tells people why."""
+
+    pool_id: UUID
+    message: str = ""
+    name, permission, verb = "pool.pause", "pool.edit", "Pause"
+
+    def check(self, tx: Tx) -> None:
+        pool = get(tx, Pool, self.pool_id)
+        Pool.machine.next(pool.state, "pause", pool.name)
+        _require_short(self.message)
+
+    def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
+        pool, why = get(tx, Pool, self.pool_id, lock=True), self.message.strip()
+        move(tx, pool, "pause", words={"actor": actor.name, "why": f": {why}" if why else "."}, pause_why=why)
+
+
+@dataclass(frozen=True)
+class ResumePool(_OnPool):
+    """Give out desktops of a paused pool again; who waits is served in order."""
+
+    pool_id: UUID
+    name, permission, verb = "pool.resume", "pool.edit", "Resume"
+
+    def check(self, tx: Tx) -> None:
+        pool = get(tx, Pool, self.pool_id)
+        Pool.machine.next(pool.state, "resume", pool.name)
+
+    def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
+        move(tx, get(tx, Pool, self.pool_id, lock=True), "resume", words={"actor": actor.name}, pause_why="")
+
+
 class _OnLease(Plain):
     """What the commands on one lease share."""
 
@@ -234,8 +283,7 @@ class ReclaimLease(_OnLease):
         lease = get(tx, Lease, self.lease_id)
         if lease.state in ("returning", "ended"):
             raise Impossible("lease_over", "This lease is over already.", state=lease.state)
-        if len(self.message) > 500:
-            raise Invalid("too_long", "The message may have up to 500 characters.", fields=["message"])
+        _require_short(self.message)
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         why = self.message.strip() or "Your administrator has taken the desktop back."
@@ -259,6 +307,11 @@ class ExtendLease(_OnLease):
     def run(self, tx: Tx, actor: Actor, now: datetime) -> dict[str, Any]:
         end = leases.prolong(tx, get(tx, Lease, self.lease_id, lock=True), self.seconds)
         return {"ends_at": end.isoformat()}
+
+
+def _require_short(message: str) -> None:
+    if len(message) > 500:
+        raise Invalid("too_long", "The message may have up to 500 characters.", fields=["message"])
 
 
 def _require_name(tx: Tx, name: str, but: UUID | None) -> None:

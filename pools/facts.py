@@ -11,14 +11,15 @@ import sqlalchemy as sa
 
 from backend.clusters.models import Cluster
 from backend.db import Tx
-from backend.directory.models import Directory, Membership, Permission, User
+from backend.directory.models import Directory, User
 from backend.directory.names import full_name
+from backend.directory.rights import grants_of_many
 from backend.directory.rules import Path
 from backend.hosts.models import Host
 from backend.tasks.models import Task
 from backend.vms.models import Vm
-from pools.models import LIVE, Lease, Pool, PoolMember
-from pools.rules import FREE, HOLDING, Candidate, Policy, Turn, estimate_s
+from pools.models import LIVE, Assignment, Lease, Pool, PoolMember
+from pools.rules import FREE, HOLDING, Candidate, Policy, Turn, entitled, estimate_s
 
 BOOT_S = 45.0  # what a start is thought to take in a pool that has not started anything yet
 
@@ -35,6 +36,8 @@ def policy_of(pool: Pool) -> Policy:
         grace_s=pool.grace_s,
         shutdown_s=pool.shutdown_s,
         per_user=pool.per_user,
+        call_s=pool.call_s,
+        extend_while_waiting=pool.extend_while_waiting,
         rights=tuple(pool.rights),
         protocols=tuple(pool.protocols),
     )
@@ -57,12 +60,15 @@ def pool_path(tx: Tx, pool: Pool, center: UUID | None = None) -> Path:
     return (("pool", pool.id), ("cluster", pool.cluster_id), ("datacenter", center), ("system", None))
 
 
-def candidates(tx: Tx, pool_id: UUID, best: int | None = None) -> list[Candidate]:
-    """Every member of the pool as one sees it who looks for a desktop, by name; or so many, those that may be given first."""
+def candidates(tx: Tx, pool_id: UUID, best: int | None = None, user_id: UUID | None = None) -> list[Candidate]:
+    """Every member of the pool as one sees it who looks for a desktop, by name; or so many, those that may be given first
+    (to this person: desktops that belong to others are left out then)."""
+    owner, owners = sa.orm.aliased(User), sa.orm.aliased(Directory)
     order: list[Any] = [sa.func.length(Vm.name), Vm.name]
     if best is not None:
         rank = sa.case({state: n for n, state in enumerate(FREE)}, value=PoolMember.state, else_=len(FREE))
-        order = [sa.func.coalesce(Host.state, "up") != "up", rank, *order]
+        order = [Assignment.user_id.is_(None), sa.func.coalesce(Host.state, "up") != "up", rank, *order]
+    theirs = sa.true() if best is None else sa.func.coalesce(Assignment.user_id == user_id, sa.true())
     rows = tx.execute(
         sa.select(
             PoolMember.id,
@@ -75,13 +81,19 @@ def candidates(tx: Tx, pool_id: UUID, best: int | None = None) -> list[Candidate
             PoolMember.why,
             User.name,
             Directory.name,
+            Assignment.user_id,
+            owner.name,
+            owners.name,
         )
         .join(Vm, Vm.id == PoolMember.vm_id)
         .outerjoin(Host, Host.id == Vm.host_id)
         .outerjoin(Lease, sa.and_(Lease.vm_id == PoolMember.vm_id, Lease.state.in_(HOLDING)))
         .outerjoin(User, User.id == Lease.user_id)
         .outerjoin(Directory, Directory.id == User.directory_id)
-        .where(PoolMember.pool_id == pool_id)
+        .outerjoin(Assignment, Assignment.vm_id == PoolMember.vm_id)
+        .outerjoin(owner, owner.id == Assignment.user_id)
+        .outerjoin(owners, owners.id == owner.directory_id)
+        .where(PoolMember.pool_id == pool_id, theirs)
         .order_by(*order)
         .limit(best)
     )
@@ -96,30 +108,35 @@ def candidates(tx: Tx, pool_id: UUID, best: int | None = None) -> list[Candidate
             host_state=host_state,
             leased_by=full_name(user, directory) if user else "",
             why=why,
+            belongs_to=owner_id,
+            owner=full_name(owner_name, owner_directory) if owner_name else "",
         )
-        for member_id, vm_id, name, state, vm_state, host, host_state, why, user, directory in rows
+        for (member_id, vm_id, name, state, vm_state, host, host_state, why, user, directory,
+             owner_id, owner_name, owner_directory) in rows
     ]
 
 
 def counts(tx: Tx, pool_id: UUID) -> dict[str, int]:
-    """How many members of the pool are in each state."""
-    rows = tx.execute(
-        sa.select(PoolMember.state, sa.func.count()).where(PoolMember.pool_id == pool_id).group_by(PoolMember.state)
-    )
-    return {state: count for state, count in rows}
+    """How many members of the pool are in each state; those that wait for the one person they belong to are `kept`."""
+    theirs = sa.exists().where(Assignment.vm_id == PoolMember.vm_id)
+    state = sa.case((sa.and_(PoolMember.state.in_(FREE), theirs), "kept"), else_=PoolMember.state)
+    rows = tx.execute(sa.select(state, sa.func.count()).where(PoolMember.pool_id == pool_id).group_by(state))
+    return {name: count for name, count in rows}
 
 
-def queued(tx: Tx, pool_id: UUID, before: int | None = None) -> int:
-    """How many people wait for the pool; with `before`, only those who asked before that place."""
+def queued(tx: Tx, pool_id: UUID, priority: int | None = None, place: int | None = None) -> int:
+    """How many people wait for the pool; with a `priority`, only those who go before somebody who has it and asks now,
+    or who asked at this `place`."""
     wanted = sa.select(sa.func.count()).where(Lease.pool_id == pool_id, Lease.state == "queued")
-    if before is not None:
-        wanted = wanted.where(Lease.queue_place < before)
+    if priority is not None:
+        before = Lease.queue_place < place if place is not None else sa.true()
+        wanted = wanted.where(sa.or_(Lease.priority > priority, sa.and_(Lease.priority == priority, before)))
     return tx.scalar(wanted) or 0
 
 
 def position(tx: Tx, lease: Lease) -> int:
     """The place of a queued lease: 1 is next."""
-    return queued(tx, lease.pool_id, before=lease.queue_place) + 1
+    return queued(tx, lease.pool_id, lease.priority, lease.queue_place) + 1
 
 
 def boot_s(tx: Tx, pool_id: UUID) -> float:
@@ -150,36 +167,23 @@ def wait_s(tx: Tx, pool: Pool, place: int, now: datetime) -> int | None:
 
 
 def entitlements(tx: Tx, now: datetime) -> Mapping[UUID, tuple[bool, datetime | None]]:
-    """For every live lease: whether its holder is still entitled to the pool, and until when (None: no end).
-
-    The same as `rules.entitled` over `rights.grants_of`, for all leases in one question."""
-    mine = sa.select(Membership.group_id).where(Membership.user_id == Lease.user_id)
-    here = [
-        sa.and_(Permission.object_type == kind, Permission.object_id == column)
-        for kind, column in (("pool", Pool.id), ("cluster", Cluster.id), ("datacenter", Cluster.data_center_id))
-    ]
-    holds = sa.and_(
-        Permission.role == "user",
-        sa.or_(Permission.user_id == Lease.user_id, Permission.group_id.in_(mine)),
-        sa.or_(Permission.object_type == "system", *here),
-        sa.or_(Permission.valid_from.is_(None), Permission.valid_from <= now),
-        sa.or_(Permission.valid_until.is_(None), Permission.valid_until > now),
-    )
+    """For every live lease: whether its holder is still entitled to the pool, and until when (None: no end in sight)."""
     rows = tx.execute(
-        sa.select(
-            Lease.id,
-            sa.and_(sa.func.count(Permission.id) > 0, sa.func.bool_and(User.enabled)),
-            sa.func.bool_or(Permission.valid_until.is_(None)),
-            sa.func.max(Permission.valid_until),
-        )
+        sa.select(Lease.id, Lease.user_id, User.enabled, Pool.id, Pool.cluster_id, Cluster.data_center_id)
         .join(Pool, Pool.id == Lease.pool_id)
         .join(Cluster, Cluster.id == Pool.cluster_id)
         .join(User, User.id == Lease.user_id)
-        .outerjoin(Permission, holds)
         .where(sa.text(f"lease.{LIVE}"))
-        .group_by(Lease.id)
-    )
-    return {id: (bool(may), None if endless else until) for id, may, endless, until in rows}
+    ).all()
+    grants = grants_of_many(tx, (row[1] for row in rows), "user")
+    known: dict[tuple[UUID, UUID], tuple[bool, datetime | None]] = {}
+    found: dict[UUID, tuple[bool, datetime | None]] = {}
+    for lease_id, user_id, enabled, pool_id, cluster_id, center_id in rows:
+        if (user_id, pool_id) not in known:
+            path: Path = (("pool", pool_id), ("cluster", cluster_id), ("datacenter", center_id), ("system", None))
+            known[user_id, pool_id] = entitled(grants[user_id], path, now) if enabled else (False, None)
+        found[lease_id] = known[user_id, pool_id]
+    return found
 
 
 def person(tx: Tx, user_id: UUID) -> str:

@@ -19,25 +19,28 @@ from pools.models import LIVE, Lease, Pool, PoolMember
 from pools.rules import ATTEMPTS, FREE, Action, extended_end, lease_end
 
 
-def ask(tx: Tx, pool: Pool, user_id: UUID, why: str, now: datetime) -> Lease:
-    """A new lease, at the end of the pool's queue. Nobody is told of it yet: the caller says what becomes of it."""
-    lease = Lease(pool_id=pool.id, user_id=user_id, state=Lease.machine.initial, why=why, asked_at=now)
+def ask(tx: Tx, pool: Pool, user_id: UUID, why: str, now: datetime, priority: int = 0) -> Lease:
+    """A new lease, at the end of its priority in the pool's queue. Nobody is told of it: the caller says what becomes of it."""
+    lease = Lease(pool_id=pool.id, user_id=user_id, state=Lease.machine.initial, why=why, asked_at=now, priority=priority)
     tx.add(lease)
     tx.flush()
     return lease
 
 
 def take_member(
-    tx: Tx, pool_id: UUID, wanted: Sequence[UUID], *, for_lease: UUID | None = None, from_queue: bool = False
+    tx: Tx, pool_id: UUID, wanted: Sequence[UUID], *, for_lease: Lease | None = None, from_queue: bool = False
 ) -> PoolMember | None:
     """Hold the first of these members that nobody else is taking, until the transaction ends; None when all are gone.
 
-    While somebody else than `for_lease` waits nobody gets one, unless the caller serves the queue (`from_queue`)."""
+    While somebody else of no lower priority than `for_lease` waits nobody gets one, unless the caller serves the queue
+    (`from_queue`)."""
     if not wanted:
         return None
     ids = sa.cast(list(wanted), sa.dialects.postgresql.ARRAY(sa.Uuid))
     held = sa.exists().where(Lease.vm_id == PoolMember.vm_id, sa.text(f"lease.{LIVE}"))
-    waits = sa.exists().where(Lease.pool_id == pool_id, Lease.state == "queued", Lease.id.is_distinct_from(for_lease))
+    waits = sa.exists().where(Lease.pool_id == pool_id, Lease.state == "queued")
+    if for_lease is not None:
+        waits = waits.where(Lease.id != for_lease.id, Lease.priority >= for_lease.priority)
     free = sa.select(PoolMember).where(PoolMember.id == sa.any_(ids), PoolMember.state.in_(FREE), ~held)
     if not from_queue:
         free = free.where(~waits)
@@ -52,6 +55,8 @@ def take_member(
 def assign(tx: Tx, lease: Lease, member: PoolMember, now: datetime, words: dict[str, Any]) -> None:
     """The member is this person's; one that is down is started. `words` are those of `facts.words`."""
     was_down = member.state == "ready"
+    if get(tx, Pool, lease.pool_id).type == "dedicated":
+        members.belong(tx, member, lease.user_id, now)
     move(tx, member, "lease")
     move(tx, lease, "assign", vm_id=member.vm_id, period=Range(now, None), why="", words=words)
     if was_down:
@@ -65,7 +70,7 @@ def ready(
     times: dict[str, Any] = {}
     if lease.starts_at is None:
         times = {"starts_at": now, "ends_at": lease_end(now, pool.lease_s, entitled_until)}
-    move(tx, lease, "ready", why="", off_wanted=False, words=words or facts.words(tx, lease), **times)
+    move(tx, lease, "ready", why="", off_wanted=False, called_until=None, words=words or facts.words(tx, lease), **times)
 
 
 def requeue(tx: Tx, lease: Lease, why: str, now: datetime, *, counts: bool = True) -> None:
@@ -76,16 +81,30 @@ def requeue(tx: Tx, lease: Lease, why: str, now: datetime, *, counts: bool = Tru
         lease.attempts = attempts
         fail(tx, lease, sentence, now)
         return
-    move(tx, lease, "requeue", words=facts.words(tx, lease), vm_id=None, period=None, why=why, attempts=attempts)
+    no_desktop = {"vm_id": None, "period": None, "called_until": None}
+    move(tx, lease, "requeue", words=facts.words(tx, lease), why=why, attempts=attempts, **no_desktop)
 
 
 def postpone(tx: Tx, lease: Lease, why: str) -> None:
     """Nothing can be started just now: it waits at its place until the pool tries again, which says why."""
-    move(tx, lease, "postpone", vm_id=None, period=None, why=why)
+    move(tx, lease, "postpone", vm_id=None, period=None, called_until=None, why=why)
+
+
+def call(tx: Tx, lease: Lease, pool: Pool, now: datetime) -> None:
+    """The desktop is ready for somebody who waited: theirs if they open it in time."""
+    until = now + timedelta(seconds=pool.call_s)
+    why = f"Your desktop is ready. Open it by {_clock(until)}, or the next person gets it."
+    move(tx, lease, "call", words={**facts.words(tx, lease), "until": _clock(until)}, called_until=until, why=why)
+
+
+def shorten(tx: Tx, lease: Lease, until: datetime) -> None:
+    """The entitlement ends before the lease was to: it ends with it."""
+    move(tx, lease, "shorten", words={**facts.words(tx, lease), "ends_at": _clock(until)}, ends_at=until)
 
 
 def renew(tx: Tx, lease: Lease) -> None:
-    """The holder wants a fresh desktop: the old one goes back, the lease and its time stay."""
+    """The holder wants a fresh desktop: the old one goes back and is made as new, the lease and its time stay."""
+    tx.execute(sa.update(PoolMember).where(PoolMember.vm_id == lease.vm_id).values(fresh_wanted=True))
     move(tx, lease, "renew", words=facts.words(tx, lease), vm_id=None, period=None, why="You asked for a fresh desktop.")
 
 

@@ -25,7 +25,7 @@ from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
 from pools import facts, leases, members
 from pools.member_commands import AddMember, RemoveMember, ResetMember
-from pools.models import LIVE, Lease, Pool, PoolMember
+from pools.models import LIVE, Assignment, Lease, Pool, PoolMember
 from pools.rules import (
     Candidate,
     LeaseFacts,
@@ -36,6 +36,7 @@ from pools.rules import (
     lease_step,
     member_name,
     member_step,
+    own_broken,
     wanted,
 )
 
@@ -109,8 +110,9 @@ def leases_of(tx: Tx, entitled: Entitlements, which: Any) -> list[tuple[UUID, Le
     rows = tx.execute(
         sa.select(
             Lease.id, Lease.state, Lease.ends_at, Lease.grace_until, Lease.off_wanted, PoolMember.state, Vm.state,
-            Task.state, Task.error, busy,
+            Task.state, Task.error, busy, sa.and_(Lease.waited, Pool.call_s > 0), Lease.called_until,
         )
+        .join(Pool, Pool.id == Lease.pool_id)
         .outerjoin(PoolMember, PoolMember.vm_id == Lease.vm_id)
         .outerjoin(Vm, Vm.id == PoolMember.vm_id)
         .outerjoin(Task, Task.id == PoolMember.task_id)
@@ -125,14 +127,18 @@ def leases_of(tx: Tx, entitled: Entitlements, which: Any) -> list[tuple[UUID, Le
                 ends_at=ends_at,
                 grace_until=grace_until,
                 entitled=entitled.get(id, (True, None))[0],
+                entitled_until=entitled.get(id, (True, None))[1],
                 off_wanted=off_wanted,
                 member_state=member_state,
                 vm_state=vm_state,
                 task="live" if locked else status(task_state),
                 code=(error or {}).get("code", "lost"),
+                to_call=to_call,
+                called_until=called_until,
             ),
         )
-        for id, state, ends_at, grace_until, off_wanted, member_state, vm_state, task_state, error, locked in rows
+        for id, state, ends_at, grace_until, off_wanted, member_state, vm_state, task_state, error, locked, to_call, called_until
+        in rows
     ]
 
 
@@ -164,6 +170,14 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
             leases.act(tx, lease, step, pool, now)
         case "disentitle":
             leases.give_back(tx, lease, "entitlement_ended", f"Your right to pool {pool.name} has ended.", now)
+        case "shorten":
+            assert entitled_until is not None
+            leases.shorten(tx, lease, entitled_until)
+        case "call":
+            leases.call(tx, lease, pool, now)
+            members.well(tx, pool)
+        case "no_answer":
+            leases.give_back(tx, lease, "no_answer", "You did not open your desktop in time; the next person gets it.", now)
         case "too_late":
             leases.fail(tx, lease, "Your lease ended before another desktop was free.", now, "expired")
         case "ready":
@@ -200,7 +214,8 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None)
     """Give the pool's free desktops to those who wait, first come first served; or say that none will come."""
     queue = list(
         tx.scalars(
-            sa.select(Lease).where(Lease.pool_id == pool.id, Lease.state == "queued").order_by(Lease.queue_place)
+            sa.select(Lease).where(Lease.pool_id == pool.id, Lease.state == "queued")
+            .order_by(Lease.priority.desc(), Lease.queue_place)
             .execution_options(**_FRESH)
         )
     )  # fmt: skip
@@ -209,15 +224,23 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None)
             with alone(tx, lease=str(lease.id)):
                 leases.fail(tx, lease, "No desktop of the pool works: all of them have been set aside.", now)
         return
-    if not queue:
+    if not queue or pool.state != "up":
         return
-    candidates = facts.candidates(tx, pool.id)
-    wanted_ids = [c.member_id for c in free(candidates, members.trouble_now(pool, now))]
+    candidates, trouble = facts.candidates(tx, pool.id), members.trouble_now(pool, now)
+    dedicated = pool.type == "dedicated"
+    anybodys = [] if dedicated else [c.member_id for c in free(candidates, trouble)]
     for lease in queue:
         with alone(tx, lease=str(lease.id)):
-            member = leases.take_member(tx, pool.id, wanted_ids, from_queue=True)
+            if dedicated and (why := own_broken(candidates, lease.user_id)):
+                leases.fail(tx, lease, why, now)
+                continue
+            theirs = [c.member_id for c in free(candidates, trouble, lease.user_id)] if dedicated else anybodys
+            member = leases.take_member(tx, pool.id, theirs, from_queue=True)
+            if member is None and dedicated:
+                continue  # others may have a desktop of their own that is free
             if member is None:
                 return
+            lease.waited = True
             if served is not None:
                 served(tx, lease, member, candidates, now)
             leases.assign(tx, lease, member, now, words=facts.words(tx, lease, member.vm_id))
@@ -289,16 +312,17 @@ class SpareLoop(FromRows):
                     member.task_id = submit(tx, RemoveMember(member.id), SYSTEM, now).id
 
     def _fill(self, tx: Tx, pool: Pool, now: datetime) -> None:
-        up, making = pool.state == "up", _making(tx, pool.id)
+        staying, making = pool.state != "removing", _making(tx, pool.id)
         counts = facts.counts(tx, pool.id)
-        if not up and not counts and not making:
+        if not staying and not counts and not making:
             with alone(tx, pool=str(pool.id)):
                 _forget(tx, pool)
             return
         if pool.retry_at is not None and now < pool.retry_at:
             return
         counts["creating"] = max(counts.get("creating", 0), making)
-        plan = wanted(counts, facts.queued(tx, pool.id) if up else 0, pool.size if up else 0, pool.spares if up else 0)
+        queued, spares = (facts.queued(tx, pool.id), pool.spares) if pool.state == "up" else (0, 0)
+        plan = wanted(counts, queued, pool.size if staying else 0, spares)
         for _ in range(plan.create):
             number, pool.next_member = pool.next_member, pool.next_member + 1
             with alone(tx, pool=pool.name):
@@ -310,17 +334,22 @@ class SpareLoop(FromRows):
         for member in self._some(tx, pool.id, ("spare",), plan.cool):
             with alone(tx, member=str(member.id)):
                 reset(tx, member, now)
-        for member in self._some(tx, pool.id, ("broken", "ready"), plan.remove):
+        for member in self._some(tx, pool.id, ("broken", "ready"), plan.remove, also_kept=not staying):
             with alone(tx, member=str(member.id)):
                 if not members.locked(tx, member):
                     member.task_id = submit(tx, RemoveMember(member.id), SYSTEM, now).id
 
-    def _some(self, tx: Tx, pool_id: UUID, states: tuple[str, ...], count: int) -> list[PoolMember]:
-        """So many members in these states, the first state's first, the newest first."""
+    def _some(
+        self, tx: Tx, pool_id: UUID, states: tuple[str, ...], count: int, *, also_kept: bool = False
+    ) -> list[PoolMember]:
+        """So many members in these states, the first state's first, the newest first; of those that belong to somebody none,
+        unless they are asked for too."""
         if count <= 0:
             return []
         order = sa.case({state: n for n, state in enumerate(states)}, value=PoolMember.state)
         rows = sa.select(PoolMember).join(Vm, Vm.id == PoolMember.vm_id).where(PoolMember.pool_id == pool_id)
+        if not also_kept:
+            rows = rows.where(~sa.exists().where(Assignment.vm_id == PoolMember.vm_id))
         rows = rows.where(PoolMember.state.in_(states)).order_by(order, sa.func.length(Vm.name).desc(), Vm.name.desc())
         rows = rows.limit(count).with_for_update(of=PoolMember, skip_locked=True)
         return list(tx.scalars(rows.execution_options(**_FRESH)))

@@ -11,12 +11,15 @@ LEASE = StateTable(
         ("queued", "fail"): "ended",  # nothing that could come free works
         ("starting", "ready"): "active",
         ("starting", "requeue"): "queued",  # the member broke on the way; the place in the queue is kept
-        ("starting", "postpone"): "queued",     # nothing could be started just now; not the member's fault
-    ("starting", "give_back"): "returning",
+        ("starting", "postpone"): "queued",  # nothing could be started just now; not the member's fault
+        ("starting", "call"): "starting",  # the queue came to them: they must answer
+        ("starting", "give_back"): "returning",
         ("starting", "fail"): "ended",
         ("active", "warn"): "expiring",
         ("expiring", "extend"): "active",
         ("active", "extend"): "active",
+        ("active", "shorten"): "active",  # the entitlement ends before the lease was to
+        ("expiring", "shorten"): "expiring",
         ("active", "expire"): "grace",  # after an outage the warning may have been missed
         ("expiring", "expire"): "grace",
         ("active", "give_back"): "returning",
@@ -62,6 +65,9 @@ POOL = StateTable(
     "pool",
     "up",
     {
+        ("up", "pause"): "paused",  # no new leases; those that run go on
+        ("paused", "resume"): "up",
         ("up", "remove"): "removing",
+        ("paused", "remove"): "removing",
     },
 )

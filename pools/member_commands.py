@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,17 +11,18 @@ import sqlalchemy as sa
 
 from backend.changes import touch
 from backend.db import Tx, get
+from backend.directory.models import User
 from backend.errors import Impossible
-from backend.events import move
-from backend.tasks.command import GO_ON, Call, Job, Plain
+from backend.events import move, record
+from backend.tasks.command import GO_ON, Actor, Call, Job, Plain
 from backend.vms.commands.define import CreateVm, RemoveVm, ResetVm
 from backend.vms.commands.power import ShutdownVm, StopVm
 from backend.vms.machine import VM
 from backend.vms.models import Vm
 from hostapi.types import Failure
-from pools import leases, members
-from pools.models import Pool, PoolMember
-from pools.rules import HOLDING, NOT_ITS_FAULT
+from pools import facts, leases, members
+from pools.models import Assignment, Pool, PoolMember
+from pools.rules import FREE, HOLDING, NOT_ITS_FAULT
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class AddMember(Plain):
 
     def define(self, tx: Tx, job: Job) -> None:
         pool = get(tx, Pool, self.pool_id, lock=True)
-        if pool.state != "up":
+        if pool.state == "removing":
             raise Impossible("pool_removing", f"Pool {pool.name} is being removed.")
         self._create(tx).define(tx, job)
         vm = tx.scalars(sa.select(Vm).where(Vm.name == self.vm_name)).one()
@@ -169,12 +171,14 @@ class ResetMember(_OnMember):
         """The VM is proved off: its lease is over, and so is everything that was written under it."""
         vm = self._vm(tx)
         leases.over(tx, vm.id, job.now)
-        if not get(tx, Pool, self._member(tx).pool_id).stateless:
+        member = self._member(tx)
+        if not get(tx, Pool, member.pool_id).stateless and not member.fresh_wanted:
             return None
         return ResetVm(vm.id).reset(tx, job)
 
     def reset_done(self, tx: Tx, job: Job, path: str) -> None:
         ResetVm(self._vm(tx).id).reset_done(tx, job, path)
+        self._member(tx).fresh_wanted = False
 
     def reset_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
         ResetVm(self._vm(tx).id).reset_failed(tx, job, failure)
@@ -219,7 +223,11 @@ class RemoveMember(_OnMember):
     verb = "Remove"
 
     def check(self, tx: Tx) -> None:
-        _require(tx, self._member(tx), ("ready", "broken", "removing"), "removed")
+        member = self._member(tx)
+        _require(tx, member, ("ready", "broken", "removing"), "removed")
+        if (owner := _owner(tx, member)) and get(tx, Pool, member.pool_id).state != "removing":
+            raise Impossible("assigned", f"Desktop {self._vm(tx).name} belongs to {facts.person(tx, owner)}; take it from them "
+                             "first.")
 
     def stop(self, tx: Tx, job: Job) -> Call | None:
         member = get(tx, PoolMember, self.member_id, lock=True)
@@ -251,6 +259,61 @@ class RemoveMember(_OnMember):
         tx.flush()
         touch(tx, "member", self.member_id, pool_id=pool_id)
         RemoveVm(vm_id).forget(tx, job)
+
+
+@dataclass(frozen=True)
+class AssignMember(_OnMember):
+    """Give a desktop of a dedicated pool to a person to keep, before they first ask for one."""
+
+    member_id: UUID
+    user_id: UUID
+    name, permission, verb = "member.assign", "pool.edit", "Assign"
+
+    def check(self, tx: Tx) -> None:
+        member = self._member(tx)
+        _require(tx, member, FREE, "given to somebody to keep")
+        pool = get(tx, Pool, member.pool_id)
+        if pool.type != "dedicated":
+            raise Impossible("not_dedicated", f"Desktops of pool {pool.name} go back when a lease ends; only a dedicated pool's "
+                             "belong to somebody.")
+        if owner := _owner(tx, member):
+            raise Impossible("assigned", f"Desktop {self._vm(tx).name} belongs to {facts.person(tx, owner)} already.")
+        get(tx, User, self.user_id)
+
+    def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
+        member = get(tx, PoolMember, self.member_id, lock=True)
+        members.belong(tx, member, self.user_id, now)
+        record(tx, "assignment.made", member, actor=actor.name, user_id=self.user_id, user=facts.person(tx, self.user_id),
+               vm=self._vm(tx).name, pool=get(tx, Pool, member.pool_id).name)
+
+
+@dataclass(frozen=True)
+class UnassignMember(ResetMember):
+    """Take a desktop of a dedicated pool from the person it belongs to. What they kept on it is thrown away."""
+
+    member_id: UUID
+    name, permission, verb = "member.unassign", "pool.edit", "Take away"
+
+    def check(self, tx: Tx) -> None:
+        member = self._member(tx)
+        _require(tx, member, ("ready", "spare", "resetting", "broken"), "taken away")
+        if _owner(tx, member) is None and not member.fresh_wanted:
+            raise Impossible("not_assigned", f"Desktop {self._vm(tx).name} belongs to nobody.")
+
+    def shutdown(self, tx: Tx, job: Job) -> Call | None:
+        member = get(tx, PoolMember, self.member_id, lock=True)
+        if owner := _owner(tx, member):
+            self.check(tx)
+            record(tx, "assignment.taken", member, actor=job.actor.name, user_id=owner, user=facts.person(tx, owner),
+                   vm=self._vm(tx).name, pool=get(tx, Pool, member.pool_id).name)
+            tx.execute(sa.delete(Assignment).where(Assignment.vm_id == member.vm_id))
+            member.fresh_wanted = True
+        return super().shutdown(tx, job)
+
+
+def _owner(tx: Tx, member: PoolMember) -> UUID | None:
+    """Whose desktop it is."""
+    return tx.scalar(sa.select(Assignment.user_id).where(Assignment.vm_id == member.vm_id))
 
 
 def _require(tx: Tx, member: PoolMember, states: tuple[str, ...], what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -15,7 +16,7 @@ from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import submit
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
-from pools.models import Pool, PoolMember
+from pools.models import Assignment, Pool, PoolMember
 
 PAUSE_S = 15  # before a pool tries again to make or start desktops, after that came to nothing
 
@@ -27,6 +28,14 @@ def start(tx: Tx, member: PoolMember, now: datetime) -> bool:
         return False
     member.task_id = submit(tx, StartVm(vm.id), SYSTEM, now).id
     return True
+
+
+def belong(tx: Tx, member: PoolMember, user_id: UUID, now: datetime) -> None:
+    """The member is this person's from now on; if it is already, nothing changes."""
+    if tx.scalar(sa.select(Assignment.id).where(Assignment.vm_id == member.vm_id)) is None:
+        tx.add(Assignment(pool_id=member.pool_id, user_id=user_id, vm_id=member.vm_id, since=now))
+        tx.flush()
+        touch(tx, "member", member.id, user_id=user_id, pool_id=member.pool_id)
 
 
 def locked(tx: Tx, member: PoolMember) -> bool:

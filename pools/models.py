@@ -39,6 +39,9 @@ class Pool(HasId, Base):
     grace_s: Mapped[int] = mapped_column(default=60, server_default="60")
     shutdown_s: Mapped[int] = mapped_column(default=60, server_default="60")  # how long a guest may take to shut down
     per_user: Mapped[int] = mapped_column(default=1, server_default="1")
+    call_s: Mapped[int] = mapped_column(default=0, server_default="0")  # time to answer for who is called; 0: nobody is
+    extend_while_waiting: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
+    pause_why: Mapped[str] = mapped_column(default="", server_default="")  # for the people of a paused pool
     rights: Mapped[list[str]] = mapped_column(default=lambda: ["start", "shutdown", "reset"])
     protocols: Mapped[list[str]] = mapped_column(default=lambda: ["vnc", "spice"])  # offered, preferred first
     next_member: Mapped[int] = mapped_column(default=1, server_default="1")  # number in the next member's name
@@ -57,6 +60,19 @@ class PoolMember(HasId, Base):
     state: Mapped[str] = mapped_column(default=MEMBER.initial)
     why: Mapped[str] = mapped_column(default="", server_default="")
     task_id: Mapped[int | None] = ref("task.id", ondelete="SET NULL")  # the task that moves it on
+    fresh_wanted: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # to be made as new, though kept
+
+
+class Assignment(HasId, Base):
+    """A desktop of a dedicated pool that belongs to one person, whether they hold a lease on it now or not."""
+
+    __tablename__ = "assignment"
+    __table_args__ = (sa.Index(None, "pool_id", "user_id"),)
+    kind = "assignment"
+    pool_id: Mapped[UUID] = ref("pool.id", ondelete="CASCADE")
+    user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE")
+    vm_id: Mapped[UUID] = ref("vm.id", ondelete="CASCADE", unique=True)
+    since: Mapped[datetime]
 
 
 class Lease(HasId, Base):
@@ -70,7 +86,7 @@ class Lease(HasId, Base):
         pg.ExcludeConstraint(("vm_id", "="), ("period", "&&"), name="one_holder_at_a_time", using="gist"),
         sa.Index("uq_lease_live_vm", "vm_id", unique=True, postgresql_where=sa.text(LIVE)),
         sa.Index("ix_lease_live_user", "user_id", "pool_id", postgresql_where=sa.text(LIVE)),
-        sa.Index("ix_lease_queue", "pool_id", "queue_place", postgresql_where=sa.text("state = 'queued'")),
+        sa.Index("ix_lease_queue", "pool_id", "priority", "queue_place", postgresql_where=sa.text("state = 'queued'")),
         sa.Index("ix_lease_live_ends", "ends_at", postgresql_where=sa.text(LIVE)),
     )
     kind = "lease"
@@ -81,6 +97,10 @@ class Lease(HasId, Base):
     state: Mapped[str] = mapped_column(default=LEASE.initial)
     why: Mapped[str] = mapped_column(default="", server_default="")  # why it waits or ended, for the person
     queue_place: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity())  # order of asking; never changes
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")  # of the entitlement; the higher goes first
+    waited: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # the queue came to them: they are called
+    called_until: Mapped[datetime | None]  # the desktop is theirs if they answer by then
+    told_s: Mapped[int | None]  # the wait that they were told when they asked
     asked_at: Mapped[datetime]
     period: Mapped[Any | None] = mapped_column(pg.TSTZRANGE)
     starts_at: Mapped[datetime | None]
@@ -88,6 +108,6 @@ class Lease(HasId, Base):
     extensions_used: Mapped[int] = mapped_column(default=0, server_default="0")
     grace_until: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
-    end_reason: Mapped[str | None]  # returned | expired | reclaimed | failed | left_queue | entitlement_ended
+    end_reason: Mapped[str | None]  # returned | expired | reclaimed | failed | left_queue | entitlement_ended | no_answer
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # members that broke under it
     off_wanted: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # the holder switched it off

@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+from backend.calendars.rules import FAR
 from backend.directory.rules import Grant, Path
 from backend.errors import Impossible, Invalid
 
@@ -21,6 +22,7 @@ AT_ONCE = 4  # desktops a pool makes at the same time
 HOLDING = ("starting", "active", "expiring", "grace")  # states in which the desktop is the person's
 WANTING = ("queued", *HOLDING)  # … and those that count against a person's number of desktops
 FREE = ("spare", "warming", "ready")  # members that may be given out, best first
+STATES = (*FREE, "kept", "creating", "leased", "resetting", "broken")  # what counts towards a pool's size
 
 # why a start may come to nothing though the desktop itself is in order: it is tried again, not set aside
 NOT_ITS_FAULT = frozenset(
@@ -41,6 +43,8 @@ class Policy:
     grace_s: int = 60
     shutdown_s: int = 60
     per_user: int = 1
+    call_s: int = 0
+    extend_while_waiting: bool = False
     rights: tuple[str, ...] = RIGHTS
     protocols: tuple[str, ...] = PROTOCOLS
 
@@ -85,6 +89,7 @@ def require_policy(policy: Policy) -> None:
         p.extensions > 0 and not 60 <= p.extend_s <= 366 * 86_400,
         "An extension lasts between one minute and 366 days.", "extend_s",
     )  # fmt: skip
+    refuse_if(not 0 <= p.call_s <= 3600, "Who is called has between 0 seconds and one hour to answer.", "call_s")
     refuse_if(not 1 <= p.per_user <= 100, "A person may hold between 1 and 100 desktops of a pool.", "per_user")
     _known(p.rights, RIGHTS, "rights", "right")
     _known(p.protocols, PROTOCOLS, "protocols", "protocol")
@@ -132,10 +137,14 @@ class LeaseFacts:
     vm_state: str | None = None
     task: str = "none"
     code: str = ""  # why the task failed
+    entitled_until: datetime | None = None
+    to_call: bool = False  # the queue came to them, and they must answer
+    called_until: datetime | None = None
 
 
 Step = Literal[
-    "warn", "expire", "take", "disentitle", "too_late", "ready", "start", "later", "broke", "silent", "died", "send_back", "over"
+    "warn", "expire", "take", "disentitle", "shorten", "too_late", "call", "no_answer", "ready",
+    "start", "later", "broke", "silent", "died", "send_back", "over"
 ]  # fmt: skip
 
 
@@ -147,16 +156,21 @@ def lease_step(lease: LeaseFacts, warn_s: int, now: datetime) -> Step | None:
         case "queued":
             return "too_late" if lease.ends_at is not None and now >= lease.ends_at else None
         case "starting":
-            return _starting(lease)
+            return _starting(lease, now)
         case "returning":
             return _returning(lease)
+    until = lease.entitled_until
+    if lease.state in ("active", "expiring") and until is not None and (lease.ends_at is None or until < lease.ends_at):
+        return "shorten"
     if action := next_action(lease.state, lease.ends_at, lease.grace_until, warn_s, now):
         return action
     gone = lease.vm_state is None or (lease.vm_state == "down" and lease.task != "live" and not lease.off_wanted)
     return "died" if gone and lease.state in ("active", "expiring") else None
 
 
-def _starting(lease: LeaseFacts) -> Step | None:
+def _starting(lease: LeaseFacts, now: datetime) -> Step | None:
+    if lease.vm_state == "up" and lease.to_call:
+        return "call" if lease.called_until is None else "no_answer" if now >= lease.called_until else None
     if lease.vm_state == "up":
         return "ready"
     if lease.vm_state is None:
@@ -197,7 +211,7 @@ def extended_end(
         if policy.extensions == 0:
             sentence = "Leases of this pool cannot be extended."
         raise Impossible("no_extensions_left", sentence, extensions=policy.extensions)
-    if waiting:
+    if waiting and not policy.extend_while_waiting:
         people = "1 person is" if waiting == 1 else f"{waiting} people are"
         raise Impossible("others_wait", f"The lease cannot be extended: {people} waiting for a desktop.", waiting=waiting)
     end = lease_end(ends_at, policy.extend_s, entitled_until)
@@ -208,17 +222,47 @@ def extended_end(
 
 
 def entitled(grants: Iterable[Grant], path: Path, now: datetime) -> tuple[bool, datetime | None]:
-    """Whether the person may take from the pool at the head of the path, and until when (None: no end)."""
+    """Whether the person may take from the pool at the head of the path, and until when (None: no end in sight).
+
+    Entitlements that follow each other without a gap count as one."""
+    given, until = _entitlements(grants, path), now
+    while until - now < FAR:
+        ends = [g.until(until) for g in given if g.holds(until)]
+        if not ends:
+            return until > now, until if until > now else None
+        if any(end is None for end in ends):
+            return True, None
+        until = max(end for end in ends if end is not None)
+    return True, None
+
+
+def entitled_again(grants: Iterable[Grant], path: Path, now: datetime) -> datetime | None:
+    """When somebody who is not entitled now will be; None: never, as far as anybody can see."""
+    return min((at for g in _entitlements(grants, path) if (at := g.opens(now)) is not None), default=None)
+
+
+def not_now(pool: str, opens: datetime | None) -> str:
+    """What somebody is told who is not entitled now."""
+    if opens is None:
+        return f"Your right to pool {pool} has ended."
+    return f"You may use pool {pool} again from {opens:%A, %d %B %Y at %H:%M} UTC."
+
+
+def priority_of(grants: Iterable[Grant], path: Path, now: datetime) -> int:
+    """The person's priority in the pool's queue: the highest of their entitlements that hold now."""
+    return max((g.priority for g in _entitlements(grants, path) if g.holds(now)), default=0)
+
+
+def _entitlements(grants: Iterable[Grant], path: Path) -> list[Grant]:
     places = set(path)
-    given = [g for g in grants if g.role == "user" and (g.object_type, g.object_id) in places and g.holds(now)]
-    ends = [g.valid_until for g in given if g.valid_until is not None]
-    return bool(given), max(ends) if given and len(ends) == len(given) else None
+    return [g for g in grants if g.role == "user" and (g.object_type, g.object_id) in places]
 
 
 # -- the members of one pool ---------------------------------------------------------------------
 @dataclass(frozen=True)
 class Candidate:
-    """A member as one sees it who looks for a desktop; `leased_by` names the holder, `why` says what broke."""
+    """A member as one sees it who looks for a desktop; `leased_by` names the holder, `why` says what broke; `belongs_to`
+    is the person it is kept for, `owner` their name."""
 
     member_id: UUID
     vm_id: UUID
@@ -229,10 +273,14 @@ class Candidate:
     host_state: str = ""
     leased_by: str = ""
     why: str = ""
+    belongs_to: UUID | None = None
+    owner: str = ""
 
 
-def reason(c: Candidate, trouble: str = "") -> tuple[str, bool]:
-    """Why this member may or may not be given out, in words. `trouble` says why nothing can be started now."""
+def reason(c: Candidate, trouble: str = "", user_id: UUID | None = None) -> tuple[str, bool]:
+    """Why this member may or may not be given to this person, in words. `trouble` says why nothing can be started now."""
+    if c.belongs_to is not None and c.belongs_to != user_id:
+        return f"belongs to {c.owner}", False
     match c.state:
         case "spare" | "warming" if c.host_state not in ("up", ""):
             return f"host {c.host} is {c.host_state.replace('_', ' ')}", False
@@ -256,9 +304,23 @@ def reason(c: Candidate, trouble: str = "") -> tuple[str, bool]:
             return {"creating": "being made", "resetting": "being reset"}.get(c.state, f"being {c.state}"), False
 
 
-def free(candidates: Iterable[Candidate], trouble: str = "") -> list[Candidate]:
-    """The members that may be given out, best first."""
-    return sorted((c for c in candidates if reason(c, trouble)[1]), key=lambda c: FREE.index(c.state))
+def free(candidates: Sequence[Candidate], trouble: str = "", user_id: UUID | None = None) -> list[Candidate]:
+    """The members that may be given to this person, best first. Who has a desktop of their own gets that one or none."""
+    among = own(candidates, user_id) or candidates
+    return sorted((c for c in among if reason(c, trouble, user_id)[1]), key=lambda c: FREE.index(c.state))
+
+
+def own(candidates: Iterable[Candidate], user_id: UUID | None) -> list[Candidate]:
+    """The members that belong to this person and that nobody uses now."""
+    return [c for c in candidates if user_id is not None and c.belongs_to == user_id and not c.leased_by]
+
+
+def own_broken(candidates: Iterable[Candidate], user_id: UUID) -> str:
+    """A sentence when the desktops that belong to this person are all set aside; else empty."""
+    theirs = own(candidates, user_id)
+    if not theirs or any(c.state != "broken" for c in theirs):
+        return ""
+    return f"Your desktop {theirs[0].name} has been set aside: {theirs[0].why or 'it broke.'} Your administrator can repair it."
 
 
 def member_name(pool: str, number: int) -> str:
@@ -279,11 +341,11 @@ class Wanted:
 
 def wanted(counts: Mapping[str, int], queued: int, size: int, spares: int) -> Wanted:
     """Members on demand up to `size`, `spares` of them started and waiting; surplus goes, but never a leased one."""
-    n = {state: counts.get(state, 0) for state in (*FREE, "creating", "leased", "resetting", "broken")}
+    n = {state: counts.get(state, 0) for state in STATES}
     total = sum(n.values())
     if total > size:
         over = total - size
-        idle = n["ready"] + n["broken"]
+        idle = n["ready"] + n["broken"] + (n["kept"] if not size else 0)  # a size of none: the pool is being removed
         return Wanted(remove=min(over, idle), cool=min(max(over - idle, 0), n["spare"]))
     coming = n["ready"] + n["warming"] + n["spare"] + n["creating"] + n["resetting"]
     create = max(0, min(queued + spares - coming, size - total, AT_ONCE - n["creating"]))
@@ -295,7 +357,7 @@ def wanted(counts: Mapping[str, int], queued: int, size: int, spares: int) -> Wa
 
 def hopeless(counts: Mapping[str, int], size: int) -> bool:
     """Whether no desktop can come free by itself: all that may be made are made, and all are set aside."""
-    total = sum(counts.get(state, 0) for state in (*FREE, "creating", "leased", "resetting", "broken"))
+    total = sum(counts.get(state, 0) for state in STATES)
     return total >= size and counts.get("broken", 0) == total
 
 

@@ -73,7 +73,8 @@ class Membership(Base):
 class Permission(HasId, Base):
     """A role for a user or a group on an object; it counts for everything below that object.
 
-    The role `user` on a pool or VM is an entitlement; outside its period it gives nothing.
+    The role `user` on a pool or VM is an entitlement; outside its period, or its calendar's hours, it gives nothing.
+    Who has the higher `priority` on a pool goes before others in its queue.
     `object_type` is one of directory.rules.OBJECT_TYPES; the system itself has no `object_id`.
     """
 
@@ -91,6 +92,8 @@ class Permission(HasId, Base):
     object_id: Mapped[UUID | None]
     valid_from: Mapped[datetime | None]
     valid_until: Mapped[datetime | None]
+    calendar_id: Mapped[UUID | None] = ref("calendar.id")  # none: at any hour
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class WebSession(HasId, Base):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from backend.calendars.rules import Hours
+
 OBJECT_TYPES = ("system", "datacenter", "cluster", "host", "storagedomain", "template", "vm", "pool")
 
 ROLES: dict[str, frozenset[str]] = {
@@ -36,10 +38,29 @@ class Grant:
     object_id: UUID | None
     valid_from: datetime | None = None
     valid_until: datetime | None = None
+    hours: Hours | None = None  # none: at any hour
+    priority: int = 0
 
     def holds(self, now: datetime) -> bool:
-        """Whether `now` lies within its period."""
-        return (self.valid_from is None or self.valid_from <= now) and (self.valid_until is None or now < self.valid_until)
+        """Whether `now` lies within its period, and within its hours."""
+        if (self.valid_from is not None and now < self.valid_from) or (self.valid_until is not None and now >= self.valid_until):
+            return False
+        return self.hours is None or self.hours.open_at(now)
+
+    def until(self, now: datetime) -> datetime | None:
+        """Of one that holds now: when it stops to; None: no end in sight."""
+        closes = self.hours.until(now) if self.hours is not None else None
+        return min((end for end in (closes, self.valid_until) if end is not None), default=None)
+
+    def opens(self, now: datetime) -> datetime | None:
+        """Of one that does not hold now: when it will; None: never, as far as anybody can see."""
+        at = max(now, self.valid_from) if self.valid_from is not None else now
+        if self.hours is not None and not self.hours.open_at(at):
+            later = self.hours.opens(at)
+            if later is None:
+                return None
+            at = later
+        return at if self.valid_until is None or at < self.valid_until else None
 
 
 Path = tuple[tuple[str, UUID | None], ...]

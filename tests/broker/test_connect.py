@@ -93,7 +93,7 @@ def test_nobody_passes_the_queue_though_a_desktop_is_free(tx: Tx) -> None:
     alice = entitled(tx, pool)
     answer = ask(tx, alice, pool.id)
     assert (answer.state, answer.position) == ("queued", 2)
-    assert decisions(tx, alice)[0].sentence.startswith("1 person asked before you")
+    assert decisions(tx, alice)[0].sentence.startswith("1 person is before you")
 
 
 def test_queued_says_place_and_estimate(tx: Tx) -> None:

@@ -28,8 +28,8 @@ SPARE, WARMING, READY, BUSY, BROKEN = (
         ({"candidates": [READY, BUSY]}, "starting", READY, "Desktop ready-down is starting for you."),
         ({"candidates": [BUSY]}, "queued", None, "No desktop is free at the moment. You are next."),
         ({"candidates": []}, "queued", None, "You are next"),
-        ({"candidates": [SPARE], "queued": 1}, "queued", None, "1 person asked before you"),  # nobody overtakes
-        ({"candidates": [SPARE], "queued": 7}, "queued", None, "7 people asked before you"),
+        ({"candidates": [SPARE], "queued": 1}, "queued", None, "1 person is before you"),  # nobody overtakes
+        ({"candidates": [SPARE], "queued": 7}, "queued", None, "7 people are before you"),
         ({"candidates": [READY], "trouble": "No host has room."}, "queued", None, "No host has room. You are next."),
         ({"candidates": [SPARE], "held": "w7"}, "kept", None, "You have desktop w7 already"),
         ({"candidates": [SPARE], "removing": True}, "refused", None, "is being removed"),

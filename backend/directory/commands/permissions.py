@@ -9,6 +9,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from backend.calendars.models import Calendar
 from backend.changes import touch
 from backend.db import Tx, get
 from backend.directory import accounts, rights
@@ -38,6 +39,8 @@ class GrantRole(Plain):
     found: Found | None = None
     valid_from: datetime | None = None
     valid_until: datetime | None = None
+    calendar_id: UUID | None = None  # none: at any hour
+    priority: int = 0  # the higher goes first in a pool's queue
     name, permission = "permission.grant", "pool.entitle"
 
     def target(self, tx: Tx) -> tuple[str, UUID | None]:
@@ -62,6 +65,13 @@ class GrantRole(Plain):
                 raise Invalid("bad_period", f"A period lies between the years {FIRST.year} and {LAST.year}.", fields=[field])
         if self.valid_from and self.valid_until and self.valid_from >= self.valid_until:
             raise Invalid("bad_period", "The period ends before it begins.", fields=["valid_from", "valid_until"])
+        if self.calendar_id is not None:
+            get(tx, Calendar, self.calendar_id)
+        if self.role != "user" and (self.calendar_id is not None or self.priority):
+            raise Invalid("not_an_entitlement", "Hours and a priority belong to the role user: who administers does so always.",
+                          fields=["calendar_id", "priority"])
+        if not -100 <= self.priority <= 100:
+            raise Invalid("bad_priority", "A priority lies between -100 and 100; 0 is usual.", fields=["priority"])
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> dict[str, Any]:
         if self.role != "user":
@@ -81,6 +91,7 @@ class GrantRole(Plain):
                                     object_id=self.object_id)
             tx.add(permission)
         permission.valid_from, permission.valid_until = self.valid_from, self.valid_until
+        permission.calendar_id, permission.priority = self.calendar_id, self.priority
         tx.flush()
         record(tx, "permission.granted", permission, actor=actor.name, user_id=user_id, pool_id=_pool(permission),
                principal=words, role=self.role, object=rights.words_for(tx, self.object_type, self.object_id))

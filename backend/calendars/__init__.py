@@ -1,0 +1,1 @@
+"""Calendars: when entitlements, bookings and spares count, in the time zone where people live."""
