@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 
+from backend.calendars.models import Calendar
 from backend.clusters.models import Cluster, DataCenter
 from backend.db import Tx
 from backend.directory.models import Directory, Group, Membership, Permission, User, WebSession
@@ -72,6 +73,11 @@ def a_permission(tx: Tx, who: User | Group, on: Any = None, role: str = "user", 
             **fields,
         ),
     )
+
+
+def a_calendar(tx: Tx, *windows: str, timezone: str = "UTC", **fields: Any) -> Calendar:
+    """Hours that come again, such as `Mon-Fri 08:00-18:00`."""
+    return _add(tx, Calendar(name=f"calendar{next(_numbers)}", windows=list(windows), timezone=timezone, **fields))
 
 
 def a_session(tx: Tx, user: User, now: datetime = NOW, **fields: Any) -> WebSession:

@@ -121,13 +121,24 @@ def test_strangers_learn_nothing(tx: Tx) -> None:
     assert ask(tx, alice, held.vm_id).lease.id == held.lease.id
 
 
-@pytest.mark.parametrize("period", [{"valid_from": NOW + timedelta(1)}, {"valid_until": NOW}])
-def test_an_entitlement_counts_in_its_period_only(tx: Tx, period: dict[str, Any]) -> None:
+def test_an_entitlement_that_is_over_is_none(tx: Tx) -> None:
     pool, alice = make.a_pool(tx, members=1), make.a_user(tx)
-    make.a_permission(tx, alice, pool, **period)
+    make.a_permission(tx, alice, pool, valid_until=NOW)
     assert broker.desktops(tx, alice.id, NOW) == []
     with pytest.raises(NotFound):
         ask(tx, alice, pool.id)
+
+
+@pytest.mark.parametrize("hours", [None, "Tue 08:00-12:00"])
+def test_an_entitlement_at_another_time_is_shown_and_refused(tx: Tx, hours: str | None) -> None:
+    pool, alice, opens = make.a_pool(tx, members=1), make.a_user(tx), NOW + timedelta(1)
+    period = {"valid_from": opens} if hours is None else {"calendar_id": make.a_calendar(tx, hours).id}
+    make.a_permission(tx, alice, pool, **period)
+    (desktop,) = broker.desktops(tx, alice.id, NOW)
+    assert (desktop.state, desktop.actions, desktop.opens_at) == ("closed", (), opens)
+    with pytest.raises(Denied, match="again from Tuesday, 03 March 2026 at 08:00 UTC"):
+        ask(tx, alice, pool.id)
+    assert broker.auto_launch(tx, make.a_session(tx, alice), NOW) is None
 
 
 def test_an_entitlement_by_group_and_from_above(tx: Tx) -> None:
