@@ -89,6 +89,15 @@ def ticket_xml(xml: str, protocol: Protocol, password: str, valid_to: str) -> st
     return ET.tostring(display, encoding="unicode")
 
 
+def closed_xml(xml: str) -> str:
+    """The same domain with its displays closed, as it is to be saved: what is restored opens to no earlier ticket,
+    and no password lies in a file."""
+    domain = ET.fromstring(xml)
+    for display in domain.iterfind("devices/graphics"):
+        display.attrib.update(CLOSED)
+    return ET.tostring(domain, encoding="unicode")
+
+
 def tickets_xml(issued: dict[str, int]) -> str:
     """Our metadata element, with the time of issue of the newest ticket of each protocol."""
     vm = ET.Element("vm")

@@ -94,7 +94,7 @@ class Guests:
             hostname=_text(host.get("host-name")),
             os=_text(system.get("pretty-name") or system.get("name")),
             ips=tuple(_addresses(cards)),
-            users=tuple(sorted({str(user["user"])[:64] for user in _dicts(users) if user.get("user")})),
+            users=user_names(users),
         )
 
     def _part(self, vm_id: UUID, command: str, otherwise: Any) -> Any:
@@ -107,6 +107,11 @@ class Guests:
             log.debug("guest %s does not answer %s: %s", vm_id, command, silent)
             return otherwise
         return answer if isinstance(answer, type(otherwise)) else otherwise
+
+
+def user_names(answer: Any) -> tuple[str, ...]:
+    """Who is logged in, from what a guest agent answers to guest-get-users."""
+    return tuple(sorted({str(user["user"])[:64] for user in _dicts(answer) if user.get("user")}))
 
 
 def _text(value: Any) -> str | None:

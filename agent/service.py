@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -14,11 +15,14 @@ from agent.config import AgentConfig
 from agent.domxml import domain_xml
 from agent.enroll import EnrollFailed, install
 from agent.guests import Guests
+from agent.inside import act
 from agent.pictures import Pictures
+from agent.saves import Saves
 from agent.stats import sample_host, utc_now
-from agent.storage import Storage
+from agent.storage import Storage, flush
 from agent.virt import GuestSilent, Hypervisor, HypervisorDown
 from hostapi.types import (
+    GuestAction,
     GuestReport,
     HostReport,
     Protocol,
@@ -47,6 +51,7 @@ class AgentService:
         self.config, self.state, self._certified = config, state, certified
         self._wake = threading.Condition()
         self.hypervisor = Hypervisor(config.libvirt_uri, self._changed)
+        self.saves = Saves(self.hypervisor)
         self.storage = Storage(config.storage_roots, state / "domains.json", self.hypervisor.users_of)
         self.guests = Guests(self.hypervisor.ask_guest)
         self.pictures = Pictures(self.hypervisor.screenshot)
@@ -54,10 +59,7 @@ class AgentService:
     # -- steps -----------------------------------------------------------------------------------
     def start_vm(self, spec: VmSpec, steering: Steering) -> VmReport:
         """Run this VM, its displays closed."""
-        paths = [self.storage.require_inside(disk.path) for disk in spec.disks]
-        if spec.boot:
-            self.storage.require_inside(spec.boot.kernel)
-            self.storage.require_inside(spec.boot.initrd)
+        paths = self._paths(spec)
         steering.check_cancelled()
         if not self._patiently(lambda: self.hypervisor.runs(spec.vm_id), steering):
             self.guests.forget(spec.vm_id)
@@ -66,12 +68,7 @@ class AgentService:
             return domain_xml(spec, "test" if test_driver else None)
 
         with self.storage.held(paths):
-            for disk, path in zip(spec.disks, paths, strict=True):
-                if not Path(path).is_file():
-                    sentence = f"VM {spec.name} cannot start: its disk {disk.path} is not there."
-                    raise HostRefused("disk_missing", sentence, path=disk.path)
-                if not disk.readonly:
-                    self._require_unshared(spec, path, steering)
+            self._require_disks(spec, paths, steering)
             self._patiently(lambda: self.hypervisor.start(spec.name, spec.vm_id, xml), steering)
         return next((vm for vm in self._vms() if vm.vm_id == spec.vm_id), _fresh(spec))
 
@@ -108,7 +105,8 @@ class AgentService:
             waited = time.monotonic() - begun
             if pressed is None or time.monotonic() - pressed > PRESS_S:
                 first = pressed is None
-                self._patiently(lambda: self._press(vm_id, by_agent=first), steering)
+                ask = self.hypervisor.ask_to_shut_down
+                self._patiently(lambda: self._press(ask, vm_id, by_agent=first), steering)
                 pressed = time.monotonic()
                 return None
             if waited >= timeout_s:
@@ -124,6 +122,86 @@ class AgentService:
     def stop_vm(self, vm_id: UUID, steering: Steering) -> None:
         """Cut the VM's power."""
         self._patiently(lambda: self.hypervisor.stop(vm_id), steering)
+
+    def suspend_vm(self, vm_id: UUID, path: str, steering: Steering) -> None:
+        """Save the VM's memory and switch it off."""
+        file = self.storage.require_saved(path)
+        steering.check_cancelled()
+        begun = False
+        while self._patiently(lambda: self.hypervisor.runs(vm_id), steering):
+            if not begun:
+                Path(file).parent.mkdir(parents=True, exist_ok=True)
+                begun = True
+            steering.progress(10, "Writing its memory to disk")
+            if not self._patiently(lambda: self.saves.save(vm_id, file), steering):
+                self._nap()
+        if self._patiently(lambda: self.saves.saved_vm(file), steering) != vm_id:
+            self.storage.forget_saved(file)  # a torn one
+            raise HostRefused("vm_not_running", "The VM does not run on this host (any more).", vm_id=str(vm_id))
+        flush(file)
+        flush(str(Path(file).parent))
+
+    def restore_vm(self, spec: VmSpec, path: str, steering: Steering) -> VmReport:
+        """Let a saved VM go on. Paused until its file is deleted: as long as there is a file, its disks are as they
+        were when it was written."""
+        file, paths = self.storage.require_saved(path), self._paths(spec)
+        steering.check_cancelled()
+        with self.storage.held(paths):
+            if not self._patiently(lambda: self.hypervisor.runs(spec.vm_id), steering):
+                if not Path(file).is_file():
+                    sentence = f"The saved state of VM {spec.name} is not there any more."
+                    raise HostRefused("saved_state_missing", sentence, path=path)
+                if self._patiently(lambda: self.saves.saved_vm(file), steering) != spec.vm_id:
+                    sentence = f"The saved state of VM {spec.name} cannot be used: the file is damaged or another VM's."
+                    raise HostRefused("saved_state_unusable", sentence, path=path)
+                self._require_disks(spec, paths, steering)
+                self.guests.forget(spec.vm_id)
+                self._patiently(lambda: self.saves.restore(spec.name, spec.vm_id, file), steering)
+            self.storage.forget_saved(file)
+            self._patiently(lambda: self.saves.resume(spec.vm_id), steering)
+        return next((vm for vm in self._vms() if vm.vm_id == spec.vm_id), _fresh(spec))
+
+    def discard_saved(self, path: str, steering: Steering) -> None:
+        """Delete a saved VM's memory."""
+        self.storage.forget_saved(self.storage.require_saved(path))
+
+    def reboot_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
+        """Ask the guest to reboot, by its agent or else by its power button, until it has begun anew."""
+        before, begun = self.hypervisor.resets(vm_id), time.monotonic()
+        pressed: float | None = None
+
+        def rebooted() -> bool | None:
+            nonlocal pressed
+            if not self._patiently(lambda: self.hypervisor.runs(vm_id), steering):
+                raise HostRefused("vm_not_running", "The VM does not run on this host (any more).", vm_id=str(vm_id))
+            if self.hypervisor.resets(vm_id) > before:
+                self.guests.forget(vm_id)
+                return True
+            waited = time.monotonic() - begun
+            if pressed is None or time.monotonic() - pressed > PRESS_S:
+                ask, first = self.hypervisor.ask_to_reboot, pressed is None
+                self._patiently(lambda: self._press(ask, vm_id, by_agent=first), steering)
+                pressed = time.monotonic()
+                return None
+            if waited >= timeout_s:
+                sentence = f"The guest did not reboot within {timeout_s} seconds."
+                raise HostRefused("reboot_timeout", sentence, vm_id=str(vm_id))
+            steering.progress(min(99, int(100 * waited / max(1, timeout_s))), "Waiting for the guest to reboot")
+            return None
+
+        self._wait_for(rebooted, steering)
+
+    def reset_vm(self, vm_id: UUID, steering: Steering) -> None:
+        """Press the VM's reset button."""
+        self._patiently(lambda: self.hypervisor.reset(vm_id), steering)
+        self.guests.forget(vm_id)
+
+    def guest_action(self, vm_id: UUID, action: GuestAction, text: str, steering: Steering) -> None:
+        """Show a message inside, lock screens, or log people out."""
+        facts = self._patiently(lambda: self.hypervisor.facts(vm_id), steering)
+        if facts is None:
+            raise HostRefused("vm_not_running", "The VM does not run on this host.", vm_id=str(vm_id))
+        act(partial(self.hypervisor.ask_guest, vm_id), facts.name, action, text)
 
     def set_ticket(self, vm_id: UUID, ticket: TicketSpec, steering: Steering) -> None:
         """Open a display to this password until it expires."""
@@ -152,6 +230,45 @@ class AgentService:
         except EnrollFailed as no:
             raise HostRefused("bad_certificate", str(no)) from no
         self._certified()
+
+    def snapshot_volume(
+        self, vm_id: UUID, domain_path: str, volume_id: UUID, snapshot_id: UUID, steering: Steering
+    ) -> bool:
+        """Take a snapshot inside a volume."""
+        path, name = self.storage.volume(domain_path, volume_id), str(snapshot_id)
+        steering.check_cancelled()
+        with self.storage.held([path]):
+            taken = name in self.storage.snapshots(path)
+            if self._patiently(lambda: self.hypervisor.runs(vm_id), steering):
+                if not taken:
+                    return self._patiently(lambda: self.saves.take_snapshot(vm_id, path, name), steering)
+                self._patiently(lambda: self.saves.thaw(vm_id), steering)  # cut off before it could
+                return False
+            if not taken:
+                self._patiently(lambda: self.storage.change_snapshot("-c", path, name), steering)
+            return True
+
+    def revert_volume(self, domain_path: str, volume_id: UUID, snapshot_id: UUID, steering: Steering) -> None:
+        """Go back to a snapshot."""
+        path, name = self.storage.volume(domain_path, volume_id), str(snapshot_id)
+        with self.storage.held([path]):
+            if name not in self.storage.snapshots(path):
+                sentence = f"Volume {volume_id} has no such snapshot any more."
+                raise HostRefused("snapshot_missing", sentence, path=path)
+            self._patiently(lambda: self.storage.change_snapshot("-a", path, name), steering)
+
+    def delete_snapshot(
+        self, vm_id: UUID, domain_path: str, volume_id: UUID, snapshot_id: UUID, steering: Steering
+    ) -> None:
+        """Delete a snapshot."""
+        path, name = self.storage.volume(domain_path, volume_id), str(snapshot_id)
+        with self.storage.held([path]):
+            if name not in self.storage.snapshots(path):
+                return
+            if self._patiently(lambda: self.hypervisor.runs(vm_id), steering):
+                self._patiently(lambda: self.saves.drop_snapshot(vm_id, path, name), steering)
+            else:
+                self._patiently(lambda: self.storage.change_snapshot("-d", path, name), steering)
 
     # -- questions -------------------------------------------------------------------------------
     def report(self) -> HostReport:
@@ -189,9 +306,24 @@ class AgentService:
             for one in samples
         ]
 
-    def _press(self, vm_id: UUID, by_agent: bool) -> None:
-        if not (by_agent and self.hypervisor.ask_to_shut_down(vm_id, by_agent=True)):
-            self.hypervisor.ask_to_shut_down(vm_id, by_agent=False)
+    def _press(self, ask: Callable[[UUID, bool], bool], vm_id: UUID, by_agent: bool) -> None:
+        if not (by_agent and ask(vm_id, True)):
+            ask(vm_id, False)
+
+    def _paths(self, spec: VmSpec) -> list[str]:
+        """The real paths of the VM's disks; a refusal when one of its files lies outside of the storage folders."""
+        if spec.boot:
+            self.storage.require_inside(spec.boot.kernel)
+            self.storage.require_inside(spec.boot.initrd)
+        return [self.storage.require_inside(disk.path) for disk in spec.disks]
+
+    def _require_disks(self, spec: VmSpec, paths: list[str], steering: Steering) -> None:
+        for disk, path in zip(spec.disks, paths, strict=True):
+            if not Path(path).is_file():
+                sentence = f"VM {spec.name} cannot start: its disk {disk.path} is not there."
+                raise HostRefused("disk_missing", sentence, path=disk.path)
+            if not disk.readonly:
+                self._require_unshared(spec, path, steering)
 
     def _require_unshared(self, spec: VmSpec, path: str, steering: Steering) -> None:
         """QEMU's own locks refuse a second writer as well; this says by whom the disk is used."""

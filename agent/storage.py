@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 from agent.deadline import Overdue, within
@@ -63,6 +63,13 @@ class Storage:
         finally:
             for lock in taken:
                 lock.release()
+
+    def require_saved(self, path: str) -> str:
+        """The real path of a file that a VM's memory is saved in; a refusal for what cannot be one."""
+        real = self.require_inside(path)
+        if os.path.basename(os.path.dirname(real)) != "saved" or not real.endswith(".save"):
+            raise HostRefused("path_refused", f"{path} is no place for a VM's memory.", path=path)
+        return real
 
     # -- domains ---------------------------------------------------------------------------------
     def attach(self, path: str) -> StorageReport:
@@ -125,6 +132,33 @@ class Storage:
             self._require_unused(path)
             Path(path).unlink(missing_ok=True)
 
+    # -- snapshots inside a volume that no VM runs on --------------------------------------------
+    def volume(self, domain_path: str, volume_id: UUID) -> str:
+        """The real path of a volume that is there."""
+        path = self._path(domain_path, volume_id)
+        if not os.path.isfile(path):
+            raise HostRefused("volume_missing", f"Volume {volume_id} is not there.", path=path)
+        return path
+
+    def snapshots(self, path: str) -> set[str]:
+        """The names of the snapshots inside a volume, whoever uses it."""
+        with _told(f"The snapshots of {path} cannot be read"):
+            return {str(one["name"]) for one in _info(path).get("snapshots", ())}
+
+    def change_snapshot(self, change: Literal["-c", "-a", "-d"], path: str, name: str) -> None:
+        """Create, apply or delete a snapshot; refuses while the volume is in use. The caller holds the path."""
+        with _told("The volume's snapshot cannot be " + {"-c": "taken", "-a": "gone back to", "-d": "deleted"}[change]):
+            self._require_unused(path)
+            run([QEMU_IMG, "snapshot", change, name, path], timeout_s=WORK_S)
+
+    # -- saved memory ----------------------------------------------------------------------------
+    def forget_saved(self, path: str) -> None:
+        """Delete a saved VM's memory, for good before this returns; one that is not there is fine."""
+        with _told(f"{path} cannot be deleted"):
+            Path(path).unlink(missing_ok=True)
+            if os.path.isdir(folder := os.path.dirname(path)):
+                flush(folder)
+
     # -- inside ----------------------------------------------------------------------------------
     def _path(self, domain_path: str, volume_id: UUID) -> str:
         return f"{self.require_inside(domain_path)}/volumes/{volume_id}.qcow2"
@@ -180,6 +214,15 @@ class Storage:
                         "volume_in_use", "The volume is in use: QEMU holds its lock.", path=path
                     ) from no
                 # A torn or alien file is nobody's reason to keep it: reset and delete are what mends it.
+
+
+def flush(path: str) -> None:
+    """Have a file, or a folder's list of files, written to its disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _info(path: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""libvirt: lifecycle, events, display tickets, guest channel, screens; the only file that imports libvirt."""
+"""libvirt: lifecycle, events, display tickets, guest channel, screens; with `saves` the only file that imports libvirt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATES: dict[int, Literal["running", "paused", "off"]] = {
 }
 # libvirtd serves five calls of a connection at a time; a QEMU that hangs takes one until it is killed. So what
 # may hang has connections of its own, and looking at what runs is never held up by it.
-Lane = Literal["look", "work", "guests", "screens"]
+Lane = Literal["look", "work", "guests", "screens", "saves"]
 _events_lock = threading.Lock()
 _events_run = False
 
@@ -43,6 +43,10 @@ class HypervisorDown(HostRefused):
 
 class GuestSilent(Exception):
     """The guest agent does not answer, yet or any more."""
+
+
+class GuestRefused(GuestSilent):
+    """The guest agent answers that it cannot."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Hypervisor:
         self._ticket_locks: dict[UUID, threading.Lock] = {}
         self._facts: dict[tuple[UUID, int], DomainFacts] = {}  # by VM and by libvirt's id of this run
         self._version = ""
+        self._resets: dict[UUID, int] = {}
         _run_events()
 
     # -- lifecycle -------------------------------------------------------------------------------
@@ -79,28 +84,28 @@ class Hypervisor:
 
         def create(connection: libvirt.virConnect) -> None:
             try:
-                if self._find(connection, vm_id) is None:
+                if self.find(connection, vm_id) is None:
                     connection.createXML(xml(connection.getType() == "TEST"), 0)
             except libvirt.libvirtError as no:
-                if self._find(connection, vm_id) is None:  # else somebody else was quicker, which is as good
+                if self.find(connection, vm_id) is None:  # else somebody else was quicker, which is as good
                     raise _start_refusal(name, no) from no
 
-        self._call(f"starting VM {name}", create, CREATE_S)
+        self.call(f"starting VM {name}", create, CREATE_S)
 
     def stop(self, vm_id: UUID) -> None:
         """Cut a VM's power; it is off for certain when this returns."""
 
         def destroy(connection: libvirt.virConnect) -> None:
-            if (domain := self._find(connection, vm_id)) is None:
+            if (domain := self.find(connection, vm_id)) is None:
                 return
             try:
                 domain.destroy()
             except libvirt.libvirtError as no:
-                if self._find(connection, vm_id) is not None:
-                    sentence = f"VM {domain.name()} cannot be stopped: {_said(no)}"
+                if self.find(connection, vm_id) is not None:
+                    sentence = f"VM {domain.name()} cannot be stopped: {said(no)}"
                     raise HostRefused("not_stopped", sentence) from no
 
-        self._call("stopping a VM", destroy, 60.0)
+        self.call("stopping a VM", destroy, 60.0)
 
     def ask_to_shut_down(self, vm_id: UUID, by_agent: bool) -> bool:
         """Ask the guest to shut down, by its agent or by the power button; False when it cannot be asked so."""
@@ -110,25 +115,41 @@ class Hypervisor:
             else libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
         )
 
-        def shut_down(connection: libvirt.virConnect) -> bool:
-            domain = self._find(connection, vm_id)
-            if domain is None:
-                return True
-            try:
-                if connection.getType() == "TEST":
-                    domain.shutdown()
-                else:
-                    domain.shutdownFlags(flag)
-            except libvirt.libvirtError as no:
-                log.info("VM %s cannot be asked to shut down: %s", domain.name(), no)
-                return False
-            return True
+        def shut_down(domain: libvirt.virDomain, plain: bool) -> None:
+            domain.shutdown() if plain else domain.shutdownFlags(flag)
 
-        return self._call("shutting a VM down", shut_down)
+        return self._ask_domain("shut down", vm_id, shut_down)
+
+    def ask_to_reboot(self, vm_id: UUID, by_agent: bool) -> bool:
+        """Ask the guest to reboot, by its agent or by the power button; False when it cannot be asked so."""
+        flag = libvirt.VIR_DOMAIN_REBOOT_GUEST_AGENT if by_agent else libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN
+
+        def reboot(domain: libvirt.virDomain, plain: bool) -> None:
+            domain.reboot(0 if plain else flag)
+            if plain:  # the test driver's guests reboot in no time, and no event tells of it
+                self._was_reset(vm_id)
+
+        return self._ask_domain("reboot", vm_id, reboot)
+
+    def resets(self, vm_id: UUID) -> int:
+        """How often this VM was seen to begin anew, by its own reboot or by the reset button."""
+        return self._resets.get(vm_id, 0)
+
+    def reset(self, vm_id: UUID) -> None:
+        """Press a VM's reset button."""
+
+        def reset(connection: libvirt.virConnect) -> None:
+            domain = self.require(connection, vm_id)
+            try:
+                domain.reset(0)
+            except libvirt.libvirtError as no:
+                raise HostRefused("not_reset", f"VM {domain.name()} cannot be reset: {said(no)}") from no
+
+        self.call("resetting a VM", reset)
 
     def runs(self, vm_id: UUID) -> bool:
         """Whether libvirt has this VM running or paused."""
-        found = self._call("looking for a VM", lambda connection: self._find(connection, vm_id), lane="look")
+        found = self.call("looking for a VM", lambda connection: self.find(connection, vm_id), lane="look")
         return found is not None
 
     # -- what is there ---------------------------------------------------------------------------
@@ -140,16 +161,16 @@ class Hypervisor:
             answers = [self._sample(domain) for domain in active]
             return [sample for sample in answers if sample is not None]
 
-        return self._call("listing the VMs", read, 10.0, lane="look")
+        return self.call("listing the VMs", read, 10.0, lane="look")
 
     def facts(self, vm_id: UUID) -> DomainFacts | None:
         """A running VM's facts from its XML; None when it does not run."""
 
         def read(connection: libvirt.virConnect) -> DomainFacts | None:
-            domain = self._find(connection, vm_id)
+            domain = self.find(connection, vm_id)
             return None if domain is None else read_domain(domain.XMLDesc(0))
 
-        return self._call("looking at a VM", read, lane="look")
+        return self.call("looking at a VM", read, lane="look")
 
     def users_of(self, path: str) -> list[str]:
         """The names of the VMs, ours or not, that have this file open for writing. `path` has no links in it."""
@@ -159,7 +180,7 @@ class Hypervisor:
             found = [self._read_facts(domain) for domain in active]
             return [facts.name for facts in found if facts and path in map(os.path.realpath, facts.disks)]
 
-        return self._call("looking for a disk's user", read, lane="look")
+        return self.call("looking for a disk's user", read, lane="look")
 
     def version(self) -> str:
         """Which hypervisor this is, in words."""
@@ -169,7 +190,7 @@ class Hypervisor:
             return f"{connection.getType()} {_dotted(connection.getVersion())}, libvirt {library}"
 
         if not self._version:
-            self._version = self._call("asking for the version", read, lane="look")
+            self._version = self.call("asking for the version", read, lane="look")
         return self._version
 
     # -- displays --------------------------------------------------------------------------------
@@ -178,9 +199,7 @@ class Hypervisor:
         domain's metadata: it lasts as long as the VM, whatever restarts meanwhile."""
 
         def put(connection: libvirt.virConnect) -> None:
-            domain = self._find(connection, vm_id)
-            if domain is None:
-                raise HostRefused("vm_not_running", "The VM does not run on this host.", vm_id=str(vm_id))
+            domain = self.require(connection, vm_id)
             issued = self._issued(domain)
             if ticket.issued_ms < issued.get(ticket.protocol, 0):
                 return
@@ -203,19 +222,19 @@ class Hypervisor:
                 )
                 domain.updateDeviceFlags(display, libvirt.VIR_DOMAIN_AFFECT_LIVE)
             except libvirt.libvirtError as no:
-                sentence = f"VM {domain.name()} took no display password: {_said(no)}"
-                raise HostRefused(_unsupported(no) or "ticket_failed", sentence) from no
+                sentence = f"VM {domain.name()} took no display password: {said(no)}"
+                raise HostRefused(unsupported(no) or "ticket_failed", sentence) from no
 
         with self._lock:
             lock = self._ticket_locks.setdefault(vm_id, threading.Lock())
         with lock:
-            self._call("setting a display password", put)
+            self.call("setting a display password", put)
 
     def screenshot(self, vm_id: UUID) -> bytes | None:
         """The picture on a VM's screen as QEMU writes it (PNG or PPM); None when there is none."""
 
         def shoot(connection: libvirt.virConnect) -> bytes | None:
-            domain = self._find(connection, vm_id)
+            domain = self.find(connection, vm_id)
             if domain is None:
                 return None
             stream, picture = connection.newStream(0), bytearray()
@@ -228,49 +247,73 @@ class Hypervisor:
                 return None
             return bytes(picture)
 
-        return self._call("taking a picture", shoot, 8.0, lane="screens")
+        return self.call("taking a picture", shoot, 8.0, lane="screens")
 
     # -- the guest's inside ----------------------------------------------------------------------
-    def ask_guest(self, vm_id: UUID, command: str) -> Any:
-        """What the guest agent answers to a command without arguments; raises `GuestSilent`."""
+    def ask_guest(self, vm_id: UUID, command: str, **arguments: Any) -> Any:
+        """What the guest agent answers to a command; raises `GuestSilent`, or `GuestRefused` with its words."""
+        question = json.dumps({"execute": command} | ({"arguments": arguments} if arguments else {}))
 
         def ask(connection: libvirt.virConnect) -> Any:
-            domain = self._find(connection, vm_id)
+            domain = self.find(connection, vm_id)
             if domain is None:
                 raise GuestSilent("the VM does not run")
             try:
-                answer = libvirt_qemu.qemuAgentCommand(domain, json.dumps({"execute": command}), GUEST_S, 0)
+                answer = libvirt_qemu.qemuAgentCommand(domain, question, GUEST_S, 0)
             except libvirt.libvirtError as no:
-                if code := _unsupported(no):
-                    raise HostRefused(code, f"This hypervisor has no guest agents: {_said(no)}") from no
-                raise GuestSilent(no.get_error_message()) from no
+                if code := unsupported(no):
+                    raise HostRefused(code, f"This hypervisor has no guest agents: {said(no)}") from no
+                words = no.get_error_message() or ""
+                if "unable to execute QEMU agent" in words:  # it did answer
+                    raise GuestRefused(words) from no
+                raise GuestSilent(words) from no
             try:
                 return json.loads(answer)["return"]
             except (ValueError, KeyError, TypeError) as nonsense:
                 raise GuestSilent(f"it answers nonsense: {nonsense}") from nonsense
 
-        return self._call("asking a guest", ask, 4 * GUEST_S, lane="guests")
+        return self.call("asking a guest", ask, 4 * GUEST_S, lane="guests")
 
     # -- inside ----------------------------------------------------------------------------------
-    def _call(
+    def _ask_domain(self, what: str, vm_id: UUID, ask: Callable[[libvirt.virDomain, bool], None]) -> bool:
+        """Whether the domain, if it runs, could be asked; `ask` is told whether it is the test driver's."""
+
+        def work(connection: libvirt.virConnect) -> bool:
+            if (domain := self.find(connection, vm_id)) is None:
+                return True
+            try:
+                ask(domain, connection.getType() == "TEST")
+            except libvirt.libvirtError as no:
+                log.info("VM %s cannot be asked to %s: %s", domain.name(), what, no)
+                return False
+            return True
+
+        return self.call(f"asking a VM to {what}", work)
+
+    def _was_reset(self, vm_id: UUID) -> None:
+        self._resets[vm_id] = self._resets.get(vm_id, 0) + 1
+        self._changed()
+
+    def call(
         self, what: str, work: Callable[[libvirt.virConnect], T], seconds: float = CALL_S, lane: Lane = "work"
     ) -> T:
+        """What `work` answers over this lane's connection, or a refusal in words; `what` says what was being done."""
         connection = self._open(lane)
         try:
             return within(seconds, lambda: work(connection))
         except Overdue as late:
             raise HostRefused("hypervisor_silent", f"libvirt is silent while {what}: {late}.") from late
         except libvirt.libvirtError as no:
-            if _is_lost(connection, no):
+            if is_lost(connection, no):
                 self._drop(lane, connection)
                 raise HypervisorDown(
                     "hypervisor_down", f"The connection to libvirt broke while {what}."
                 ) from no
             if no.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:  # it went while it was looked at
                 raise HostRefused("vm_not_running", "The VM does not run on this host any more.") from no
-            raise HostRefused("hypervisor_error", f"libvirt failed while {what}: {_said(no)}") from no
+            raise HostRefused("hypervisor_error", f"libvirt failed while {what}: {said(no)}") from no
         except HostRefused as refused:
-            if isinstance(refused.__cause__, libvirt.libvirtError) and _is_lost(
+            if isinstance(refused.__cause__, libvirt.libvirtError) and is_lost(
                 connection, refused.__cause__
             ):
                 self._drop(lane, connection)
@@ -308,6 +351,15 @@ class Hypervisor:
                 connection.domainEventRegisterAny(None, event, lambda *_: self._changed(), None)
             except libvirt.libvirtError as no:
                 log.debug("no event %s: %s", event, no)
+        try:
+            connection.domainEventRegisterAny(
+                None,
+                libvirt.VIR_DOMAIN_EVENT_ID_REBOOT,
+                lambda _, domain, __: self._was_reset(UUID(domain.UUIDString())),
+                None,
+            )
+        except libvirt.libvirtError as no:
+            log.debug("no event of reboots: %s", no)
         return connection
 
     def _drop(self, lane: Lane, connection: libvirt.virConnect) -> None:
@@ -315,7 +367,7 @@ class Hypervisor:
             if self._connections.get(lane) is connection:
                 del self._connections[lane]
 
-    def _find(self, connection: libvirt.virConnect, vm_id: UUID) -> libvirt.virDomain | None:
+    def find(self, connection: libvirt.virConnect, vm_id: UUID) -> libvirt.virDomain | None:
         """The domain, if it runs; one that is only defined does not count."""
         try:
             domain = connection.lookupByUUIDString(str(vm_id))
@@ -324,6 +376,12 @@ class Hypervisor:
             if no.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
+
+    def require(self, connection: libvirt.virConnect, vm_id: UUID) -> libvirt.virDomain:
+        """The domain, or a refusal when it does not run."""
+        if (domain := self.find(connection, vm_id)) is None:
+            raise HostRefused("vm_not_running", "The VM does not run on this host.", vm_id=str(vm_id))
+        return domain
 
     def _read_facts(self, domain: libvirt.virDomain) -> DomainFacts | None:
         """Read once a run: neither disks nor displays of our domains change while they run."""
@@ -349,10 +407,8 @@ class Hypervisor:
             if no.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
-        said = STATES.get(state, "running")
-        return (
-            None if said == "off" else Sample(facts.vm_id, facts.name, said, memory_kib // 1024, cpu_ns / 1e9)
-        )
+        now = STATES.get(state, "running")
+        return None if now == "off" else Sample(facts.vm_id, facts.name, now, memory_kib // 1024, cpu_ns / 1e9)
 
     def _issued(self, domain: libvirt.virDomain) -> dict[str, int]:
         try:
@@ -383,7 +439,8 @@ def _run_events() -> None:
         _events_run = True
 
 
-def _is_lost(connection: libvirt.virConnect, no: libvirt.libvirtError) -> bool:
+def is_lost(connection: libvirt.virConnect, no: libvirt.libvirtError) -> bool:
+    """Whether it was the connection that broke, so that nothing is known."""
     if no.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
         return True
     try:
@@ -392,13 +449,18 @@ def _is_lost(connection: libvirt.virConnect, no: libvirt.libvirtError) -> bool:
         return True
 
 
-def _unsupported(no: libvirt.libvirtError) -> str | None:
+def unsupported(no: libvirt.libvirtError) -> str | None:
+    """The code `unsupported` when this driver of libvirt cannot do such a thing at all."""
     return "unsupported" if no.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT else None
 
 
 def _start_refusal(name: str, no: libvirt.libvirtError) -> HostRefused:
+    return refusal(f"VM {name} could not be started", no, "start_failed")
+
+
+def refusal(what: str, no: libvirt.libvirtError, otherwise: str) -> HostRefused:
     """libvirt's many ways to say no, as a code and a sentence with its reason."""
-    said = no.get_error_message() or str(no)
+    words = no.get_error_message() or str(no)
     codes = {
         'Failed to get "write" lock': "volume_in_use",
         "Failed to get shared": "volume_in_use",
@@ -411,11 +473,11 @@ def _start_refusal(name: str, no: libvirt.libvirtError) -> HostRefused:
         "already exists with uuid": "name_taken",
         "KVM": "no_kvm",
     }
-    code = next((code for words, code in codes.items() if words in said), "start_failed")
-    return HostRefused(code, f"VM {name} could not be started: {_said(no)}")
+    code = next((code for those, code in codes.items() if those in words), otherwise)
+    return HostRefused(code, f"{what}: {said(no)}")
 
 
-def _said(no: libvirt.libvirtError) -> str:
+def said(no: libvirt.libvirtError) -> str:
     """libvirt's words, as the end of a sentence."""
     return (no.get_error_message() or "it gives no reason").strip().rstrip(".") + "."
 

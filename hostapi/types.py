@@ -8,6 +8,7 @@ from uuid import UUID
 
 Protocol = Literal["spice", "vnc"]
 VirtType = Literal["kvm", "qemu"]
+GuestAction = Literal["message", "lock", "log_out"]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from hostapi.types import (
     Failure,
+    GuestAction,
     GuestReport,
     HostReport,
     Screen,
@@ -60,6 +61,30 @@ class HostAgent(Protocol):
     def stop_vm(self, vm_id: UUID, steering: Steering) -> None:
         """Cut the VM's power and answer once it is proved off. A VM that does not run is success."""
 
+    def suspend_vm(self, vm_id: UUID, path: str, steering: Steering) -> None:
+        """Write the VM's memory to this file below a storage domain's `saved` folder, and switch it off. One that is
+        saved there already is success, one that neither runs nor is saved is `vm_not_running`. Begun, it is not
+        cancelled; a VM that cannot be saved runs on."""
+
+    def restore_vm(self, spec: VmSpec, path: str, steering: Steering) -> VmReport:
+        """Let a VM go on from the file that `suspend_vm` wrote, its displays closed until a ticket is set. The file is
+        deleted before the guest goes on: nothing is ever restored twice. A VM that already runs is left alone; refuses
+        with `saved_state_missing` or `saved_state_unusable`, and then the file stays as it was."""
+
+    def discard_saved(self, path: str, steering: Steering) -> None:
+        """Delete what `suspend_vm` wrote; a file that is not there is success."""
+
+    def reboot_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
+        """Ask the guest to reboot (agent first, then the power button) and wait until it has. Refuses with
+        `reboot_timeout` when the guest will not; `await_boot` tells when it is up again."""
+
+    def reset_vm(self, vm_id: UUID, steering: Steering) -> None:
+        """Press the VM's reset button: the guest is not asked."""
+
+    def guest_action(self, vm_id: UUID, action: GuestAction, text: str, steering: Steering) -> None:
+        """Show people inside the guest a message, lock their screens or log them out, through the guest agent. Refuses
+        with `guest_silent` when there is none, `guest_cannot` when the guest has no program for it."""
+
     def set_ticket(self, vm_id: UUID, ticket: TicketSpec, steering: Steering) -> None:
         """Let the console be opened with this password until it expires. The newest ticket of a VM and protocol
         counts (`issued_ms`); an older one is success and changes nothing."""
@@ -80,6 +105,21 @@ class HostAgent(Protocol):
     def certify(self, certificate: str, ca: str, steering: Steering) -> None:
         """From now on show this certificate, and believe managers and gateways of this CA alone (both PEM).
         Refuses with `bad_certificate` what is not for this host's key or not of that CA."""
+
+    def snapshot_volume(
+        self, vm_id: UUID, domain_path: str, volume_id: UUID, snapshot_id: UUID, steering: Steering
+    ) -> bool:
+        """Take a snapshot inside the volume and answer whether its file systems were at rest: the VM was off, or its
+        guest agent froze them. One that is there already is success."""
+
+    def revert_volume(self, domain_path: str, volume_id: UUID, snapshot_id: UUID, steering: Steering) -> None:
+        """Make the volume what it was when the snapshot was taken. Refuses with `volume_in_use` while a VM runs on it,
+        `snapshot_missing` when there is no such snapshot."""
+
+    def delete_snapshot(
+        self, vm_id: UUID, domain_path: str, volume_id: UUID, snapshot_id: UUID, steering: Steering
+    ) -> None:
+        """Delete a snapshot, whether the VM runs or not; one that is not there is success."""
 
     # -- questions: nothing changes, nothing is journalled ---------------------------------------
     def report(self) -> HostReport:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from hostapi.types import (
+    GuestAction,
     GuestReport,
     HostReport,
     Protocol,
@@ -38,6 +39,7 @@ class Run:
     since: datetime
     boots_at: datetime | None  # None: its guest agent will never answer
     off_at: datetime | None = None
+    reboots_at: datetime | None = None
 
 
 class SimHost:
@@ -114,6 +116,90 @@ class SimHost:
         with self._changed:
             self._end(vm_id)
 
+    def suspend_vm(self, vm_id: UUID, path: str, steering: Steering) -> None:
+        """Remember its memory in the storage, where every host finds it."""
+        folder = self._saved_in(path)
+        if path not in folder.saved:
+            self._run(vm_id)
+            self._pause(self.world.save_s, steering)
+        with self._changed:
+            if vm_id not in self.runs and path in folder.saved:
+                return
+            run = self._run(vm_id)
+            if self.world.guest(run.spec.name).save_fails:
+                raise HostRefused("save_failed", f"VM {run.spec.name} could not be saved: the hypervisor refused.")
+            self._require_room(folder)
+            folder.saved[path] = run.spec
+            self._end(vm_id)
+
+    def restore_vm(self, spec: VmSpec, path: str, steering: Steering) -> VmReport:
+        """It runs again as it was, and its memory is forgotten."""
+        folder = self._saved_in(path)
+        if spec.vm_id not in self.runs:
+            self._pause(self.world.save_s, steering)
+        with self._changed:
+            steering.check_cancelled()
+            if spec.vm_id not in self.runs:
+                if folder.broken:
+                    raise _broken(folder)
+                if path not in folder.saved:
+                    raise HostRefused("saved_state_missing", f"The saved state of VM {spec.name} is not there any more.")
+                if self.world.guest(spec.name).restore_fails:
+                    sentence = f"The saved state of VM {spec.name} cannot be used: the hypervisor refused."
+                    raise HostRefused("saved_state_unusable", sentence)
+                self._require_startable(spec)
+                now = self.world.clock.now()
+                self.runs[spec.vm_id] = Run(spec, now, None if self.world.guest(spec.name).boot_fails else now)
+                self._changed.notify_all()
+            folder.saved.pop(path, None)
+            return self._vm_report(self._run(spec.vm_id))
+
+    def discard_saved(self, path: str, steering: Steering) -> None:
+        """Forget its memory."""
+        folder = self._saved_in(path)
+        if folder.broken:
+            raise _broken(folder)
+        with self._changed:
+            folder.saved.pop(path, None)
+
+    def reboot_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
+        """Let the guest begin anew after its time, unless it hangs."""
+        end = self.world.clock.now() + timedelta(seconds=timeout_s)
+
+        def rebooted() -> bool:
+            run, now = self._run(vm_id), self.world.clock.now()
+            if run.reboots_at is None and not self.world.guest(run.spec.name).hangs:
+                run.reboots_at = now + timedelta(seconds=self.world.shutdown_s)
+            if run.reboots_at is not None and now >= run.reboots_at:
+                self._boot_anew(run)
+                return True
+            if now >= end:
+                sentence = f"VM {run.spec.name} did not reboot within {timeout_s} seconds."
+                raise HostRefused("reboot_timeout", sentence)
+            return False
+
+        self._wait_until(rebooted, steering)
+
+    def reset_vm(self, vm_id: UUID, steering: Steering) -> None:
+        """The guest begins anew at once."""
+        with self._changed:
+            self._boot_anew(self._run(vm_id))
+
+    def guest_action(self, vm_id: UUID, action: GuestAction, text: str, steering: Steering) -> None:
+        """Remember what the people inside see of it."""
+        with self._changed:
+            run = self._run(vm_id)
+            guest = self.world.guest(run.spec.name)
+            if not self._answers(run):
+                sentence = f"The guest of VM {run.spec.name} cannot be asked: its guest agent does not answer."
+                raise HostRefused("guest_silent", sentence)
+            if action == "message":
+                guest.shown.append(text)
+            elif action == "lock":
+                guest.locked = True
+            else:
+                guest.users = ()
+
     def set_ticket(self, vm_id: UUID, ticket: TicketSpec, steering: Steering) -> None:
         """Remember the password and when it ends."""
         with self._changed:
@@ -156,6 +242,7 @@ class SimHost:
             self._require_unused(path)
             self._require_backing(volume)
             folder.volumes[volume.volume_id] = volume
+            folder.snapshots.pop(volume.volume_id, None)
             folder.resets[volume.volume_id] = folder.resets.get(volume.volume_id, 0) + 1
         return path
 
@@ -167,6 +254,48 @@ class SimHost:
         with self._changed:
             self._require_unused(_path(domain_path, volume_id))
             folder.volumes.pop(volume_id, None)
+            folder.snapshots.pop(volume_id, None)
+
+    def snapshot_volume(
+        self, vm_id: UUID, domain_path: str, volume_id: UUID, snapshot_id: UUID, steering: Steering
+    ) -> bool:
+        """Remember the snapshot; at rest when the VM is off or its agent answers."""
+        folder = self.world.folder(domain_path)
+        self._require_usable(folder, steering)
+        with self._changed:
+            self._require_volume(folder, volume_id)
+            run = self.runs.get(vm_id)
+            if run is None:
+                self._require_unused(_path(domain_path, volume_id))
+            taken = folder.snapshots.setdefault(volume_id, [])
+            if snapshot_id not in taken:
+                taken.append(snapshot_id)
+            return run is None or self._answers(run)
+
+    def revert_volume(self, domain_path: str, volume_id: UUID, snapshot_id: UUID, steering: Steering) -> None:
+        """Count that it was gone back to."""
+        folder = self.world.folder(domain_path)
+        self._require_usable(folder, steering)
+        with self._changed:
+            self._require_volume(folder, volume_id)
+            self._require_unused(_path(domain_path, volume_id))
+            if snapshot_id not in folder.snapshots.get(volume_id, []):
+                raise HostRefused("snapshot_missing", f"Volume {volume_id} has no such snapshot any more.")
+            folder.reverts.append((volume_id, snapshot_id))
+
+    def delete_snapshot(
+        self, vm_id: UUID, domain_path: str, volume_id: UUID, snapshot_id: UUID, steering: Steering
+    ) -> None:
+        """Forget the snapshot."""
+        folder = self.world.folder(domain_path)
+        if folder.broken:
+            raise _broken(folder)
+        with self._changed:
+            if vm_id not in self.runs:
+                self._require_unused(_path(domain_path, volume_id))
+            taken = folder.snapshots.get(volume_id, [])
+            if snapshot_id in taken:
+                taken.remove(snapshot_id)
 
     def certify(self, certificate: str, ca: str, steering: Steering) -> None:
         """Remember it: the simulator's doors need none."""
@@ -242,7 +371,22 @@ class SimHost:
         return run.off_at is not None and self.world.clock.now() >= run.off_at
 
     def _answers(self, run: Run) -> bool:
-        return run.boots_at is not None and self.world.clock.now() >= run.boots_at
+        silent = self.world.guest(run.spec.name).agent_silent
+        return not silent and run.boots_at is not None and self.world.clock.now() >= run.boots_at
+
+    def _boot_anew(self, run: Run) -> None:
+        guest = self.world.guest(run.spec.name)
+        guest.users, guest.locked, run.reboots_at = (), False, None
+        run.boots_at = None if guest.boot_fails else self.world.clock.now() + timedelta(seconds=self.world.boot_s)
+        self._changed.notify_all()
+
+    def _saved_in(self, path: str) -> SimStorage:
+        """The storage domain that this saved state lies in."""
+        return self.world.folder(path.partition("/saved/")[0])
+
+    def _require_volume(self, folder: SimStorage, volume_id: UUID) -> None:
+        if volume_id not in folder.volumes:
+            raise HostRefused("volume_missing", f"Volume {volume_id} is not there.")
 
     def _vm_report(self, run: Run) -> VmReport:
         guest = self._guest_report(run) if self._answers(run) else None
@@ -297,6 +441,9 @@ class SimHost:
 
     def _require_usable(self, folder: SimStorage, steering: Steering) -> None:
         self._pause(folder.slow_s, steering)
+        self._require_room(folder)
+
+    def _require_room(self, folder: SimStorage) -> None:
         if folder.broken:
             raise _broken(folder)
         if folder.full:

@@ -12,7 +12,7 @@ from backend.clock import Clock
 from hostapi.client import HostUnreachable
 from hostapi.desk import Desk
 from hostapi.journal import Journal
-from hostapi.types import HostReport, Outcome, Screen, VolumeSpec
+from hostapi.types import HostReport, Outcome, Screen, VmSpec, VolumeSpec
 from sim.host import SimHost
 
 
@@ -29,6 +29,9 @@ class SimStorage:
     volumes: dict[UUID, VolumeSpec] = field(default_factory=dict)
     resets: dict[UUID, int] = field(default_factory=dict)  # how often each volume was thrown away
     lost: set[str] = field(default_factory=set)  # file names that are gone
+    saved: dict[str, VmSpec] = field(default_factory=dict)  # memory of suspended VMs, by its file's path
+    snapshots: dict[UUID, list[UUID]] = field(default_factory=dict)  # of each volume, the oldest first
+    reverts: list[tuple[UUID, UUID]] = field(default_factory=list)  # (volume, snapshot) that was gone back to
 
 
 @dataclass
@@ -37,8 +40,13 @@ class SimGuest:
 
     boot_fails: bool = False
     start_fails: bool = False
-    hangs: bool = False  # ignores every request to shut down
+    hangs: bool = False  # ignores every request to shut down or to reboot
+    save_fails: bool = False
+    restore_fails: bool = False
+    agent_silent: bool = False
     users: tuple[str, ...] = ()
+    shown: list[str] = field(default_factory=list)  # messages on its screen
+    locked: bool = False
 
 
 class SimMachine:
@@ -109,10 +117,10 @@ class World:
     """A data center that is not there. Times in seconds are of the clock it was given, which may be told."""
 
     def __init__(
-        self, clock: Clock, *, launch_s: float = 0.0, boot_s: float = 0.0, shutdown_s: float = 0.0
+        self, clock: Clock, *, launch_s: float = 0.0, boot_s: float = 0.0, shutdown_s: float = 0.0, save_s: float = 0.0
     ) -> None:
         self.clock = clock
-        self.launch_s, self.boot_s, self.shutdown_s = launch_s, boot_s, shutdown_s
+        self.launch_s, self.boot_s, self.shutdown_s, self.save_s = launch_s, boot_s, shutdown_s, save_s
         self.lock = threading.RLock()
         self.machines: dict[str, SimMachine] = {}
         self.storage: dict[str, SimStorage] = {}
@@ -168,6 +176,7 @@ class World:
 
         `power host1 off|on`, `network host1 off|on`, `agent host1 restart|off|on`,
         `vm w7 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys`, `vm w7 users alice bob`,
+        `vm w7 save_fails|saves|restore_fails|restores|agent_silent|agent_answers`,
         `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`.
         """
         words = sentence.split()
@@ -216,6 +225,12 @@ class World:
                 "starts": ("start_fails", False),
                 "hangs": ("hangs", True),
                 "obeys": ("hangs", False),
+                "save_fails": ("save_fails", True),
+                "saves": ("save_fails", False),
+                "restore_fails": ("restore_fails", True),
+                "restores": ("restore_fails", False),
+                "agent_silent": ("agent_silent", True),
+                "agent_answers": ("agent_silent", False),
             }[what]
             setattr(guest, attribute, value)
 

@@ -193,8 +193,10 @@ def _with_dependencies(name: str, modules: Path, order: list[Path]) -> None:
 
 def _make_disk(root: Path, packages: Path, out: Path) -> None:
     _busybox(root, packages)
-    for name in ("rc", "dhcp", "banner", "desktop", "agent", "shutdown"):
+    for name in ("rc", "dhcp", "banner", "desktop", "agent", "shutdown", "locked"):
         _install(root, name, f"sbin/{name}")
+    for name, action in (("hook-message", "message"), ("hook-lock", "lock"), ("hook-log-out", "log_out")):
+        _install(root, name, f"usr/share/leasehold/hooks/{action}")
     _install(root, "chpasswd", "usr/sbin/chpasswd")
     _install(root, "power-button", "etc/acpi/PWRF/00000080")
     for name in ("inittab", "profile", "os-release"):

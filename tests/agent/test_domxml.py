@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from agent.domxml import domain_xml, read_domain, read_tickets, ticket_xml, tickets_xml
+from agent.domxml import closed_xml, domain_xml, read_domain, read_tickets, ticket_xml, tickets_xml
 from hostapi.types import BootSpec, DiskSpec, NicSpec, VmSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -85,3 +85,11 @@ def test_times_of_issue_are_read_back() -> None:
 def test_a_domain_of_somebody_else_is_not_ours() -> None:
     xml = f"<domain><name>x</name><uuid>{UUID(int=5)}</uuid><memory>1024</memory><devices/></domain>"
     assert not read_domain(xml).ours
+
+
+def test_a_domain_is_saved_with_its_displays_closed() -> None:
+    opened = domain_xml(PLAIN).replace("closed", "sesame12").replace("1970-01-01T00:00:01", "2030-01-01T00:00:00")
+    assert "sesame12" in opened
+    saved = closed_xml(opened)
+    assert "sesame12" not in saved and "2030" not in saved and saved.count('passwd="closed"') == 2
+    assert read_domain(saved) == read_domain(opened)

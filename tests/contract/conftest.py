@@ -187,7 +187,9 @@ class _wire:
 class _test_driver:
     """The agent's service on libvirt's test driver, with real files and the real qemu-img."""
 
-    LACKS = {"guest agent": "unsupported", "tickets": "unsupported", "hanging guest": "none"}
+    LACKS = {
+        "guest agent": "unsupported", "tickets": "unsupported", "live snapshots": "unsupported", "hanging guest": "none",
+    }
 
     def __init__(self, _: pytest.FixtureRequest, root: Path, pki: Pki) -> None:
         config = AgentConfig("h1", "test:///default", storage_roots=(str(root),))
