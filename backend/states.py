@@ -32,7 +32,7 @@ class StateTable:
             wanted = " or ".join(sorted({s.replace("_", " ") for s, e in self.moves if e == event})) or "never"
             raise Impossible(
                 "wrong_state",
-                f"{self.label.capitalize()} {name} is {state.replace('_', ' ')}; "
+                f"{self.label[:1].upper()}{self.label[1:]} {name} is {state.replace('_', ' ')}; "
                 f"“{event.replace('_', ' ')}” is possible when it is {wanted}.",
                 state=state, event=event,
             ) from None

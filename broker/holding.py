@@ -94,10 +94,15 @@ def act(tx: Tx, *, user_id: UUID, desktop_id: UUID, verb: str, now: datetime) ->
     if lease is not None:
         lease.off_wanted = verb != "start"
         touch(tx, "lease", lease.id, user_id=user_id, pool_id=lease.pool_id)
-    commands = {"start": StartVm(vm.id), "shutdown": ShutdownVm(vm.id, pool.shutdown_s if pool else 120), "stop": StopVm(vm.id)}
-    task = submit_for(tx, commands[verb], vm, user_id, now)
+    commands: dict[str, Any] = {
+        "start": StartVm(vm.id), "shutdown": ShutdownVm(vm.id, pool.shutdown_s if pool else 120), "stop": StopVm(vm.id),
+    }
     sentence = {"start": "is starting", "shutdown": "is shutting down", "stop": "is being switched off"}[verb]
-    return Done(f"Desktop {vm.name} {sentence}.", task.id if task else None)
+    task = holding(tx, vm)
+    if task is not None and task.command == commands[verb].name:  # asked twice, it is done once
+        return Done(f"Desktop {vm.name} {sentence} already.", task.id)
+    task = _submit(tx, commands[verb], vm, user_id, now)
+    return Done(f"Desktop {vm.name} {sentence}.", task.id)
 
 
 def _held(tx: Tx, user_id: UUID, desktop_id: UUID, now: datetime) -> tuple[Lease | None, Pool | None, Vm]:
@@ -122,9 +127,18 @@ def _held(tx: Tx, user_id: UUID, desktop_id: UUID, now: datetime) -> tuple[Lease
 
 
 def submit_for(tx: Tx, command: Any, vm: Vm, user_id: UUID, now: datetime) -> Task | None:
-    """The person's own right is checked before; the system carries it out in their name. None while a task is at it."""
-    if tx.scalar(sa.select(ResourceLock.task_id).where(ResourceLock.resource == f"vm:{vm.id}")) is not None:
-        return None
+    """Have it done unless a task is at the VM already: then None, and who waits for the VM looks again."""
+    return None if holding(tx, vm) is not None else _submit(tx, command, vm, user_id, now)
+
+
+def holding(tx: Tx, vm: Vm) -> Task | None:
+    """The task that is at this VM."""
+    at_it = sa.select(Task).join(ResourceLock, ResourceLock.task_id == Task.id).where(ResourceLock.resource == f"vm:{vm.id}")
+    return tx.scalars(at_it).first()
+
+
+def _submit(tx: Tx, command: Any, vm: Vm, user_id: UUID, now: datetime) -> Task:
+    """The person's own right is checked before; the system carries it out in their name. `Busy` names the task at it."""
     task = submit(tx, command, Actor(None, facts.person(tx, user_id), "Their own desktop"), now)
     task.actor_id = user_id  # theirs to look at, and to cancel
     return task

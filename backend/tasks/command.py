@@ -5,6 +5,7 @@ A command is a frozen dataclass whose fields are what its caller must say. It de
     name         wire name, "vm.start"; noun first
     permission   the permit its actor needs on its target, "vm.operate"
     steps        the names of its steps; () for one that only writes rows
+    instead_of   optional: the commands whose live task on the same thing is cancelled for it; it begins when that one has ended
     no_return    optional: the step after which it can only be carried to its end; then a wish to cancel comes too late
 
 and answers

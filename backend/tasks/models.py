@@ -63,6 +63,7 @@ class Task(Base):
     worker_id: Mapped[UUID | None] = ref("worker.id", ondelete="SET NULL", index=True)
     claim: Mapped[UUID | None]  # the fencing token: only the claim that is written here may record
     not_before: Mapped[datetime]
+    after_id: Mapped[int | None] = ref("task.id", ondelete="SET NULL", index=True)  # not begun while that one is live
     cancel_wanted: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 import msgspec
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.orm import aliased
 
 from backend.changes import touch
 from backend.clock import Clock
@@ -144,9 +145,11 @@ class Runner:
             )
             # nothing is put off for as long as that: the clock was turned back
             time = sa.or_(Task.not_before <= now, Task.not_before > now + timedelta(seconds=JUMP_S))
+            earlier = aliased(Task)
+            in_the_way = sa.exists().where(earlier.id == Task.after_id, earlier.state.in_(("queued", "running")))
             task = tx.scalars(
                 sa.select(Task)
-                .where(time, due)
+                .where(time, due, ~in_the_way)
                 .order_by(Task.not_before, Task.id)
                 .limit(1)
                 .with_for_update(skip_locked=True)

@@ -42,7 +42,7 @@ def submit(tx: Tx, command: Any, actor: Actor, now: datetime) -> Task:
     )
     tx.add(task)
     tx.flush()
-    _lock(tx, task, sorted(set(command.locks(tx))))
+    _lock(tx, task, sorted(set(command.locks(tx))), getattr(command, "instead_of", ()), now)
     if command.steps:
         tx.execute(sa.text(f"NOTIFY {WAKE}"))
         touch(tx, "task", task.id, user_id=task.actor_id)
@@ -76,16 +76,13 @@ def job_of(task: Task, results: dict[str, Any], now: datetime) -> Job:
     return Job(task.id, Actor(task.actor_id, task.actor_name, task.reason), results, now, task.cancel_wanted)
 
 
-def _lock(tx: Tx, task: Task, resources: list[str]) -> None:
+def _lock(tx: Tx, task: Task, resources: list[str], instead_of: tuple[str, ...], now: datetime) -> None:
     """Take all of them in sorted order, so that two tasks never wait for each other; `Busy` names the holder."""
     for resource in resources:
-        taken = tx.execute(
-            pg.insert(ResourceLock)
-            .values(resource=resource, task_id=task.id)
-            .on_conflict_do_nothing()
-            .returning(ResourceLock.resource)
-        ).first()
-        if taken is None:
+        taken = _take(tx, task, resource)
+        if not taken and instead_of:
+            taken = _take_over(tx, task, resource, instead_of, now)
+        if not taken:
             holder = tx.execute(
                 sa.select(Task.id, Task.title)
                 .join(ResourceLock, ResourceLock.task_id == Task.id)
@@ -98,3 +95,24 @@ def _lock(tx: Tx, task: Task, resources: list[str]) -> None:
                 resource=resource,
                 task=holder.id if holder else None,
             )
+
+
+def _take(tx: Tx, task: Task, resource: str) -> bool:
+    mine = pg.insert(ResourceLock).values(resource=resource, task_id=task.id).on_conflict_do_nothing()
+    return tx.execute(mine.returning(ResourceLock.resource)).first() is not None
+
+
+def _take_over(tx: Tx, task: Task, resource: str, instead_of: tuple[str, ...], now: datetime) -> bool:
+    """Take it from a task that this one is wanted instead of: that one is cancelled, and this one begins when it has ended."""
+    held = sa.select(Task).join(ResourceLock, ResourceLock.task_id == Task.id).where(ResourceLock.resource == resource)
+    holder = tx.scalars(held.with_for_update(of=Task).execution_options(populate_existing=True)).first()
+    if holder is None or holder.state not in ("queued", "running"):
+        return _take(tx, task, resource)  # it has ended meanwhile
+    if holder.command not in instead_of:
+        return False
+    cancel(tx, holder, now)
+    if holder.state == "running":
+        tx.execute(sa.update(ResourceLock).where(ResourceLock.resource == resource).values(task_id=task.id))
+        task.after_id, task.message = holder.id, f"Waits until “{holder.title}” is cancelled."
+        return True
+    return _take(tx, task, resource)

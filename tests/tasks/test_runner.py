@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from backend.tasks.submit import cancel
 from backend.vms.commands.define import CreateVm, RemoveVm, ResetVm
 from backend.vms.commands.power import ShutdownVm, StartVm, StopVm
 from backend.vms.models import Vm
+from broker.holding import act
 from tests.conftest import ToldClock
 from tests.make import a_permission, a_user
 from tests.tasks.bench import Bench
@@ -58,6 +60,68 @@ def test_stop_cuts_the_power(bench: Bench) -> None:
     bench.submit(StopVm(vm_id))
     bench.settle()
     assert bench.vm("w1").state == "down" and not bench.world.host("alpha").runs
+
+
+def waits_for_its_guest(bench: Bench) -> tuple[UUID, int]:
+    """A VM whose guest hangs, and the task that asks it to shut down."""
+    vm_id = bench.a_vm("w1")
+    bench.submit(StartVm(vm_id))
+    bench.settle()
+    bench.world.do("vm w1 hangs")
+    task_id, runner = bench.submit(ShutdownVm(vm_id, 600)), bench.runner()
+    for _ in range(3):
+        runner.step()
+    assert bench.vm("w1").state == "powering_down" and bench.task(task_id).state == "running"
+    return vm_id, task_id
+
+
+def test_power_off_is_possible_while_a_shutdown_waits(bench: Bench) -> None:
+    vm_id, waiting = waits_for_its_guest(bench)
+    off = bench.submit(StopVm(vm_id))
+    assert bench.locks() == [f"vm:{vm_id}"], "it is held all the time"
+    with pytest.raises(Busy, match=f"task {off}, “Power off VM w1”"):
+        bench.submit(StopVm(vm_id))
+    assert bench.task(off).message == "Waits until “Shut down VM w1” is cancelled."
+    bench.settle()
+    assert (bench.task(waiting).state, bench.task(off).state) == ("cancelled", "succeeded"), bench.story()
+    first, second = bench.steps(waiting)[-1], bench.steps(off)[0]
+    assert first.ended_at is not None and second.asked_at >= first.ended_at, "never both at one VM"
+    assert bench.vm("w1").state == "down" and not bench.world.host("alpha").runs and bench.locks() == []
+
+
+def test_power_off_takes_the_place_of_a_shutdown_that_has_not_begun(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    bench.submit(StartVm(vm_id))
+    bench.settle()
+    queued, off = bench.submit(ShutdownVm(vm_id)), bench.submit(StopVm(vm_id))
+    bench.settle()
+    assert (bench.task(queued).state, bench.task(off).state) == ("cancelled", "succeeded"), bench.story()
+
+
+def test_nothing_but_a_shutdown_is_cancelled_for_a_power_off(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    starting, runner = bench.submit(StartVm(vm_id)), bench.runner()
+    while bench.vm("w1").state != "powering_up":
+        runner.step()
+    with pytest.raises(Busy, match=f"task {starting}, “Start VM w1”"):
+        bench.submit(StopVm(vm_id))
+
+
+def test_a_person_powers_off_their_own_vm_whatever_waits_and_is_always_told(bench: Bench) -> None:
+    vm_id, waiting = waits_for_its_guest(bench)
+    with bench.sessions.begin() as tx:
+        alice = a_user(tx, "alice")
+        a_permission(tx, alice, tx.get_one(Vm, vm_id))
+        asked = {"user_id": alice.id, "desktop_id": vm_id, "now": bench.clock.now()}
+        again = act(tx, verb="shutdown", **asked)
+        assert (again.sentence, again.task_id) == ("Desktop w1 is shutting down already.", waiting)
+        off = act(tx, verb="stop", **asked)
+        assert off.sentence == "Desktop w1 is being switched off."
+        assert act(tx, verb="stop", **asked).sentence == "Desktop w1 is being switched off already."
+        with pytest.raises(Impossible, match="VM w1 is powering down; “start” is possible when it is down"):
+            act(tx, verb="start", **asked)
+    bench.settle()
+    assert bench.vm("w1").state == "down", bench.story()
 
 
 def test_busy_names_the_task_that_is_at_it(bench: Bench) -> None:

@@ -150,10 +150,11 @@ class ShutdownVm(_OnVm):
 
 @dataclass(frozen=True)
 class StopVm(_OnVm):
-    """Cut a VM's power."""
+    """Cut a VM's power, also while it waits for its guest to shut down."""
 
     vm_id: UUID
     name, permission, steps = "vm.stop", "vm.operate", ("stop",)
+    instead_of = ("vm.shutdown",)
     verb = "Power off"
 
     def check(self, tx: Tx) -> None:
