@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
@@ -19,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from backend.changes import Change, newest, since
 from backend.db import Sessions, Tx
-from backend.errors import Invalid
+from backend.errors import Invalid, TooMany
 from portal.auth import person, token_of
 from portal.parts import Parts, parts
 from portal.routes import Routes
@@ -33,6 +35,8 @@ POLL_S = 0.25
 AT_ONCE = 1000  # changes read at a time
 KEPT = 5000  # changes a process keeps: what streams that are only a little behind need
 COMMENT_S = 15  # a line this often keeps proxies from closing the stream, and the session is looked at again
+SEATS = 20  # streams of one session at one process; a browser opens six at most
+RETRY_S = 5
 Cursor = tuple[int, int]
 
 
@@ -61,16 +65,23 @@ class Poller:
         self.stopped = False
 
     def join(self) -> Cursor:
-        """A stream begins: the cursor of now. The poller starts with the first one."""
+        """A stream begins: the cursor of now. The poller starts with the first one. Without an answer of the database
+        no stream has begun, and none is counted."""
         with self._news:
-            self._streams += 1
             if self._running:
+                self._streams += 1
                 return self._upto
-            with in_transaction(self._sessions) as tx:
-                self._from = self._upto = newest(tx)
-            self._kept.clear()
-            self._running = True
-            threading.Thread(target=self._run, name="changes", daemon=True).start()
+        with in_transaction(self._sessions) as tx:
+            begin = newest(tx)
+        with self._news:
+            if not self._running:  # two may have come here at once
+                self._from = self._upto = begin
+                self._kept.clear()
+                self._streams = 1
+                threading.Thread(target=self._run, name="changes", daemon=True).start()
+                self._running = True
+            else:
+                self._streams += 1
             return self._upto
 
     def stop(self) -> None:
@@ -121,6 +132,29 @@ class Poller:
             self._news.notify_all()
 
 
+class Seats:
+    """How many streams each session has open at this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken: dict[UUID, int] = {}
+
+    def take(self, session_id: UUID) -> None:
+        """One more, or a refusal in words."""
+        with self._lock:
+            if self._taken.get(session_id, 0) >= SEATS:
+                raise TooMany("too_many_streams", f"This session listens to changes {SEATS} times already: close one of its "
+                              "windows or programs.", retry_after_s=RETRY_S)
+            self._taken[session_id] = self._taken.get(session_id, 0) + 1
+
+    def free(self, session_id: UUID) -> None:
+        """One less."""
+        with self._lock:
+            self._taken[session_id] -= 1
+            if not self._taken[session_id]:
+                del self._taken[session_id]
+
+
 def read(tx: Tx, cursor: Cursor) -> list[Settled]:
     """Settled changes after the cursor, oldest first."""
     return [Settled((row[0], row[1]), row[2], row[3], row[4], row[5]) for row in since(tx, cursor, AT_ONCE)]
@@ -134,11 +168,14 @@ def changes() -> Response:
     everything anew, for what happened meanwhile is not known any more."""
     types = frozenset(filter(None, request.args.get("types", "").split(",")))
     resume = _cursor(request.headers.get("Last-Event-ID", ""))
-    person()
-    token = token_of(request)
+    session_id, token = person().id, token_of(request)
     assert token is not None
+    seats: Seats = current_app.extensions["seats"]
     lines = stream(current_app.extensions["poller"], parts(), token, types, resume)
     response = Response(lines, content_type="text/event-stream")
+    seats.take(session_id)
+    # once, when the answer is closed or else when nobody has it any more: it may be dropped before its first line
+    response.call_on_close(weakref.finalize(response, seats.free, session_id))
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response
@@ -203,5 +240,6 @@ def _lost(tx: Tx, cursor: Cursor) -> bool:
 
 
 def install(app: Flask) -> None:
-    """One poller for the process."""
+    """One poller for the process, and one count of who listens."""
+    app.extensions["seats"] = Seats()
     app.extensions["poller"] = Poller(app.extensions["parts"].sessions)

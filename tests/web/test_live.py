@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import sessionmaker
 
 from backend.changes import Change, touch
 from backend.db import Sessions
@@ -18,6 +19,7 @@ from backend.directory import sessions as web_sessions
 from backend.vms.models import Vm
 from portal.live import Poller, stream
 from tests import make
+from tests.postgres import Cluster
 from tests.web.place import Place
 
 PATIENCE_S = 60
@@ -279,3 +281,42 @@ def test_over_http(place: Place) -> None:
     said.close()
     assert place.as_(None).get("/api/v1/changes").status_code == 401
     assert client.get("/api/v1/changes", headers={"Last-Event-ID": "x"}).status_code == 422
+
+
+def test_a_session_has_so_many_streams_and_no_more_and_gets_them_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.live.SEATS", 3)
+    alice, seats, poller = place.as_("alice"), place.app.extensions["seats"], place.app.extensions["poller"]
+    open_ones = [alice.get("/api/v1/changes") for _ in range(3)]
+    next(iter(open_ones[0].response))  # one is read from, the others were never begun
+    told = alice.get("/api/v1/changes")
+    assert (told.status_code, told.get_json()["error"]["code"]) == (429, "too_many_streams")
+    assert told.headers["Retry-After"] and "close one of its windows" in told.get_json()["error"]["message"]
+    other = place.as_("bob").get("/api/v1/changes")
+    assert other.status_code == 200
+    for one in (*open_ones, other):
+        one.close()
+    assert seats._taken == {} and poller._streams == 0
+    again = alice.get("/api/v1/changes")
+    assert again.status_code == 200
+    again.close()
+    assert seats._taken == {}
+
+
+def test_a_stream_that_is_dropped_unread_and_unclosed_frees_its_place(place: Place) -> None:
+    with place.app.test_request_context("/api/v1/changes", headers={"Authorization": f"Bearer {place.tokens['alice']}"}):
+        place.app.dispatch_request()
+    assert place.app.extensions["seats"]._taken == {}
+
+
+def test_a_stream_that_cannot_begin_is_not_counted(place: Place, cluster: Cluster) -> None:
+    """Else the poller would go on for ever with nobody listening."""
+    engine = sa.create_engine(cluster.url("there_is_no_such_database"))
+    poller = Poller(sessionmaker(engine))
+    for _ in range(2):
+        with pytest.raises(sa.exc.OperationalError):
+            poller.join()
+    assert poller._streams == 0
+    listening = Poller(place.sessions)
+    listening.join()
+    listening.leave()
+    assert listening._streams == 0
