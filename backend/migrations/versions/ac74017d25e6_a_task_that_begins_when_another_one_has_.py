@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = 'ac74017d25e6'
-down_revision = '0001'
+down_revision = '82fdc8ba8505'
 phase = "pre"  # pre: may run while the old processes do; post: only after they are gone
 
 
