@@ -57,12 +57,12 @@ def _commands() -> dict[str, type]:
             if (
                 isinstance(thing, type)
                 and thing.__module__ == room
-                and isinstance(vars(thing).get("name"), str)
+                and isinstance(name := vars(thing).get("name"), str)
                 and "permission" in vars(thing)
             ):
-                if thing.name in found:
-                    raise ValueError(f"{thing.name} is the name of two commands.")
-                found[thing.name] = thing
+                if name in found:
+                    raise ValueError(f"{name} is the name of two commands.")
+                found[name] = thing
     return found
 
 

@@ -85,6 +85,11 @@ class Desk:
             raise HostUnreachable("The host's agent is going down.")
         return step.outcome
 
+    @property
+    def at_work(self) -> int:
+        """How many steps are being done at this moment."""
+        return len(self._running)
+
     def cancel(self, uid: UUID) -> None:
         """Note that this step is no longer wanted. One that was never started will not be."""
         with self._lock:

@@ -220,7 +220,8 @@ class RemovePool(_OnPool):
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         pool = get(tx, Pool, self.pool_id, lock=True)
         move(tx, pool, "remove", words={"actor": actor.name})
-        for lease in tx.scalars(sa.select(Lease).where(Lease.pool_id == pool.id, sa.text(LIVE)).with_for_update()):
+        live = sa.select(Lease).where(Lease.pool_id == pool.id, sa.text(LIVE)).order_by(Lease.queue_place)
+        for lease in tx.scalars(live.with_for_update()):
             leases.give_back(tx, lease, "reclaimed", f"Pool {pool.name} is being removed.", now)
 
 

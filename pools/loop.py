@@ -282,7 +282,7 @@ class SpareLoop(FromRows):
             .join(Vm, Vm.id == PoolMember.vm_id)
             .outerjoin(Task, Task.id == PoolMember.task_id)
             .where(PoolMember.pool_id == pool.id)
-            .order_by(PoolMember.id)
+            .order_by(sa.func.length(Vm.name), Vm.name)
         ).all()
         for member, vm_state, task, held in rows:
             code, why = members.error_of(task)

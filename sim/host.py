@@ -53,6 +53,8 @@ class SimHost:
         self.domains: set[str] = set()
         self.certificate = ""
         self._changed = threading.Condition(world.lock)
+        self._woken = 0  # how often everybody who waits was told to look again
+        self._resting: dict[object, int] = {}  # who waits, and at which waking they last looked
 
     # -- steps -----------------------------------------------------------------------------------
     def start_vm(self, spec: VmSpec, steering: Steering) -> VmReport:
@@ -347,12 +349,17 @@ class SimHost:
         with self._changed:
             for vm_id in list(self.runs):
                 self._end(vm_id)
-            self.domains.clear()
 
     def wake(self) -> None:
         """Let everybody who waits look again."""
         with self._changed:
+            self._woken += 1
             self._changed.notify_all()
+
+    def resting(self) -> int:
+        """How many steps have looked since the last waking and can only wait on."""
+        with self._changed:
+            return sum(1 for seen in self._resting.values() if seen == self._woken)
 
     # -- inside ----------------------------------------------------------------------------------
     def _run(self, vm_id: UUID) -> Run:
@@ -454,12 +461,17 @@ class SimHost:
         self._wait_until(lambda: self.world.clock.now() >= end, steering)
 
     def _wait_until(self, true: Callable[[], bool], steering: Steering) -> None:
+        me = object()
         with self._changed:
-            while True:
-                steering.check_cancelled()
-                if true():
-                    return
-                self._changed.wait(POLL_S)
+            try:
+                while True:
+                    steering.check_cancelled()
+                    if true():
+                        return
+                    self._resting[me] = self._woken
+                    self._changed.wait(POLL_S)
+            finally:
+                self._resting.pop(me, None)
 
 
 def _path(domain_path: str, volume_id: UUID) -> str:

@@ -94,6 +94,10 @@ class SimDoor:
         self._desk()
         return outcome
 
+    def settled(self) -> bool:
+        """Whether every step that is being done there has looked at the present time, and waits for a later one."""
+        return self._machine.host.resting() >= self._machine.desk.at_work
+
     def cancel(self, uid: UUID) -> None:
         """As `HostClient.cancel`."""
         self._desk().cancel(uid)
@@ -177,7 +181,8 @@ class World:
         `power host1 off|on`, `network host1 off|on`, `agent host1 restart|off|on`,
         `vm w7 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys`, `vm w7 users alice bob`,
         `vm w7 save_fails|saves|restore_fails|restores|agent_silent|agent_answers`,
-        `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`.
+        `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`,
+        `memory host1 1024`.
         """
         words = sentence.split()
         kinds: dict[str, Callable[[str, str, list[str]], None]] = {
@@ -186,6 +191,7 @@ class World:
             "agent": self._agent,
             "vm": self._vm,
             "storage": self._storage,
+            "memory": self._memory,
         }
         if len(words) < 3 or words[0] not in kinds:
             raise ValueError(f"Nobody understands {sentence!r}.")
@@ -203,6 +209,9 @@ class World:
 
     def _network(self, host: str, what: str, _: list[str]) -> None:
         self.machines[host].connected = {"off": False, "on": True}[what]
+
+    def _memory(self, host: str, mib: str, _: list[str]) -> None:
+        self.machines[host].host.memory_mib = int(mib)
 
     def _agent(self, host: str, what: str, _: list[str]) -> None:
         machine = self.machines[host]

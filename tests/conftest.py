@@ -5,35 +5,22 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import assembly  # noqa: F401 -- every table must be known before the first flush
 from backend.db import Sessions, Tx, new_sessions
+from sim.clock import ToldClock
+from sim.installation import Installation
+from sim.postgres import Cluster
 from tests.libvirtd import PrivateLibvirtd
 from tests.pki import Pki
-from tests.postgres import Cluster
 from tests.samba import SambaDomain
-from tests.world import World
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite", action="store_true", help="write the golden files anew")
-
-
-class ToldClock:
-    """A clock that moves when a test says so."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 @pytest.fixture(scope="session")
@@ -107,8 +94,8 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 
 @pytest.fixture
-def world(sessions: Sessions, clock: ToldClock) -> World:
-    """A manager in this process on one simulated host, alpha; see tests/world.py."""
-    made = World(sessions, clock)
+def world(sessions: Sessions, clock: ToldClock) -> Installation:
+    """A manager in this process on one simulated host, alpha; see sim/installation.py."""
+    made = Installation(sessions, clock)
     made.add_host("alpha")
     return made

@@ -28,6 +28,7 @@ OPENERS = {
     "backend/loops.py": "read, apply",
     "broker/gateway.py": "redeem, record",
     "backend/bootstrap.py": "a new installation's first rows",
+    "sim/installation.py": "tests and scenarios, which stand outside",
 }
 # where an exception of any kind may be caught: the edges of a process
 EDGES = re.compile(

@@ -68,7 +68,9 @@ class Monitor:
         """Hosts and their VMs before they are asked: a VM that starts meanwhile is not judged by an older report."""
         vms: dict[UUID, list[KnownVm]] = {}
         for vm_id, state, guest, started_at, host_id in tx.execute(
-            sa.select(Vm.id, Vm.state, Vm.guest, Vm.started_at, Vm.host_id).where(Vm.host_id.is_not(None), Vm.state != "down")
+            sa.select(Vm.id, Vm.state, Vm.guest, Vm.started_at, Vm.host_id)
+            .where(Vm.host_id.is_not(None), Vm.state != "down")
+            .order_by(sa.func.length(Vm.name), Vm.name)
         ):
             if host_id is not None:
                 vms.setdefault(host_id, []).append(KnownVm(vm_id, state, guest, started_at))
@@ -76,7 +78,9 @@ class Monitor:
         return [
             ((h.id, h.address, h.port), KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ()))))
             for h in tx.execute(
-                sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at).where(Host.state.in_(ASKED))
+                sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at)
+                .where(Host.state.in_(ASKED))
+                .order_by(Host.name)
             )
         ]
 

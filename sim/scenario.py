@@ -1,0 +1,121 @@
+"""Reads a scenario folder, plays its script on an installation, and answers the log.
+
+A folder has `README.md` (what must be seen, and why), `world.toml` (what is there), `script` (one sentence a line) and
+`log.expect` (what must come of it, line by line).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+from backend.db import Sessions
+from backend.directory.models import Group, Permission, User
+from pools.models import Pool
+from sim import make, script
+from sim.clock import ToldClock
+from sim.story import Story, Wrong
+
+NOT_POLICY = ("on", "boot_timeout_s", "memory_mib")  # of a pool's table in world.toml: its template's, and its host
+KEYS = ("clock", "zone", "boot_s", "shutdown_s", "hosts", "pools", "people", "groups", "entitlements")
+
+
+def play(folder: Path, sessions: Sessions) -> str:
+    """The log of this scenario, played on an empty database. `Wrong` says file, line and what is possible."""
+    story = read_world(folder / "world.toml", sessions)
+    story.begin()
+    lines = (folder / "script").read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        if not (words := line.strip()):
+            continue
+        if words.startswith("#"):
+            story.log.lines += ["", words]
+            continue
+        try:
+            script.say(story, words)
+        except Wrong as wrong:
+            raise Wrong(f"{folder / 'script'}:{number}: “{words}” {wrong}\n\n{_tail(story)}") from wrong
+    try:
+        story.end()
+    except Wrong as wrong:
+        raise Wrong(f"{folder / 'script'}: {wrong}\n\n{_tail(story)}") from wrong
+    for manager in list(story.managers):
+        story.manager_down(manager.name)
+    return story.log.text()
+
+
+def _tail(story: Story) -> str:
+    return "\n".join(["The last lines:", *story.log.lines[-20:]])
+
+
+def compare(folder: Path, log: str, *, rewrite: bool = False) -> str:
+    """The difference between this log and the one that is expected, for people; a missing file is written."""
+    expected = folder / "log.expect"
+    if rewrite or not expected.exists():
+        expected.write_text(log)
+        return ""
+    was = expected.read_text()
+    diff = difflib.unified_diff(was.splitlines(), log.splitlines(), f"{expected}", "what happened", lineterm="", n=4)
+    return "\n".join(diff)
+
+
+def read_world(file: Path, sessions: Sessions) -> Story:
+    """What is there when the story begins."""
+    try:
+        world = tomllib.loads(file.read_text())
+    except tomllib.TOMLDecodeError as wrong:
+        raise Wrong(f"{file}: {wrong}") from wrong
+    _known(file, "the file", world, KEYS)
+    zone = ZoneInfo(world.get("zone", "UTC"))
+    start = world.get("clock", datetime(2026, 3, 2, 8, 0))
+    start = start if start.tzinfo else start.replace(tzinfo=zone)
+    story = Story(sessions, ToldClock(start), zone, boot_s=world.get("boot_s", 3.0), shutdown_s=world.get("shutdown_s", 1.0))
+    for name, fields in world.get("hosts", {"alpha": {}}).items():
+        _known(file, f"host {name}", fields, ("memory_mib", "cpus"))
+        story.place.add_host(name, **fields)
+    policy = (*sorted(sa.inspect(Pool).columns.keys()), *NOT_POLICY)
+    for name, fields in world.get("pools", {"Desktops": {}}).items():
+        _known(file, f"pool {name}", fields, policy)
+        story.place.add_pool(name, **fields)
+    _add_people(file, story, world)
+    return story
+
+
+def _add_people(file: Path, story: Story, world: Mapping[str, Any]) -> None:
+    groups = {group: _numbered(words) for group, words in world.get("groups", {}).items()}
+    people = _numbered(world.get("people", []))
+    entitlements = world.get("entitlements")
+    with story.place.tx() as tx:
+        rows = {group: make.a_group(tx, group) for group in groups}
+        story.groups = {group: row.id for group, row in rows.items()}
+        for name in dict.fromkeys([*people, *(name for names in groups.values() for name in names)]):
+            user = make.a_user(tx, name, groups=[row for group, row in rows.items() if name in groups[group]])
+            story.people[name] = user.id
+            if entitlements is None:  # then everybody may use every pool
+                for pool in tx.scalars(sa.select(Pool).order_by(Pool.name)):
+                    make.a_permission(tx, user, pool)
+        columns = ("of", "to", *sorted(sa.inspect(Permission).columns.keys()))
+        for given in entitlements or []:
+            _known(file, "an entitlement", given, columns)
+            whose = rows.get(given["of"]) or tx.get(User, story.people.get(given["of"]))
+            pool = tx.scalars(sa.select(Pool).where(Pool.name == given["to"])).first()
+            if whose is None or pool is None:
+                raise Wrong(f"{file}: an entitlement is of “{given['of']}” to “{given['to']}”, one of which is not there.")
+            assert isinstance(whose, (User, Group))
+            make.a_permission(tx, whose, pool, **{k: v for k, v in given.items() if k not in ("of", "to")})
+
+
+def _numbered(words: list[str]) -> list[str]:
+    return [name for word in words for name in script.numbered(word)]
+
+
+def _known(file: Path, what: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    if unknown := [key for key in given if key not in known]:
+        raise Wrong(f"{file}: {what} has no {', '.join(unknown)}; possible: {', '.join(known)}.")

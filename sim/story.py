@@ -1,0 +1,310 @@
+"""`Story`: an installation whose time is told, its people and managers, and the log of what becomes of them."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+import assembly
+from backend.ca import Authority
+from backend.db import Sessions, Tx, get
+from backend.directory.models import Permission, User, WebSession
+from backend.hosts.models import Host
+from backend.loops import Leader, tick
+from backend.storage.models import StorageDomain
+from backend.tasks.command import Actor
+from backend.tasks.models import Task
+from backend.vms.models import Vm
+from broker.models import Decision
+from pools import facts
+from pools.models import Lease, Pool, PoolMember
+from pools.rules import HOLDING
+from sim import make, telling
+from sim.clock import ToldClock
+from sim.installation import LIVE, Installation
+
+QUIET_TICKS = 3  # rounds without news after which the managers are not asked for each second any more
+IDLE_STEP_S = 600.0  # … but after twice as long each time, up to this; what is due at a known time comes at its time
+NOT_TOLD = ("enroll", "screens")  # no agent enrolls in a story, and nobody looks at pictures
+LONGEST = timedelta(hours=12)  # that `until` waits
+SETTLE_S = 300  # that everything has at the end to come to rest
+PASSING = ("creating", "warming", "resetting", "removing")
+
+
+class Wrong(Exception):
+    """The story cannot be told, or does not end as every story must; says why."""
+
+
+class Manager:
+    """One manager process: a runner, and its loops, each of which it runs while it leads it."""
+
+    def __init__(self, place: Installation, name: str) -> None:
+        self.place, self.name = place, name
+        self.runner = place.new_runner(name)
+        authority = Authority.create(place.clock.now())
+        loops = assembly.loops(place.door, place.clock, place.keyring, authority)
+        self.loops = [loop for loop in loops if loop.name not in NOT_TOLD]
+        self.leaders = {loop.name: Leader(place.sessions, loop.name) for loop in self.loops}
+        self.leads: set[str] = set()
+        self._due: dict[str, datetime] = {}
+
+    def tick(self) -> None:
+        """Say that it lives; every loop that is due, once."""
+        self.runner.beat()
+        now = self.place.clock.now()
+        for loop in self.loops:
+            if now >= self._due.get(loop.name, now) and self.leaders[loop.name].leads():
+                self.leads.add(loop.name)
+                self._due[loop.name] = now + timedelta(seconds=loop.every_s)
+                tick(self.place.sessions, loop)
+
+    def die(self, others: int) -> None:
+        """Gone at once; its leadership goes with its connections. `others` loops are led by other managers."""
+        for leader in self.leaders.values():
+            leader.resign()
+        locks = sa.text("SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database "
+                        "WHERE locktype = 'advisory' AND datname = current_database()")
+        for _ in range(1000):
+            with self.place.tx() as tx:
+                if tx.scalar(locks) <= others:
+                    return
+            threading.Event().wait(0.01)
+        raise Wrong(f"The locks of {self.name} were not freed.")
+
+
+class Story:
+    """What sentences do something to, and what is told of it."""
+
+    def __init__(self, sessions: Sessions, clock: ToldClock, zone: ZoneInfo, **data_center: float) -> None:
+        self.clock, self.log = clock, telling.Log(clock, zone)
+        self.place = Installation(sessions, clock, **data_center)  # type: ignore[arg-type]
+        self.people: dict[str, UUID] = {}
+        self.groups: dict[str, UUID] = {}
+        self.managers: list[Manager] = []
+        self._born = 0
+        self._pages: dict[str, telling.Page] = {}
+        self._seen: dict[Any, str] = {}
+        self._last_event = 0
+        self._quiet = 0
+
+    # -- before it begins --------------------------------------------------------------------------
+    def begin(self) -> None:
+        """What is there is taken as known; the first manager comes."""
+        with self.place.tx() as tx:
+            self.admin = Actor(make.a_user(tx, "admin").id, "admin")
+            tx.add(Permission(user_id=self.admin.user_id, role="system_admin", object_type="system"))
+            for name, user_id in self.people.items():
+                self._pages[name] = telling.page(tx, self.log, user_id, self.clock.now())
+        self.manager_up()
+
+    def manager_up(self) -> Manager:
+        """A fresh manager process, with a name of its own."""
+        self._born += 1
+        manager = Manager(self.place, f"manager-{self._born}")
+        self.managers.append(manager)
+        return manager
+
+    def manager_down(self, name: str | None = None) -> Manager:
+        """This manager, or the only one, is gone at once."""
+        here = [m for m in self.managers if name in (None, m.name)]
+        if not here:
+            raise Wrong(f"There is no manager {name or ''} up; there is {', '.join(m.name for m in self.managers) or 'none'}.")
+        self.managers.remove(here[0])
+        here[0].die(sum(len(m.leads) for m in self.managers))
+        return here[0]
+
+    # -- time --------------------------------------------------------------------------------------
+    def tick(self) -> None:
+        """One round of every manager, and what is new by it."""
+        for manager in self.managers:
+            manager.tick()
+        for _ in range(2 * self.place.live_tasks() + 4 if self.managers else 0):
+            if not any([manager.runner.step() for manager in self.managers]):  # a list: each of them takes a step
+                break
+            self.clock.sleep(0.001)  # so that tasks take turns: the claim goes by time
+        self.tell()
+
+    def until(self, true: Any, end: datetime, *, step_s: float = IDLE_STEP_S) -> bool:
+        """Rounds, one a second or fewer while nothing happens, until it is true or this time has come."""
+        while True:
+            began = self.clock.now()
+            if true is not None and self._holds(true):
+                return True
+            self.tick()
+            if true is not None and self._holds(true):
+                return True
+            if began >= end:
+                return False
+            step = timedelta(seconds=self._step(step_s))
+            self.clock.time = max(self.clock.time, min(began.replace(microsecond=0) + step, max(end, began)))
+
+    def said(self) -> None:
+        """Somebody did something: it is told, and looked at closely what comes of it."""
+        self._quiet = 0
+        self.tell()
+
+    def _holds(self, true: Any) -> Any:
+        with self.place.tx() as tx:
+            return true(tx)
+
+    def _step(self, longest: float) -> float:
+        if not self.managers:
+            return longest
+        with self.place.tx() as tx:
+            if self._quiet < QUIET_TICKS or self._is_busy(tx):
+                return 1.0
+            due = self._next_due(tx)
+        left = (due - self.clock.now()).total_seconds() if due else longest
+        return max(1.0, min(longest, 2.0 ** (self._quiet - QUIET_TICKS), float(-(-left // 1))))
+
+    def _is_busy(self, tx: Tx) -> bool:
+        """Whether something may happen in the next second of which no row says when."""
+        if tx.scalar(sa.select(sa.func.count()).where(Task.state.in_(LIVE))):
+            return True
+        for name, state in tx.execute(sa.select(Host.name, Host.state)):
+            machine = self.place.sim.machines[name]
+            reachable = machine.powered and machine.connected and machine.agent_on
+            if reachable != (state == "up") or state == "connecting":
+                return True
+        return False
+
+    def _next_due(self, tx: Tx) -> datetime | None:
+        """The next time that stands in a row."""
+        now = self.clock.now()
+        before = sa.func.make_interval(0, 0, 0, 0, 0, 0, Pool.warn_s)
+        warn = sa.select(Lease.ends_at - before).join(Pool, Pool.id == Lease.pool_id)
+        live = Lease.state != "ended"
+        times = [
+            sa.select(Lease.ends_at).where(live), warn.where(live), sa.select(Lease.grace_until).where(live),
+            sa.select(Pool.retry_at), sa.select(Permission.valid_from), sa.select(Permission.valid_until),
+        ]  # fmt: skip
+        return min((t for t in tx.scalars(sa.union_all(*times)) if t is not None and t > now), default=None)
+
+    # -- telling -----------------------------------------------------------------------------------
+    def tell(self) -> None:
+        """Events that are new, then what is new on people's pages."""
+        before = len(self.log.lines)
+        with self.place.tx() as tx:
+            for id, mark, sentence in telling.events_after(tx, self._last_event):
+                self.log.say(sentence, mark)
+                self._last_event = id
+            news = [(name, line) for name in self._may_differ(tx) for line in self._news(tx, name)]
+        for who, line in telling.together(news):
+            self.log.say(f"{who} {'see' if ',' in who or '..' in who else 'sees'} {line}")
+        self._quiet = 0 if len(self.log.lines) > before else self._quiet + 1
+
+    def looked(self, name: str) -> None:
+        """This person has just been told how it stands, so their page is no news."""
+        with self.place.tx() as tx:
+            self._news(tx, name)
+
+    def _news(self, tx: Tx, name: str) -> list[str]:
+        before, after = self._pages[name], telling.page(tx, self.log, self.people[name], self.clock.now())
+        self._pages[name] = after
+        return telling.differences(before, after)
+
+    def _may_differ(self, tx: Tx) -> list[str]:
+        """People whose page may say something else by now: all, when more than their own lease has changed."""
+        vm_state = sa.func.coalesce(sa.func.concat(Vm.name, Vm.state), "")
+        mine = sa.func.concat_ws("|", Lease.state, Lease.why, Lease.ends_at, vm_state)
+        seen: dict[Any, str] = {
+            user_id: text
+            for user_id, text in tx.execute(
+                sa.select(Lease.user_id, sa.func.string_agg(mine, sa.text("'/' ORDER BY lease.queue_place")))
+                .outerjoin(Vm, Vm.id == Lease.vm_id)
+                .group_by(Lease.user_id)
+            )
+        }
+        pools = tx.execute(sa.select(Pool.name, Pool.state, Pool.trouble).order_by(Pool.name)).all()
+        seen[None] = repr((pools, tx.scalar(sa.select(sa.func.count()).select_from(Permission))))
+        before, self._seen = self._seen, seen
+        if before.get(None) != seen[None] or self._quiet >= QUIET_TICKS:
+            return list(self.people)
+        return [name for name, user_id in self.people.items() if before.get(user_id) != seen.get(user_id)]
+
+    # -- people ------------------------------------------------------------------------------------
+    def session_of(self, tx: Tx, name: str) -> UUID:
+        """The person's session; they sign in again when it is over."""
+        now, user_id = self.clock.now(), self.people[name]
+        live = sa.select(WebSession.id).where(
+            WebSession.user_id == user_id, WebSession.ended_at.is_(None), WebSession.expires_at > now
+        )
+        return tx.scalar(live.limit(1)) or make.a_session(tx, get(tx, User, user_id), now).id
+
+    def lease_of(self, tx: Tx, name: str, live: bool = True) -> Lease | None:
+        """The person's latest lease; with `live`, the latest that is theirs now."""
+        mine = sa.select(Lease).where(Lease.user_id == self.people[name]).order_by(Lease.queue_place.desc()).limit(1)
+        if live:
+            mine = mine.where(Lease.state.in_(("queued", *HOLDING)))
+        return tx.scalars(mine.execution_options(populate_existing=True)).first()
+
+    def path_of(self, domain: str) -> str:
+        """The folder of a storage domain, by its name; a path stays one."""
+        with self.place.tx() as tx:
+            return tx.scalar(sa.select(StorageDomain.path).where(StorageDomain.name == domain)) or domain
+
+    # -- the end -----------------------------------------------------------------------------------
+    def end(self) -> None:
+        """Let everything come to rest, and look whether all is as it must be after every story."""
+        if not self.managers:
+            raise Wrong("The story ends without a manager; let it end with “manager up”.")
+        if not self.until(self._unrest_is_over, self.clock.now() + timedelta(seconds=SETTLE_S), step_s=1.0):
+            with self.place.tx() as tx:
+                raise Wrong(f"After {SETTLE_S} s still not at rest: {'; '.join(self._unrest(tx))}.")
+        with self.place.tx() as tx:
+            self._require_sound(tx)
+            self.log.lines += ["", "-- in the end"]
+            for pool in tx.scalars(sa.select(Pool).order_by(Pool.name)):
+                waiting = facts.queued(tx, pool.id)
+                self.log.lines.append(f"{pool.name}: {telling.counted(facts.counts(tx, pool.id))}; {waiting} waiting")
+        lines = telling.together((name, line) for name in self.people for line in self._standing(name))
+        self.log.lines += [f"{who}: {line}" for who, line in lines]
+
+    def _standing(self, name: str) -> list[str]:
+        with self.place.tx() as tx:
+            found = telling.page(tx, self.log, self.people[name], self.clock.now())
+            return [f"{pool}: {key if key.startswith('queued') else words}" for pool, (key, words) in found.items()]
+
+    def _unrest_is_over(self, tx: Tx) -> bool:
+        return not self._unrest(tx)
+
+    def _unrest(self, tx: Tx) -> list[str]:
+        """What is still on its way, or has no answer yet."""
+        found = [f"task “{title}” ({message})" for title, message in
+                 tx.execute(sa.select(Task.title, Task.message).where(Task.state.in_(LIVE)).order_by(Task.id))]
+        passing = sa.select(Vm.name, PoolMember.state).join(Vm, Vm.id == PoolMember.vm_id).order_by(Vm.name)
+        found += [f"{name} is {state}" for name, state in tx.execute(passing.where(PoolMember.state.in_(PASSING)))]
+        for state, pool_id in tx.execute(sa.select(Lease.state, Lease.pool_id).where(Lease.state.in_(
+                ("queued", "starting", "grace", "returning"))).order_by(Lease.queue_place)):
+            pool, counts = tx.get(Pool, pool_id), facts.counts(tx, pool_id)
+            assert pool is not None
+            if state != "queued":
+                found.append(f"a lease is {state}")
+            elif counts.get("leased", 0) + counts.get("broken", 0) < pool.size and not pool.trouble:
+                found.append(f"somebody waits for {pool.name}, which has desktops ({telling.counted(counts)})")
+        return found
+
+    def _require_sound(self, tx: Tx) -> None:
+        """One holder a desktop, no desktop lost, everybody answered in whole sentences."""
+        held = tx.scalars(sa.select(Lease.vm_id).where(Lease.state.in_(HOLDING))).all()
+        wrong = []
+        if len(set(held)) != len(held):
+            wrong.append("two people hold one desktop")
+        members = set(tx.scalars(sa.select(PoolMember.vm_id)))
+        if members != set(tx.scalars(sa.select(Vm.id).where(Vm.pool_id.is_not(None)))):
+            wrong.append("a desktop is of no pool any more, or its VM is gone")
+        leased = set(tx.scalars(sa.select(PoolMember.vm_id).where(PoolMember.state == "leased")))
+        if leased != set(held):
+            wrong.append("a desktop is leased to nobody, or held though it is not leased")
+        for why, reason in tx.execute(sa.select(Lease.why, Lease.end_reason).where(Lease.state == "ended")):
+            if not why.rstrip("\"'”)").endswith((".", "!", "?")) and reason != "reclaimed" or not reason:
+                wrong.append(f"a lease ended without a sentence: {why!r} ({reason})")
+        if not all(tx.scalars(sa.select(Decision.sentence))):
+            wrong.append("a decision says nothing")
+        if wrong:
+            raise Wrong(f"All is not well: {'; '.join(wrong)}.")
