@@ -15,6 +15,7 @@ import msgspec
 import sqlalchemy as sa
 
 import assembly
+from backend.calendars.models import Calendar
 from backend.clusters.models import Cluster, DataCenter
 from backend.db import Tx
 from backend.directory.models import Directory, Group, User
@@ -28,7 +29,7 @@ from sim.story import Story, Wrong
 
 NAMED: dict[str, Any] = {
     "pool": Pool, "vm": Vm, "host": Host, "storagedomain": StorageDomain, "domain": StorageDomain, "template": Template,
-    "cluster": Cluster, "datacenter": DataCenter, "user": User, "group": Group, "directory": Directory,
+    "cluster": Cluster, "calendar": Calendar, "datacenter": DataCenter, "user": User, "group": Group, "directory": Directory,
 }  # fmt: skip
 
 

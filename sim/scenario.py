@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from backend.calendars.models import Calendar
 from backend.db import Sessions
 from backend.directory.models import Group, Permission, User
 from pools.models import Pool
@@ -24,7 +25,8 @@ from sim.clock import ToldClock
 from sim.story import Story, Wrong
 
 NOT_POLICY = ("on", "boot_timeout_s", "memory_mib")  # of a pool's table in world.toml: its template's, and its host
-KEYS = ("clock", "zone", "boot_s", "shutdown_s", "hosts", "pools", "people", "groups", "entitlements")
+KEYS = ("clock", "zone", "boot_s", "shutdown_s", "hosts", "pools", "people", "groups", "calendars",
+        "entitlements")
 
 
 def play(folder: Path, sessions: Sessions) -> str:
@@ -84,6 +86,11 @@ def read_world(file: Path, sessions: Sessions) -> Story:
     for name, fields in world.get("pools", {"Desktops": {}}).items():
         _known(file, f"pool {name}", fields, policy)
         story.place.add_pool(name, **fields)
+    with story.place.tx() as tx:
+        for name, fields in world.get("calendars", {}).items():
+            _known(file, f"calendar {name}", fields, sa.inspect(Calendar).columns.keys())
+            hours = {key: value for key, value in fields.items() if key != "windows"}
+            make.a_calendar(tx, *fields["windows"], name=name, **{"timezone": zone.key, **hours})
     _add_people(file, story, world)
     return story
 
@@ -101,7 +108,7 @@ def _add_people(file: Path, story: Story, world: Mapping[str, Any]) -> None:
             if entitlements is None:  # then everybody may use every pool
                 for pool in tx.scalars(sa.select(Pool).order_by(Pool.name)):
                     make.a_permission(tx, user, pool)
-        columns = ("of", "to", *sorted(sa.inspect(Permission).columns.keys()))
+        columns = ("of", "to", "calendar", *sorted(sa.inspect(Permission).columns.keys()))
         for given in entitlements or []:
             _known(file, "an entitlement", given, columns)
             whose = rows.get(given["of"]) or tx.get(User, story.people.get(given["of"]))
@@ -109,13 +116,16 @@ def _add_people(file: Path, story: Story, world: Mapping[str, Any]) -> None:
             if whose is None or pool is None:
                 raise Wrong(f"{file}: an entitlement is of “{given['of']}” to “{given['to']}”, one of which is not there.")
             assert isinstance(whose, (User, Group))
-            make.a_permission(tx, whose, pool, **{k: v for k, v in given.items() if k not in ("of", "to")})
+            fields = {key: value for key, value in given.items() if key not in ("of", "to", "calendar")}
+            if "calendar" in given:
+                fields["calendar_id"] = tx.scalars(sa.select(Calendar.id).where(Calendar.name == given["calendar"])).one()
+            make.a_permission(tx, whose, pool, **fields)
 
 
 def _numbered(words: list[str]) -> list[str]:
     return [name for word in words for name in script.numbered(word)]
 
 
-def _known(file: Path, what: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def _known(file: Path, what: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
     if unknown := [key for key in given if key not in known]:
         raise Wrong(f"{file}: {what} has no {', '.join(unknown)}; possible: {', '.join(known)}.")

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 import assembly
 from backend.ca import Authority
+from backend.calendars.models import Calendar
 from backend.db import Sessions, Tx, get
 from backend.directory.models import Permission, User, WebSession
 from backend.hosts.models import Host
@@ -33,6 +34,7 @@ IDLE_STEP_S = 600.0  # … but after twice as long each time, up to this; what i
 NOT_TOLD = ("enroll", "screens")  # no agent enrolls in a story, and nobody looks at pictures
 LONGEST = timedelta(hours=12)  # that `until` waits
 SETTLE_S = 300  # that everything has at the end to come to rest
+TAKEN = ("leased", "broken", "kept")
 PASSING = ("creating", "warming", "resetting", "removing")
 
 
@@ -174,16 +176,18 @@ class Story:
         return False
 
     def _next_due(self, tx: Tx) -> datetime | None:
-        """The next time that stands in a row."""
+        """The next time that stands in a row, or at which a calendar opens or closes."""
         now = self.clock.now()
         before = sa.func.make_interval(0, 0, 0, 0, 0, 0, Pool.warn_s)
-        warn = sa.select(Lease.ends_at - before).join(Pool, Pool.id == Lease.pool_id)
-        live = Lease.state != "ended"
-        times = [
-            sa.select(Lease.ends_at).where(live), warn.where(live), sa.select(Lease.grace_until).where(live),
-            sa.select(Pool.retry_at), sa.select(Permission.valid_from), sa.select(Permission.valid_until),
-        ]  # fmt: skip
-        return min((t for t in tx.scalars(sa.union_all(*times)) if t is not None and t > now), default=None)
+        times = [sa.select(Lease.ends_at - before).join(Pool, Pool.id == Lease.pool_id).where(Lease.state != "ended")]
+        for cls in (Lease, Pool, Permission):
+            live = Lease.state != "ended" if cls is Lease else sa.true()
+            columns = [c for c in cls.__table__.columns if isinstance(c.type, sa.DateTime)]
+            times += [sa.select(column).where(live, column > now) for column in columns]
+        due = [time for time in tx.scalars(sa.union_all(*times)) if time is not None]
+        for calendar in tx.scalars(sa.select(Calendar)):
+            due += [time for time in (calendar.hours.until(now), calendar.hours.opens(now)) if time is not None]
+        return min((time for time in due if time > now), default=None)
 
     # -- telling -----------------------------------------------------------------------------------
     def tell(self) -> None:
@@ -211,7 +215,7 @@ class Story:
     def _may_differ(self, tx: Tx) -> list[str]:
         """People whose page may say something else by now: all, when more than their own lease has changed."""
         vm_state = sa.func.coalesce(sa.func.concat(Vm.name, Vm.state), "")
-        mine = sa.func.concat_ws("|", Lease.state, Lease.why, Lease.ends_at, vm_state)
+        mine = sa.func.concat_ws("|", Lease.state, Lease.why, Lease.ends_at, Lease.called_until, vm_state)
         seen: dict[Any, str] = {
             user_id: text
             for user_id, text in tx.execute(
@@ -277,15 +281,15 @@ class Story:
         """What is still on its way, or has no answer yet."""
         found = [f"task “{title}” ({message})" for title, message in
                  tx.execute(sa.select(Task.title, Task.message).where(Task.state.in_(LIVE)).order_by(Task.id))]
-        passing = sa.select(Vm.name, PoolMember.state).join(Vm, Vm.id == PoolMember.vm_id).order_by(Vm.name)
-        found += [f"{name} is {state}" for name, state in tx.execute(passing.where(PoolMember.state.in_(PASSING)))]
-        for state, pool_id in tx.execute(sa.select(Lease.state, Lease.pool_id).where(Lease.state.in_(
-                ("queued", "starting", "grace", "returning"))).order_by(Lease.queue_place)):
+        moving = sa.select(Vm.name, PoolMember.state).join(Vm, Vm.id == PoolMember.vm_id).order_by(Vm.name)
+        found += [f"{name} is {state}" for name, state in tx.execute(moving.where(PoolMember.state.in_(PASSING)))]
+        passing = sa.select(Lease.state, Lease.pool_id).where(Lease.state.in_(("queued", "starting", "grace", "returning")))
+        for state, pool_id in tx.execute(passing.order_by(Lease.queue_place)):
             pool, counts = tx.get(Pool, pool_id), facts.counts(tx, pool_id)
             assert pool is not None
             if state != "queued":
                 found.append(f"a lease is {state}")
-            elif counts.get("leased", 0) + counts.get("broken", 0) < pool.size and not pool.trouble:
+            elif pool.size > sum(counts.get(s, 0) for s in TAKEN) and pool.state == "up" and not pool.trouble:
                 found.append(f"somebody waits for {pool.name}, which has desktops ({telling.counted(counts)})")
         return found
 

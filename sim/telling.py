@@ -21,7 +21,7 @@ from pools.models import Lease
 
 MARKS = {"info": "", "warning": "!", "error": "!!"}
 WORDS = {"running": "is running", "starting": "is starting", "ending": "is shutting down", "off": "is switched off",
-         "unreachable": "cannot be reached"}
+         "unreachable": "cannot be reached", "called": "is ready if you answer"}
 Page = dict[str, tuple[str, str]]  # by pool: what must differ for it to be told again, and the words
 
 
@@ -90,11 +90,16 @@ def _card(tx: Tx, log: Log, user_id: UUID, desktop: Desktop, now: datetime) -> t
         answer = standing(tx, user_id=user_id, desktop_id=desktop.id, now=now)
         if answer is not None:  # the places of all who wait change with every one served: that is not told each time
             return "queued " + answer.sentence.removesuffix(answer.message), answered(answer)
+    if desktop.state in ("closed", "paused") and not desktop.vm_name:
+        return (both := f"{desktop.state}. {desktop.sentence}", both)
     words = f"{desktop.vm_name or desktop.name} {WORDS.get(desktop.state, desktop.state)}"
-    if desktop.lease is not None and desktop.lease.state == "grace":
+    lease = desktop.lease
+    if lease is not None and lease.state == "grace":
         words = f"{desktop.vm_name}, whose time is over"
-    elif desktop.lease is not None and desktop.lease.ends_at is not None and desktop.lease.state in ("active", "expiring"):
-        words += f", {'only ' if desktop.lease.state == 'expiring' else ''}until {log.at(desktop.lease.ends_at)}"
+    elif lease is not None and lease.ends_at is not None and lease.state in ("active", "expiring"):
+        words += f", {'only ' if lease.state == 'expiring' else ''}until"
+        key = f"{words} {lease.ends_at} {desktop.sentence}"  # not as it is told: tomorrow that is in other words
+        return key, f"{words} {log.at(lease.ends_at)}. {desktop.sentence}".rstrip()
     words = f"{words}. {desktop.sentence}".rstrip()
     return words, words
 
