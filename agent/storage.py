@@ -177,19 +177,22 @@ class Storage:
             raise
         return fresh
 
-    def _require_backing(self, backing: str) -> tuple[str, str]:
+    def _require_backing(self, backing: str, above: tuple[str, ...] = ()) -> tuple[str, str]:
         """The base's real path and its format. An image can name files that its guest would then read: all that
-        it rests on, down to the last, must lie below the roots, and its data in itself."""
+        it rests on, down to the last, must lie below the roots, and its data in itself; and there must be a last."""
         real = self.require_inside(backing)
         if not os.path.isfile(real):
             raise HostRefused("backing_missing", f"The volume's base {backing} is not there.", path=backing)
+        if real in above:
+            sentence = f"The image {backing} cannot be used: it rests on itself. Make it anew."
+            raise HostRefused("backing_refused", sentence, path=backing)
         info = _info(real)
         kind = str(info["format"])
         if kind not in ("qcow2", "raw") or "data-file" in info.get("format-specific", {}).get("data", {}):
             sentence = f"The image {backing} cannot be used: make it a qcow2 file that holds its own data."
             raise HostRefused("backing_refused", sentence, path=backing)
         if below := info.get("full-backing-filename") or info.get("backing-filename"):
-            self._require_backing(below)
+            self._require_backing(below, (*above, real))
         return real, kind
 
     def _require_same(self, path: str, volume: VolumeSpec) -> None:

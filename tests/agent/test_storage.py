@@ -215,3 +215,17 @@ def test_an_image_of_a_kind_that_names_other_files_is_refused(storage: Storage, 
     with pytest.raises(HostRefused) as no:
         storage.create(volume(root, backing=str(bad)))
     assert no.value.failure.code == "backing_refused"
+
+
+def test_an_image_that_rests_on_itself_is_refused(storage: Storage, root: Path) -> None:
+    first, second = root / "first.qcow2", root / "second.qcow2"
+    for image, base in ((first, second), (second, first)):
+        subprocess.check_call(["qemu-img", "create", "-q", "-f", "qcow2", str(image), "8M"])
+        subprocess.check_call(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(base), str(image)])
+    for image in (first, second):
+        with pytest.raises(HostRefused) as no:
+            storage.create(VolumeSpec(uuid4(), str(root), 8, str(image)))
+        assert no.value.failure.code == "backing_refused" and "rests on itself" in str(no.value)
+    subprocess.check_call(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(first), str(first)])
+    with pytest.raises(HostRefused, match="rests on itself"):
+        storage.create(VolumeSpec(uuid4(), str(root), 8, str(first)))

@@ -127,7 +127,15 @@ def test_a_directory_goes_with_its_people(sessions: Sessions, clock: ToldClock, 
         user, group = a_user(tx, directory=directory), a_group(tx, directory=directory)
         a_permission(tx, group, None, role="auditor")
         a_permission(tx, user, None, role="auditor")
-        submit(tx, EditDirectory(directory.id, servers=("ldap://dc2.corp.example",), starttls=True), SYSTEM, clock.now())
+        servers = ("ldaps://dc1.corp.example", "ldaps://evil.example")
+        for elsewhere in ({"servers": servers}, {"system_ca": True}, {"ca_pem": samba_ca * 2}):
+            with pytest.raises(Invalid, match="Give the password of reader again") as no:
+                submit(tx, EditDirectory(directory.id, **elsewhere), SYSTEM, clock.now())
+            assert no.value.facts["fields"] == ["bind_password"]
+        submit(tx, EditDirectory(directory.id, servers=("ldaps://dc1.corp.example",), base_dn="DC=corp"), SYSTEM, clock.now())
+        new = {"servers": ("ldap://dc2.corp.example",), "starttls": True, "bind_password_sealed": "sealed anew"}
+        submit(tx, EditDirectory(directory.id, **new), SYSTEM, clock.now())
+        assert directory.config["bind_password_sealed"] == "sealed anew"
         assert directory.config["servers"] == ["ldap://dc2.corp.example"] and directory.config["bind_user"] == "reader"
         with pytest.raises(Invalid, match="switch StartTLS on"):
             submit(tx, EditDirectory(directory.id, starttls=False), SYSTEM, clock.now())

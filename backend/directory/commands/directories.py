@@ -71,7 +71,8 @@ class AddDirectory(Plain):
 
 @dataclass(frozen=True)
 class EditDirectory(Plain):
-    """Change how an Active Directory domain is reached; what is None stays as it is."""
+    """Change how an Active Directory domain is reached; what is None stays as it is. The service account's password goes to
+    no other server, and on no other CA's word, than it was given for: then it must be given again."""
 
     directory_id: UUID
     servers: tuple[str, ...] | None = None
@@ -92,9 +93,15 @@ class EditDirectory(Plain):
         return f"Edit directory {get(tx, Directory, self.directory_id).name}"
 
     def check(self, tx: Tx) -> None:
-        config = {**_domain(tx, self.directory_id).config, **_config(self)}
+        before = _domain(tx, self.directory_id).config
+        config = {**before, **_config(self)}
         _check(tuple(config["servers"]), config["starttls"], config["ca_pem"], config["system_ca"], config["bind_user"],
                config["bind_password_sealed"])
+        elsewhere = set(config["servers"]) - set(before["servers"]) or any(
+            config[name] != before[name] for name in ("starttls", "ca_pem", "system_ca"))
+        if elsewhere and self.bind_password_sealed is None:
+            raise Invalid("password_needed", f"Give the password of {config['bind_user']} again: it would go to other servers, "
+                          "or be trusted to another CA, than it was given for.", fields=["bind_password"])
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         directory = get(tx, Directory, self.directory_id, lock=True)

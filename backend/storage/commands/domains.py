@@ -8,6 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from backend.changes import touch
 from backend.clusters.commands import require_free_name
 from backend.clusters.models import Cluster, DataCenter
 from backend.db import Tx, get
@@ -73,6 +74,14 @@ class CreateDomain(_Attach, Plain):
         tx.add(
             StorageDomain(name=self.domain_name, data_center_id=center.id, host_id=host.id, path=self.path, state=DOMAIN.initial)
         )
+
+    def define_undo(self, tx: Tx, job: Job) -> None:
+        """One that is cancelled leaves its name and folder free. One that the host could not use stays, to be tried again."""
+        if job.cancelled:
+            domain = self._domain(tx)
+            touch(tx, "storagedomain", domain.id)
+            tx.delete(domain)
+            tx.flush()
 
     def attach(self, tx: Tx, job: Job) -> Call:
         move(tx, self._domain(tx), "attach")

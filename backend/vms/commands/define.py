@@ -7,6 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from backend.clusters.models import Cluster
 from backend.db import Tx, get
 from backend.directory.rights import forget_permissions
 from backend.errors import Impossible, Invalid
@@ -78,6 +79,11 @@ class CreateVm(Plain):
         if template.state != "ok":
             raise Impossible("template_not_ok", f"Template {template.name} is {template.state}; it can be used when it is ok.")
         require_sizes(memory_mib=self.memory_mib, vcpus=self.vcpus)
+        if self.domain_id is not None:
+            domain, cluster = get(tx, StorageDomain, self.domain_id), get(tx, Cluster, template.cluster_id)
+            if domain.data_center_id != cluster.data_center_id:
+                raise Invalid("other_data_center", f"Storage domain {domain.name} is of another data center than template "
+                              f"{template.name}: choose one of its own.", fields=["domain_id"])
 
     def define(self, tx: Tx, job: Job) -> None:
         """The rows: VM and disk, both locked until the volume exists."""
