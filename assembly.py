@@ -13,6 +13,7 @@ from backend.ca import Authority
 from backend.calendars import models as calendar_rows
 from backend.clock import Clock
 from backend.clusters import models as cluster_rows
+from backend.devices import models as device_rows
 from backend.directory import models as directory_rows
 from backend.hosts import models as host_rows
 from backend.hosts.certificates import Enroll, Renew
@@ -26,8 +27,8 @@ from broker import models as broker_rows
 from pools import models as pool_rows
 
 ROWS = (
-    changes, events, calendar_rows, cluster_rows, directory_rows, host_rows, storage_rows, task_rows, vm_rows, broker_rows,
-    pool_rows,
+    changes, events, calendar_rows, cluster_rows, device_rows, directory_rows, host_rows, storage_rows, task_rows, vm_rows,
+    broker_rows, pool_rows,
 )  # fmt: skip
 
 ROOMS_OF_COMMANDS = (
@@ -41,8 +42,10 @@ ROOMS_OF_COMMANDS = (
     "backend.directory.commands.directories",
     "backend.directory.commands.people",
     "backend.directory.commands.permissions",
+    "backend.devices.commands",
     "pools.commands",
     "pools.member_commands",
+    "broker.access_commands",
     "broker.tickets",
 )
 

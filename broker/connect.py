@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,8 @@ from backend.hosts.models import Host
 from backend.tasks.models import Task
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
-from broker import decisions, tickets
+from broker import decisions, reach, tickets
+from broker.access import Verdict, Whence, told
 from broker.desktops import Desktop, auto_launch, desktops, paused
 from broker.holding import Done, act, extend, give_back, leave_queue, no_desktop, submit_for
 from broker.models import Ticket
@@ -64,6 +65,12 @@ class _Wish:
     protocol: str | None
     client: str
     now: datetime
+    whence: Whence = Whence()
+    access: Verdict | None = None
+
+    def over(self, offered: list[str]) -> list[str]:
+        """Those of the protocols that can be used from there."""
+        return [p for p in offered if self.access is None or p in self.access.protocols]
 
 
 def connect(
@@ -76,12 +83,14 @@ def connect(
     client: str,
     now: datetime,
     another: bool = False,
+    address: str = "",
 ) -> Answer:
     """Take the person to this desktop: a pool's (theirs, or a new one), or a VM of their own. Asked again and again
-    while the answer is starting or queued; only what is new is decided. `another`: one more of the pool, if they may."""
+    while the answer is starting or queued; only what is new is decided. `another`: one more of the pool, if they may.
+    `address`: where they ask from."""
     if client not in CLIENTS:
         raise Invalid("bad_client", "The client is browser or native.", fields=["client"])
-    wish = _Wish(user_id, session_id, protocol, client, now)
+    wish = _Wish(user_id, session_id, protocol, client, now, reach.whence(tx, session_id, address))
     pool, center = facts.with_center(tx, desktop_id)
     if pool is not None:
         return _connect_pool(tx, pool, facts.pool_path(tx, pool, center), wish, another)
@@ -89,7 +98,9 @@ def connect(
     if vm is not None and vm.pool_id is not None:
         lease = leases.holder(tx, vm.id, HOLDING)
         if lease is not None and lease.user_id == user_id:
-            return _of_lease(tx, *_still(tx, lease, wish), wish)
+            pool, lease, until = _still(tx, lease, wish)
+            wish = _reached(tx, pool.name, pool.id, pool.protocols, wish)
+            return _elsewhere(tx, pool, wish) or _of_lease(tx, pool, lease, until, wish)
     elif vm is not None and may(rights.grants_of(tx, user_id), "desktop.use", rights.path_of(tx, "vm", vm.id), now):
         return _own_vm(tx, vm, wish)
     raise no_desktop(desktop_id)
@@ -112,10 +123,31 @@ def _connect_pool(tx: Tx, pool: Pool, path: Path, wish: _Wish, another: bool) ->
         if not mine and opens is None:
             raise no_desktop(pool.id)
         raise Denied("entitlement_ended", not_now(pool.name, opens), opens_at=opens.isoformat() if opens else None)
-    _protocol(pool.protocols, wish.protocol)
+    wish = _reached(tx, pool.name, pool.id, pool.protocols, wish)
+    if (no := _elsewhere(tx, pool, wish)) is not None:
+        return no
+    _protocol(wish.over(pool.protocols), wish.protocol)
     if mine and (not another or mine[-1].state == "queued"):
         return _of_lease(tx, pool, mine[-1] if another else mine[0], until, wish)
     return _decide(tx, pool, len(mine), until, priority_of(grants, path, wish.now), wish)
+
+
+def _reached(tx: Tx, name: str, pool_id: UUID | None, offered: list[str], wish: _Wish) -> _Wish:
+    """The wish with what the rules by network and device say of it."""
+    return replace(wish, access=reach.verdict(tx, name=name, pool_id=pool_id, offered=offered, from_=wish.whence))
+
+
+def _elsewhere(tx: Tx, pool: Pool, wish: _Wish) -> Answer | None:
+    """The refusal, kept as a decision, when the pool cannot be reached from where the person is."""
+    access = wish.access
+    if access is None or access.allowed:
+        return None
+    decisions.keep(
+        tx, user_id=wish.user_id, pool_id=pool.id, outcome="refused", sentence=access.sentence, reasons=(), now=wish.now,
+        access=told(access, wish.whence),
+    )  # fmt: skip
+    _tell(tx, pool, None, access.sentence, wish)
+    return Answer("refused", access.sentence, refusal=Denied("not_from_here", access.sentence, pool=pool.name))
 
 
 def _still(tx: Tx, lease: Lease, wish: _Wish) -> tuple[Pool, Lease, datetime | None]:
@@ -151,6 +183,7 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: in
     choice = choose(asked)
     kept: dict[str, Any] = {
         "user_id": wish.user_id, "pool_id": pool.id, "reasons": choice.reasons, "counts": counts, "now": wish.now,
+        "access": told(wish.access, wish.whence) if wish.access else None,
     }  # fmt: skip
     if choice.outcome == "refused":
         decisions.keep(tx, outcome="refused", sentence=choice.sentence, **kept)
@@ -202,7 +235,7 @@ def _of_lease(
             leases.ready(tx, lease, pool, until, wish.now, words)
     if lease.state in ("active", "expiring", "grace"):
         if vm.state == "up":
-            protocol = _protocol([p for p in pool.protocols if p in vm.protocols], wish.protocol)
+            protocol = _protocol(wish.over([p for p in pool.protocols if p in vm.protocols]), wish.protocol)
             return _ready(tx, vm, lease, protocol, wish)
         if vm.state == "down" and lease.state != "grace":
             lease.off_wanted = False
@@ -230,7 +263,10 @@ def _swap(tx: Tx, pool: Pool, lease: Lease, vm: Vm, until: datetime | None, wish
 
 def _own_vm(tx: Tx, vm: Vm, wish: _Wish) -> Answer:
     """A VM of the person's own: started if it is down, and its console."""
-    protocol = _protocol(vm.protocols, wish.protocol)
+    wish = _reached(tx, vm.name, None, vm.protocols, wish)
+    if wish.access is not None and not wish.access.allowed:
+        raise Denied("not_from_here", wish.access.sentence)
+    protocol = _protocol(wish.over(vm.protocols), wish.protocol)
     if vm.state in ("up", "paused"):
         return _ready(tx, vm, None, protocol, wish)
     if vm.state == "down":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -27,8 +28,11 @@ def keep(
     lease: Lease | None = None,
     member: PoolMember | None = None,
     counts: Mapping[str, int] | None = None,
+    access: Mapping[str, Any] | None = None,
 ) -> None:
-    """Store a decision; `outcome` is given, starting, queued or refused. `counts`: see `rules.told`."""
+    """Store a decision; `outcome` is given, starting, queued or refused. `counts`: see `rules.told`; `access`: what the
+    rules by network and device said."""
+    candidates = told(reasons, taken=member.id if member else None, counts=counts)
     tx.execute(
         sa.insert(Decision.__table__).values(  # type: ignore[arg-type]
             at=now,
@@ -38,7 +42,7 @@ def keep(
             outcome=outcome,
             vm_id=member.vm_id if member else None,
             sentence=sentence,
-            candidates=told(reasons, taken=member.id if member else None, counts=counts),
+            candidates=candidates if access is None else candidates | {"access": access},
         )
     )
 

@@ -10,10 +10,13 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from backend.db import Tx
+from backend.devices import enrolling
 from backend.directory import rights
 from backend.directory.models import Group, Membership, User, WebSession
 from backend.directory.rules import Grant
 from backend.vms.models import Vm
+from broker import reach
+from broker.access import Rule, Whence, judge
 from pools import facts
 from pools.models import Lease, Pool
 from pools.rules import WANTING, entitled_again, not_now
@@ -38,16 +41,19 @@ class Desktop:
     sentence: str = ""
     vm_id: UUID | None = None
     vm_name: str = ""
+    pool_id: UUID | None = None
     lease: Lease | None = None
     extensions_left: int = 0
     position: int | None = None
     protocols: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     opens_at: datetime | None = None
+    blocked: str = ""  # why it cannot be reached from here, if it cannot
 
 
-def desktops(tx: Tx, user_id: UUID, now: datetime) -> list[Desktop]:
-    """Everything this person may connect to, by name: pools, desktops they hold, VMs that are theirs."""
+def desktops(tx: Tx, user_id: UUID, now: datetime, from_: Whence | None = None) -> list[Desktop]:
+    """Everything this person may connect to, by name: pools, desktops they hold, VMs that are theirs. With `from_`, what
+    cannot be reached from there says why, and the protocols are those that can be used."""
     grants = rights.grants_of(tx, user_id)
     rows = tx.execute(
         sa.select(Lease, Vm)
@@ -67,7 +73,17 @@ def desktops(tx: Tx, user_id: UUID, now: datetime) -> list[Desktop]:
     later = rights.visible(soon, "desktop.use", now, columns=columns)
     shut = tx.scalars(sa.select(Pool).where(later, Pool.state != "removing", Pool.id.not_in([pool.id for pool in pools])))
     found += [_closed(tx, pool, grants, now) for pool in shut]
-    return sorted(found + _own(tx, grants, now), key=lambda d: (d.name.lower(), d.vm_name, str(d.id)))
+    found = sorted(found + _own(tx, grants, now), key=lambda d: (d.name.lower(), d.vm_name, str(d.id)))
+    if from_ is None:
+        return found
+    rules = reach.rules(tx)
+    return [_reached(rules, desktop, from_) for desktop in found]
+
+
+def _reached(rules: list[Rule], desktop: Desktop, from_: Whence) -> Desktop:
+    said = judge(rules, name=desktop.name, pool_id=desktop.pool_id, offered=desktop.protocols, whence=from_)
+    actions = desktop.actions if said.allowed else tuple(a for a in desktop.actions if a != "connect")
+    return replace(desktop, protocols=said.protocols, blocked=said.sentence, actions=actions)
 
 
 def _own(tx: Tx, grants: list[Grant], now: datetime) -> list[Desktop]:
@@ -93,7 +109,10 @@ def _own(tx: Tx, grants: list[Grant], now: datetime) -> list[Desktop]:
 
 def _of_pool(tx: Tx, pool: Pool, held: list[tuple[Lease, Vm | None]]) -> list[Desktop]:
     """The pool as one thing; a second desktop of the same pool is a thing of its own, by its VM's id."""
-    base = {"name": pool.name, "kind": "pool", "description": pool.description, "protocols": tuple(pool.protocols)}
+    base = {
+        "name": pool.name, "kind": "pool", "pool_id": pool.id, "description": pool.description,
+        "protocols": tuple(pool.protocols),
+    }  # fmt: skip
     if not held:
         state = "paused" if pool.state == "paused" else "available"
         return [Desktop(id=pool.id, state=state, sentence=paused(pool), actions=("connect",), **base)]  # type: ignore[arg-type]
@@ -126,7 +145,7 @@ def _closed(tx: Tx, pool: Pool, grants: list[Grant], now: datetime) -> Desktop:
     """A pool that the person may use at another time."""
     opens = entitled_again(grants, facts.pool_path(tx, pool), now)
     return Desktop(
-        id=pool.id, name=pool.name, kind="pool", state="closed", description=pool.description,
+        id=pool.id, name=pool.name, kind="pool", pool_id=pool.id, state="closed", description=pool.description,
         sentence=not_now(pool.name, opens), protocols=tuple(pool.protocols), opens_at=opens,
     )  # fmt: skip
 
@@ -159,10 +178,12 @@ def _possible(vm: Vm | None, action: str) -> bool:
     return vm.state in states.get(action, ("up", "down"))
 
 
-def auto_launch(tx: Tx, session: Any, now: datetime) -> UUID | None:
-    """The desktop to take this person to straight after sign-in, once a session: they have exactly one, and want it.
+def auto_launch(tx: Tx, session: Any, now: datetime, address: str = "") -> UUID | None:
+    """The desktop to take this person to straight after sign-in, once a session: that of the pool of the thin client they
+    stand before, or the only one they have, when they, a group of theirs or the device want it so.
 
     `session` has `id` and `user_id`. Asked again in the same session, or by a second window at once, it says None."""
+    device = enrolling.of_session(tx, session.id)
     groups = sa.select(Membership.group_id).where(Membership.user_id == session.user_id)
     wanted = sa.or_(
         sa.exists().where(User.id == session.user_id, User.auto_launch),
@@ -175,7 +196,12 @@ def auto_launch(tx: Tx, session: Any, now: datetime) -> UUID | None:
         .returning(wanted)
         .execution_options(synchronize_session=False)
     )
-    if not first:
+    if first is None or not (first or device):
         return None
-    found = [desktop for desktop in desktops(tx, session.user_id, now) if desktop.state != "closed"]
-    return found[0].id if len(found) == 1 else None
+    found = [d for d in desktops(tx, session.user_id, now, reach.at(address, device)) if d.state != "closed"]
+    if device is not None and device.pool_id is not None:
+        for desktop in found:
+            if desktop.pool_id == device.pool_id and not desktop.blocked:
+                return desktop.id
+    wanted_so = first or (device is not None and device.auto_launch)
+    return found[0].id if wanted_so and len(found) == 1 and not found[0].blocked else None

@@ -1,4 +1,4 @@
-"""Ticket, ConsoleSession and Decision rows."""
+"""Ticket, ConsoleSession, Decision and AccessRule rows."""
 
 from __future__ import annotations
 
@@ -74,4 +74,20 @@ class Decision(HasId, Base):
     outcome: Mapped[str]  # kept | given | starting | queued | refused
     vm_id: Mapped[UUID | None]
     sentence: Mapped[str]  # for the person
-    candidates: Mapped[Json]  # {"members": [{"vm_id", "name", "state", "reason"}, …]}
+    candidates: Mapped[Json]  # {"members": [{"vm_id", "name", "state", "reason"}, …], "access": {"from", "sentence", …}}
+
+
+class AccessRule(HasId, Base):
+    """From which networks and devices which desktops can be reached: the first rule that fits decides."""
+
+    __tablename__ = "access_rule"
+    kind = "accessrule"
+    position: Mapped[int]  # 1 is looked at first; without gaps
+    name: Mapped[str] = mapped_column(unique=True)
+    effect: Mapped[str]  # allow | deny
+    pool_id: Mapped[UUID | None] = ref("pool.id", ondelete="CASCADE", index=True)  # none: every desktop
+    network: Mapped[str] = mapped_column(default="", server_default="")  # 10.1.0.0/16; "": from everywhere
+    device_id: Mapped[UUID | None] = ref("device.id", ondelete="CASCADE", index=True)
+    enrolled: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # at enrolled devices alone
+    protocols: Mapped[list[str]] = mapped_column(default=list, server_default="{}")  # none: all
+    sentence: Mapped[str] = mapped_column(default="", server_default="")  # what a person reads who is refused by it

@@ -164,8 +164,10 @@ cli.add_command(connect.connect)
 
 task = Noun("task", help="Wait for tasks, cancel them.")
 directory = Noun("directory", help="Active Directory domains: add, test, search.")
+device = Noun("device", help="Thin clients: add, enroll, revoke.")
 cli.add_command(task)
 cli.add_command(directory)
+cli.add_command(device)
 
 
 @task.command()
@@ -176,6 +178,16 @@ def wait(session: Session, ids: tuple[str, ...]) -> None:
     for id in actions.listed(ids):
         done = wait_for(session.client(), id)
         show.err.print(f"{done['title']}: {done['message'] or 'Done.'}")
+
+
+@device.command()
+@click.argument("code")
+@click.pass_obj
+def enroll(session: Session, code: str) -> None:
+    """Make this machine the device of the one-time CODE; “leasehold connect --kiosk” is its use from then on."""
+    told = Client(session.config, token="").ask("POST", "/devices/enroll", {"code": code})
+    config.enroll(session.config, told["token"])
+    show.err.print(f"This machine is {told['device']['name']} now.", markup=False)
 
 
 @directory.command()
@@ -227,7 +239,8 @@ def run(argv: list[str] | None = None, on: Callable[..., Any] = cli) -> int:
     try:
         on(argv, prog_name="leasehold", standalone_mode=False)
     except Trouble as no:
-        show.err.print(str(no), markup=False, highlight=False)
+        if str(no):
+            show.err.print(str(no), markup=False, highlight=False)
         return no.code
     except click.ClickException as wrong:
         wrong.show()

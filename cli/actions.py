@@ -46,7 +46,7 @@ def _option(field: Field) -> click.Option:
     flag = f"--{name.replace('_', '-')}"
     words = "Required." if field.required else "" if field.default in (None, "", []) else f"Default: {show.text(field.default)}."
     if field.name in COLLECTION_OF:
-        words = f"Name or id. {words}"
+        words = f"Name or id. {words}" if field.required else f"Name or id; '' for none. {words}"
     if field.secret:
         return click.Option([flag, field.name], is_flag=True, help="Asked for, or read from standard input: never an argument.")
     if field.type == "boolean":
@@ -70,7 +70,9 @@ def _body(client: Client, action: Action, given: dict[str, Any]) -> dict[str, An
             if value:
                 body[field.name] = [part for item in value for part in item.split(",") if part]
         elif field.name in COLLECTION_OF:
-            if (found := _reference(client, field, value)) is not None:
+            if value == "" and not field.required:
+                body[field.name] = None  # takes away what was there
+            elif (found := _reference(client, field, value)) is not None:
                 body[field.name] = found
         elif isinstance(value, str) and value.startswith("@"):
             body[field.name] = _file(value[1:])
@@ -165,7 +167,8 @@ def _tell(client: Client, action: Action, told: Any, *, wait: bool, json: bool) 
     if json:
         show.as_json(told)
     elif isinstance(told, dict) and "enroll" in told:
-        show.err.print("Run this on the host, within the hour; the token is told only here:")
+        told_so = "Run this on the host, within the hour; the token is told only here:"
+        show.err.print(told.get("sentence", told_so), markup=False, highlight=False)
         sys.stdout.write(told["enroll"] + "\n")
     elif isinstance(told, dict) and "controllers" in told:
         report(told)
@@ -178,6 +181,8 @@ def _tell(client: Client, action: Action, told: Any, *, wait: bool, json: bool) 
         show.err.print(told["sentence"])
     elif isinstance(told, dict) and told:
         show.one(told.get("lease") or told)
+    if isinstance(told, dict) and told.get("allowed") is False:
+        raise Trouble(REFUSED, "")
     if isinstance(told, dict) and told.get("ok") is False:
         raise Trouble(REFUSED, told.get("bind_why") or "People could not sign in with it now.")
 

@@ -18,6 +18,7 @@ class Config:
     url: str = ""
     ca_file: str = ""
     token: str = ""
+    device: str = ""  # the token of this machine, when it is enrolled as a thin client
 
     @property
     def cache(self) -> Path:
@@ -38,15 +39,24 @@ def load(url: str | None, ca_file: str | None, environ: Mapping[str, str] = os.e
     chosen = (url or environ.get("LEASEHOLD_URL") or str(kept.get("url", ""))).rstrip("/")
     trusted = ca_file or environ.get("LEASEHOLD_CA_FILE") or (str(kept.get("ca_file", "")) if chosen == kept.get("url") else "")
     token = environ.get("LEASEHOLD_TOKEN") or str(_read(where / "token.json").get(chosen, ""))
-    return Config(where, chosen, trusted, token)
+    return Config(where, chosen, trusted, token, str(_read(where / "device.json").get(chosen, "")))
 
 
 def remember(config: Config, token: str) -> None:
     """Keep the address and the token, the latter readable by this user alone."""
+    _keep(config, "token.json", token)
+
+
+def enroll(config: Config, token: str) -> None:
+    """Keep the address and the token of this machine, which is a thin client from now on."""
+    _keep(config, "device.json", token)
+
+
+def _keep(config: Config, name: str, token: str) -> None:
     config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     ca_file = str(Path(config.ca_file).absolute()) if config.ca_file else ""
     _write(config.folder / "config.json", {"url": config.url, "ca_file": ca_file})
-    _write(config.folder / "token.json", {**_read(config.folder / "token.json"), config.url: token})
+    _write(config.folder / name, {**_read(config.folder / name), config.url: token})
 
 
 def forget(config: Config) -> None:

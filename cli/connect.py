@@ -34,7 +34,10 @@ PATIENCE_S = 60  # how long a portal may be away while somebody waits for a desk
 @click.option("--viewer", default="remote-viewer", envvar="LEASEHOLD_VIEWER", show_default=True, help="What shows it.")
 @click.pass_obj
 def connect(session: Any, name: str | None, user: str | None, full_screen: bool, kiosk: bool, viewer: str) -> None:
-    """Open a desktop: NAME, or the only one you have."""
+    """Open a desktop: NAME, or the only one you have.
+
+    On a machine that is enrolled as a thin client (leasehold device enroll) the device's own pool, protocols and
+    auto-launch count."""
     program = shutil.which(viewer)
     if program is None:
         raise Trouble(USAGE, f"{viewer} is not installed here; on Debian: apt install virt-viewer.")
@@ -85,10 +88,13 @@ def _signed_in(client: Client, user: str | None) -> Iterator[str | None]:
 
 
 def _chosen(client: Client) -> str | None:
-    """The desktop typed at the prompt, when there are several."""
-    names = [d["name"] for d in client.ask("GET", "/me/desktops")["items"]]
+    """The desktop typed at the prompt, when there are several that can be reached from here."""
+    items = client.ask("GET", "/me/desktops")["items"]
+    names = [d["name"] for d in items if not d["blocked"]]
+    if items and not names:
+        raise Trouble(REFUSED, items[0]["blocked"])
     if len(names) < 2:
-        return None
+        return names[0] if names else None
     show.err.print(f"Your desktops: {', '.join(names)}", markup=False)
     return ask("Desktop")
 

@@ -15,7 +15,7 @@ from backend.errors import Denied, Impossible, Invalid, NotFound, Refused
 from backend.hosts.models import Host
 from backend.tasks.models import Step
 from backend.tasks.submit import submit
-from portal import admin_actions, admin_people, forms, views
+from portal import admin_actions, admin_devices, admin_people, forms, views
 from portal.api_commands import cancel_task
 from portal.auth import actor, person
 from portal.collections import found, listed
@@ -161,7 +161,7 @@ def detail(plural: str, id: str) -> str:
     row = found(tx(), plural, id)
     shown = [(part, THINGS[part.plural], _part(part, row)) for part in thing.parts if may_see(THINGS[part.plural].kind)]
     context = {"thing": thing, "row": row, "parts": shown, "steps": _steps(id) if thing.kind == "task" else None}
-    context |= admin_people.beside(thing, row)
+    context |= admin_people.beside(thing, row) | admin_devices.beside(thing.kind)
     return render_template("admin/thing.html" if is_partial() else "admin/detail.html", **context)
 
 
@@ -330,11 +330,11 @@ def _try(work: Any, *, keep: bool = False) -> Answer:
 
 def install(app: Flask) -> None:
     """Register the pages."""
-    pages_of_people = admin_people.pages
     app.register_blueprint(pages)
-    app.register_blueprint(pages_of_people)
-    # its pages look people up and show empty forms before any command asks for a right
-    app.before_request_funcs.setdefault(pages_of_people.name, []).append(_require_area)
+    for more in (admin_people.pages, admin_devices.pages):
+        app.register_blueprint(more)
+        # their pages look people up and show empty forms before any command asks for a right
+        app.before_request_funcs.setdefault(more.name, []).append(_require_area)
 
     @app.context_processor
     def administration() -> dict[str, Any]:

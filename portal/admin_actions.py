@@ -45,7 +45,7 @@ ACTIONS: dict[str, Callable[[str], Answer]] = {"console.end": end_console, "sess
 PERMITS = {"console.end": "console.end", "session.end": "user.edit", "directory.add": "directory.edit"}
 
 # commands that have pages of their own: a token to show once, a directory to ask, a password to hash
-BY_HAND = frozenset({"host.create", "directory.add", "user.create", "permission.grant"})
+BY_HAND = frozenset({"device.create", "host.create", "directory.add", "user.create", "permission.grant"})
 FORMS = (
     frozenset(
         [c for t in THINGS.values() for c, _ in t.creates] + [b.command for t in THINGS.values() for b in t.buttons if b.form]

@@ -10,6 +10,7 @@ from flask import Blueprint, Flask, request
 from portal import (
     api_commands,
     api_desktops,
+    api_devices,
     api_directories,
     api_health,
     api_hosts,
@@ -30,7 +31,7 @@ def install(app: Flask) -> None:
     commands = api_commands.routes(app.extensions["parts"].commands)
     described: list[Route] = []
     for routes in (api_session.routes, api_desktops.routes, api_lists.routes, api_pools.routes, api_hosts.routes,
-                   api_directories.routes, commands, live.routes, openapi.routes):
+                   api_directories.routes, api_devices.routes, commands, live.routes, openapi.routes):
         for route, view in routes.found:
             view = _signed_in(view) if route.signed_in else no_cookie(view)
             api.add_url_rule(route.path, route.endpoint, view, methods=[route.method])

@@ -22,7 +22,7 @@ from portal.transaction import tx
 
 # these have a route of their own: what they are given is a secret, or comes from a domain controller
 BY_HAND = frozenset({"host.create", "lease.extend", "directory.add", "directory.edit", "user.create", "user.import",
-                     "permission.grant"})
+                     "permission.grant", "device.create", "device.renew"})
 MAKES = frozenset({"create", "add", "import"})
 
 TASK = {"type": "object", "required": ["task"], "properties": {"task": {

@@ -18,6 +18,7 @@ from broker.connect import Answer, Desktop
 from pools.commands import ExtendLease
 from pools.models import Lease, Pool
 from portal.auth import actor, person
+from portal.devices import whence
 from portal.parts import parts
 from portal.routes import PREFIX, Routes, accepted, answer, body, now, plain, read_uuid
 from portal.transaction import commit, tx
@@ -33,6 +34,7 @@ DESKTOP = {"type": "object", "required": ["id", "name", "kind", "state", "lease"
     "id": {"type": "string"}, "name": {"type": "string"}, "kind": {"enum": ["pool", "vm"]}, "state": {"type": "string"},
     "description": {"type": "string"}, "sentence": {"type": "string"}, "vm": {"type": ["object", "null"]}, "lease": _LEASE,
     "position": {"type": ["integer", "null"]}, "protocols": {"type": "array", "items": {"type": "string"}},
+    "blocked": {"type": "string", "description": "why it cannot be reached from here; empty when it can"},
     "actions": {"type": "array", "items": {"type": "string"}}}}
 DESKTOPS = {"type": "object", "required": ["items"], "properties": {"items": {"type": "array", "items": DESKTOP}}}
 READY = {"type": "object", "required": ["state", "ticket", "viewer"], "properties": {
@@ -63,7 +65,7 @@ class Seconds(msgspec.Struct, forbid_unknown_fields=True):
 @routes.route("GET", "/me/desktops", "Pools you may take from, desktops you hold, VMs that are yours.", answers={200: DESKTOPS})
 def my_desktops() -> Response:
     """Everything to connect to."""
-    return answer({"items": [desktop_json(d) for d in broker.desktops(tx(), person().user_id, now())]})
+    return answer({"items": [desktop_json(d) for d in broker.desktops(tx(), person().user_id, now(), whence())]})
 
 
 @routes.route("POST", "/me/desktops/<id>/connect", "Open a desktop: a ticket when it is ready, else how far it is.",
@@ -74,7 +76,7 @@ def desktop_connect(id: str) -> Response:
     protocol = given.protocol or ("spice" if given.client == "native" else None)
     got = broker.connect(
         tx(), user_id=who.user_id, session_id=who.id, desktop_id=read_uuid(id, "desktop"), protocol=protocol,
-        client=given.client, now=now(), another=given.another,
+        client=given.client, now=now(), another=given.another, address=request.remote_addr or "",
     )
     if got.refusal is not None:
         commit()
@@ -146,6 +148,7 @@ def desktop_json(desktop: Desktop) -> dict[str, Any]:
         "id": str(desktop.id), "name": desktop.name, "kind": desktop.kind, "state": desktop.state,
         "description": desktop.description, "sentence": desktop.sentence, "vm": _vm(desktop.vm_id, desktop.vm_name),
         "lease": lease, "position": desktop.position, "protocols": list(desktop.protocols), "actions": list(desktop.actions),
+        "blocked": desktop.blocked,
     }
 
 

@@ -6,6 +6,7 @@ import hashlib
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -19,17 +20,19 @@ from backend.directory.rights import grants_of, path_of, see_permit
 from backend.directory.rules import may
 from backend.errors import Denied, NotFound, Refused, TooMany, Unavailable
 from backend.hosts.commands import AddHost, ask_enrollment, enrollment, new_token
-from backend.hosts.models import Host
 from backend.tasks.submit import submit
-from backend.vms.models import VmScreen
+from backend.vms.models import Vm, VmScreen
+from broker import reach
 from pools.models import LIVE, Lease
 from portal.auth import actor, person
+from portal.devices import whence
 from portal.errors import answer as told
 from portal.parts import parts
 from portal.routes import Routes, answer, body, now, read_uuid
 from portal.transaction import in_transaction, rollback, tx
 
 routes = Routes("hosts")
+T = TypeVar("T")
 
 
 class NewHost(msgspec.Struct, forbid_unknown_fields=True):
@@ -100,7 +103,7 @@ def authority() -> Response:
 def enroll_ask() -> Response:
     """Written down; the hosts' CA signs it within seconds. Wrong tokens are counted per address."""
     given = body(Enroll)
-    host = _counted(lambda: ask_enrollment(
+    host = counted(lambda: ask_enrollment(
         tx(), token=given.token, csr=given.csr, address=given.address, port=given.port, console_port=given.console_port,
         now=now(),
     ))
@@ -114,13 +117,13 @@ def enroll_answer(id: str) -> Response:
     """For the agent that shows its token again."""
     kind, _, token = request.headers.get("Authorization", "").partition(" ")
     host_id = read_uuid(id, "enrollment")
-    host = _counted(lambda: enrollment(tx(), host_id, token.strip() if kind.lower() == "bearer" else ""))
+    host = counted(lambda: enrollment(tx(), host_id, token.strip() if kind.lower() == "bearer" else ""))
     if not host.certificate:
         return answer({}, 202)
     return answer({"certificate": host.certificate, "ca": _pem_in("hosts_ca_file")})
 
 
-def _counted(work: Callable[[], Host]) -> Host:
+def counted(work: Callable[[], T]) -> T:
     """The work, unless this address has shown too many wrong tokens; one more of them is counted when it did."""
     key = "enroll-" + throttle.address_key(request.remote_addr or "")
     blocked = tx().scalar(sa.select(Throttle.blocked_until).where(Throttle.key == key))
@@ -165,8 +168,12 @@ def _require_look(vm_id: UUID) -> None:
     path = path_of(tx(), "vm", vm_id)
     grants = grants_of(tx(), who.user_id)
     of_pool = any(kind == "pool" for kind, _ in path)  # a pool's desktop is its holder's alone
-    if may(grants, see_permit("vm"), path, now()) or may(grants, "desktop.use", path[:1], now()) and not of_pool:
+    if may(grants, see_permit("vm"), path, now()):
         return
-    held = sa.select(Lease.id).where(Lease.vm_id == vm_id, Lease.user_id == who.user_id, sa.text(LIVE))
-    if tx().execute(held).first() is None:
+    held = sa.select(Lease.pool_id).where(Lease.vm_id == vm_id, Lease.user_id == who.user_id, sa.text(LIVE))
+    pool_id = tx().scalar(held)
+    if pool_id is None and (of_pool or not may(grants, "desktop.use", path[:1], now())):
         raise no
+    offered = tx().scalar(sa.select(Vm.protocols).where(Vm.id == vm_id)) or []
+    if not reach.verdict(tx(), name="", pool_id=pool_id, offered=offered, from_=whence()).allowed:
+        raise no  # what may not be opened from here is not shown here either

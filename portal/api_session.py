@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from flask import Response
+from flask import Response, request
 
 from backend.db import get
 from backend.directory import rights, sessions
@@ -14,7 +14,7 @@ from backend.directory.models import Group, Membership, User, WebSession
 from backend.directory.rules import ROLES
 from broker import connect, consoles
 from broker.models import ConsoleSession
-from portal import auth
+from portal import auth, devices
 from portal.routes import Routes, answer, body, now, plain, read_uuid
 from portal.transaction import tx
 
@@ -43,11 +43,11 @@ class SignIn(msgspec.Struct, forbid_unknown_fields=True):
 @routes.route("POST", "/session", "Sign in: answers a token for `Authorization: Bearer`.", signed_in=False, body=SignIn,
               answers={201: SIGNED_IN})
 def create_session() -> Response:
-    """A new session of a program; told once."""
+    """A new session of a program; told once. On an enrolled device the header Leasehold-Device has its token."""
     given = body(SignIn)
-    signed = auth.sign_in(given.user, given.password, client="api")
+    signed = auth.sign_in(given.user, given.password, client="api", device=devices.by_header())
     facts = signed.facts
-    desktop = connect.auto_launch(tx(), facts, now())
+    desktop = connect.auto_launch(tx(), facts, now(), request.remote_addr or "")
     return answer({
         "token": signed.token, "expires_at": plain(signed.expires_at),
         "user": {"id": str(facts.user_id), "name": facts.user_name, "display_name": facts.display_name},

@@ -9,6 +9,7 @@ from flask import Flask, Request, Response, current_app, g, request, session
 from flask_login import LoginManager, UserMixin, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 
+from backend.devices.enrolling import DeviceFacts
 from backend.directory import sessions, signin
 from backend.errors import Denied, NotSignedIn
 from backend.tasks.command import Actor
@@ -71,8 +72,9 @@ def own_address(wanted: str) -> str | None:
     return wanted if ours else None
 
 
-def sign_in(name: str, password: str, *, client: str) -> Any:
-    """Check name and password; answers `SignedIn` with the new session's token, or raises the refusal.
+def sign_in(name: str, password: str, *, client: str, device: DeviceFacts | None = None) -> Any:
+    """Check name and password; answers `SignedIn` with the new session's token, or raises the refusal. `device` is the
+    enrolled thin client that asks.
 
     The password is proved between two transactions: hashing and a domain controller both take their time.
     """
@@ -83,7 +85,7 @@ def sign_in(name: str, password: str, *, client: str) -> Any:
         attempt = signin.begin(short, name, address, now(), keyring=parts().keyring)
     proof = aside(lambda: attempt.prove(password))
     with in_transaction() as short:
-        signed = signin.finish(short, attempt, proof, client=client, address=address, now=now())
+        signed = signin.finish(short, attempt, proof, client=client, address=address, now=now(), device=device)
     if isinstance(signed, signin.Turned):
         raise signed.refusal  # told after the failure has been counted and recorded
     return signed

@@ -8,14 +8,16 @@ import sqlalchemy as sa
 
 from backend.clusters.models import Cluster
 from backend.db import Tx
+from backend.devices.models import Device
 from backend.directory.rights import grants_of, see_permit, visible
 from backend.errors import NotFound
 from backend.hosts.models import Host
 from backend.search.query import Field, Kind, Page, Viewer, one, page
-from backend.search.tables import BACKEND, below, name_of, or_own, person_name
+from backend.search.tables import BACKEND, anywhere, below, name_of, or_own, person_name
 from backend.storage.models import StorageDomain
 from backend.vms.models import Template, Vm
-from broker.models import ConsoleSession, Decision
+from broker.access import EFFECTS
+from broker.models import AccessRule, ConsoleSession, Decision
 from pools.machine import LEASE, MEMBER, POOL
 from pools.models import LIVE, Lease, Pool, PoolMember
 from portal.auth import person
@@ -114,7 +116,18 @@ DECISIONS = Kind("decisions", "decision", Decision.id, {
 }, lambda viewer: sa.or_(_who_sees_decisions(viewer), Decision.user_id == viewer.user_id),
     name="sentence", order=(("at", True),), trusted=_who_sees_decisions)
 
-COLLECTIONS: dict[str, Kind] = {kind.plural: kind for kind in (*BACKEND, POOLS, MEMBERS, LEASES, CONSOLES, DECISIONS)}
+ACCESSRULES = Kind("accessrules", "accessrule", AccessRule.id, {
+    "id": Field(AccessRule.id, ID), "position": Field(AccessRule.position, "number"), "name": Field(AccessRule.name),
+    "effect": Field(AccessRule.effect, "choice", EFFECTS), "pool": Field(name_of(Pool, AccessRule.pool_id)),
+    "pool_id": Field(AccessRule.pool_id, ID), "network": Field(AccessRule.network),
+    "device": Field(name_of(Device, AccessRule.device_id)), "device_id": Field(AccessRule.device_id, ID),
+    "enrolled": Field(AccessRule.enrolled, "yesno", about="at enrolled devices alone"),
+    "protocols": Field(AccessRule.protocols, "texts"), "sentence": Field(AccessRule.sentence),
+}, anywhere("accessrule"), order=(("position", False),))
+
+COLLECTIONS: dict[str, Kind] = {
+    kind.plural: kind for kind in (*BACKEND, POOLS, MEMBERS, LEASES, CONSOLES, DECISIONS, ACCESSRULES)
+}
 BY_KIND: dict[str, Kind] = {kind.kind: kind for kind in COLLECTIONS.values()}
 
 

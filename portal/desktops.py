@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from flask import request
 
 from backend.db import Tx, get
 from backend.errors import Impossible, NotFound
@@ -17,6 +18,7 @@ from broker.connect import Desktop
 from broker.standing import standing
 from pools.models import Lease, Pool
 from portal.api_desktops import face
+from portal.devices import whence
 from portal.parts import parts
 
 IDLE = {
@@ -58,6 +60,8 @@ class Card:
     @property
     def idle(self) -> str:
         """What stands where the picture of the screen would be."""
+        if self.desktop.blocked:
+            return "Cannot be reached from here"
         return IDLE.get(self.desktop.state, "")
 
     @property
@@ -75,7 +79,7 @@ class Card:
     @property
     def screen(self) -> str | None:
         """Where the picture of its screen is fetched from, while it has one."""
-        running = self.desktop.state in ("running", "ending") and self.desktop.vm_id
+        running = self.desktop.state in ("running", "ending") and self.desktop.vm_id and not self.desktop.blocked
         return f"/screens/{self.desktop.vm_id}" if running else None
 
     @property
@@ -119,8 +123,8 @@ class Waiting:
 
 
 def cards(tx: Tx, user_id: UUID, now: datetime) -> list[Card]:
-    """Everything the person may connect to."""
-    return [_card(tx, user_id, desktop, now) for desktop in broker.desktops(tx, user_id, now)]
+    """Everything the person may connect to, and what cannot be reached from here with its reason."""
+    return [_card(tx, user_id, desktop, now) for desktop in broker.desktops(tx, user_id, now, whence())]
 
 
 def _card(tx: Tx, user_id: UUID, desktop: Desktop, now: datetime) -> Card:
@@ -133,7 +137,7 @@ def _card(tx: Tx, user_id: UUID, desktop: Desktop, now: datetime) -> Card:
 
 def card(tx: Tx, user_id: UUID, id: UUID, now: datetime) -> Card:
     """One of them; `NotFound` when it is not, or no longer, the person's."""
-    for desktop in broker.desktops(tx, user_id, now):
+    for desktop in broker.desktops(tx, user_id, now, whence()):
         if desktop.id == id:
             return _card(tx, user_id, desktop, now)
     raise NotFound("not_found", "This desktop is not yours, or not yours any more.", kind="desktop", id=str(id))
@@ -141,7 +145,12 @@ def card(tx: Tx, user_id: UUID, id: UUID, now: datetime) -> Card:
 
 def take(tx: Tx, who: Any, id: UUID, now: datetime) -> broker.Answer:
     """The person clicked Connect: the desktop is theirs now, or a place in its queue, or it starts."""
-    return broker.connect(tx, user_id=who.user_id, session_id=who.id, desktop_id=id, protocol=None, client="browser", now=now)
+    return _connect(tx, who, id, now, protocol=None, client="browser")
+
+
+def _connect(tx: Tx, who: Any, id: UUID, now: datetime, **how: Any) -> broker.Answer:
+    address = request.remote_addr or ""
+    return broker.connect(tx, user_id=who.user_id, session_id=who.id, desktop_id=id, now=now, address=address, **how)
 
 
 def waiting(tx: Tx, who: Any, card: Card, now: datetime) -> Waiting:
@@ -195,7 +204,7 @@ def viewer_file(tx: Tx, who: Any, id: UUID, now: datetime) -> str | None:
     now_is = standing(tx, user_id=who.user_id, desktop_id=id, now=now)
     if now_is is None or now_is.state != "ready":
         return None
-    answer = broker.connect(tx, user_id=who.user_id, session_id=who.id, desktop_id=id, protocol="spice", client="native", now=now)
+    answer = _connect(tx, who, id, now, protocol="spice", client="native")
     if answer.refusal is not None:
         raise answer.refusal
     if answer.ticket is None:

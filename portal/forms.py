@@ -8,6 +8,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
+from msgspec import UNSET
+
 from pools.rules import PROTOCOLS, RIGHTS
 
 UNITS = (("d", 86_400, "days"), ("h", 3600, "hours"), ("min", 60, "minutes"), ("s", 1, "seconds"))
@@ -19,12 +21,18 @@ ROWS = {
     "cluster_id": ("clusters", ""),
     "data_center_id": ("datacenters", ""),
     "host_id": ("hosts", "state = up"),
+    "pool_id": ("pools", ""),
+    "group_id": ("groups", ""),
+    "device_id": ("devices", ""),
 }
 CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
     "rights": tuple((r, {"start": "Start it", "shutdown": "Shut it down", "reset": "Get a fresh one"}.get(r, r)) for r in RIGHTS),
     "protocols": tuple((p, {"vnc": "VNC, in the browser", "spice": "SPICE, in remote-viewer"}.get(p, p)) for p in PROTOCOLS),
 }
-SELECTS = {"video": (("virtio", "virtio"), ("vga", "VGA"), ("qxl", "QXL"))}
+SELECTS = {
+    "video": (("virtio", "virtio"), ("vga", "VGA"), ("qxl", "QXL")),
+    "effect": (("allow", "Allow"), ("deny", "Deny")),
+}
 
 # label and help; a command's own words stand before those of every command
 WORDS: dict[str, tuple[str, str]] = {
@@ -71,12 +79,38 @@ WORDS: dict[str, tuple[str, str]] = {
     "enabled": ("May sign in", ""),
     "seconds": ("Longer by", ""),
     "message": ("Message", "The person reads it. Left open: a general sentence."),
+    "device_name": ("Name", "What people read on its screen, for instance “Ward 3”."),
+    "group_id": ("For the people of", "Left open: everybody may sign in there."),
+    "pool_id": ("Pool", ""),
+    "rule_name": ("Name", "For instance “Wards only at the wards”."),
+    "effect": ("Effect", "The first rule that fits decides."),
+    "network": ("From the network", "10.1.0.0/16 or a single address. Left open: from everywhere."),
+    "device_id": ("At the device", "Left open: at any."),
+    "enrolled": ("At enrolled devices alone", ""),
+    "sentence": ("Sentence", "What a person reads who is refused by the rule. Left open: a general sentence."),
     "force": ("Also when people hold desktops of it", "Their leases end and their consoles are closed."),
 }
 OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
     ("template.import", "memory_mib"): ("Memory", ""),
     ("template.import", "vcpus"): ("Processors", ""),
     ("template.import", "domain_id"): ("Storage domain", "Where the image file lies."),
+    **{
+        (f"device.{verb}", field): words
+        for verb in ("create", "edit")
+        for field, words in {
+            "pool_id": ("Straight to a desktop of", "Who may use this pool is taken there after signing in."),
+            "protocols": ("Shows desktops over", "None ticked: over whatever the desktop offers."),
+            "auto_launch": ("Auto-launch", "Who has exactly one desktop is taken to it straight after signing in here."),
+        }.items()
+    },
+    **{
+        (f"accessrule.{verb}", field): words
+        for verb in ("create", "edit")
+        for field, words in {
+            "pool_id": ("Desktops of", "Left open: every desktop."),
+            "protocols": ("Over", "None ticked: over all. Allow leaves these alone, deny takes these away."),
+        }.items()
+    },
     ("pool.edit", "size"): ("Most desktops", "Smaller: free desktops go at once, leased ones when they come back."),
     ("pool.edit", "lease_s"): (
         "A lease lasts",
@@ -92,8 +126,13 @@ SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     )
     for name in ("pool.create", "pool.edit")
 }
-HIDDEN: dict[str, tuple[str, ...]] = {"vm.create": ("pool_id",), "vm.shutdown": ("timeout_s",), "user.edit": ("enabled",)}
-LONG = frozenset({"message", "cmdline"})
+HIDDEN: dict[str, tuple[str, ...]] = {
+    "vm.create": ("pool_id",),
+    "vm.shutdown": ("timeout_s",),
+    "user.edit": ("enabled",),
+    "device.create": ("code_sha256",),
+}
+LONG = frozenset({"message", "cmdline", "sentence"})
 
 
 @dataclass
@@ -109,7 +148,7 @@ class Input:
     unit: str = ""
     options: tuple[tuple[str, str], ...] = ()
     error: str = ""
-    of: tuple[str, str] | None = None
+    clears: bool = False  # left empty, it takes away what was there
 
 
 @dataclass
@@ -150,8 +189,10 @@ def form_of(
     for f in fields(cls):
         if f.name in but or f.name in HIDDEN.get(command, ()) or (only is not None and f.name not in only):
             continue
-        default = None if f.default is MISSING else f.default
-        form.inputs[f.name] = _input(command, f.name, _plain(hints[f.name]), f.default is MISSING, default, options)
+        default = None if f.default in (MISSING, UNSET) else f.default
+        made = _input(command, f.name, _plain(hints[f.name]), f.default is MISSING, default, options)
+        made.clears = f.default is UNSET
+        form.inputs[f.name] = made
     return form
 
 
@@ -212,6 +253,8 @@ def read(form: Form, given: Any) -> dict[str, Any]:
                 made.error = "This is needed."
             elif made.kind in ("text", "long"):
                 values[name] = ""
+            elif made.clears:
+                values[name] = None
             continue
         if made.kind in ("number", "length"):
             try:

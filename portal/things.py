@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from portal.thing import Thing
+from portal.things_access import ACCESSRULES, DEVICES
 from portal.things_desktops import CONSOLES, DECISIONS, LEASES, MEMBERS, POOLS, TEMPLATES, VMS
 from portal.things_people import DIRECTORIES, GROUPS, PERMISSIONS, SESSIONS, USERS
 from portal.things_places import CLUSTERS, DATACENTERS, DISKS, HOSTS, STORAGEDOMAINS
@@ -26,6 +27,8 @@ THINGS: dict[str, Thing] = {
         GROUPS,
         PERMISSIONS,
         DIRECTORIES,
+        DEVICES,
+        ACCESSRULES,
         SESSIONS,
         CONSOLES,
         TASKS,
@@ -38,5 +41,6 @@ SIDE_BAR: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Desktops", ("pools", "leases", "vms", "templates", "consoles")),
     ("Infrastructure", ("hosts", "storagedomains", "clusters", "datacenters")),
     ("People", ("users", "groups", "permissions", "directories", "sessions")),
+    ("Access", ("devices", "accessrules")),
     ("What happens", ("tasks", "events")),
 )

@@ -178,6 +178,7 @@ SESSIONS = Thing(
         Column("ended_at", "State", "session_state"),
         Column("client", "With"),
         Column("address", "From", "mono"),
+        Column("device", "At", "link", "devices"),
         Column("created_at", "Since", "ago"),
         Column("seen_at", "Last seen", "ago"),
         Column("expires_at", "Expires", "left"),

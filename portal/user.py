@@ -15,7 +15,7 @@ from backend.directory.models import Directory, User
 from backend.directory.names import INTERNAL
 from backend.errors import Invalid, NotFound, Refused
 from broker import connect as broker
-from portal import api_hosts, auth, desktops, views
+from portal import api_hosts, auth, desktops, devices, views
 from portal.auth import actor, aside, person
 from portal.desktops import Card
 from portal.transaction import commit, rollback, tx
@@ -40,7 +40,7 @@ def sign_in() -> Answer:
     domain = request.form.get("directory", "")
     try:
         full = name if not domain or domain == INTERNAL or "@" in name or "\\" in name else f"{name}@{domain}"
-        signed = auth.sign_in(full, request.form.get("password", ""), client="browser")
+        signed = auth.sign_in(full, request.form.get("password", ""), client="browser", device=devices.by_cookie())
     except Refused as no:
         rollback()
         wrong = no.status == 401
@@ -53,7 +53,7 @@ def sign_in() -> Answer:
 
 def _launched(facts: Any) -> str | None:
     """The page of the desktop that this person is taken to at once: it is theirs when the page comes."""
-    desktop_id = broker.auto_launch(tx(), facts, now())
+    desktop_id = broker.auto_launch(tx(), facts, now(), request.remote_addr or "")
     if desktop_id is None:
         return None
     answer = desktops.take(tx(), facts, desktop_id, now())

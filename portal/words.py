@@ -83,6 +83,12 @@ _LOOKS: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
     },
     "disk": {"locked": ("Being prepared", _WORK)},
     "template": {"locked": ("Being prepared", _WORK)},
+    "device": {
+        "announced": ("Waits for its code", _WAIT),
+        "enrolled": ("Enrolled", _GOOD),
+        "revoked": ("Revoked", ("grey", "icon:ban")),
+    },
+    "accessrule": {"allow": ("Allow", _GOOD), "deny": ("Deny", ("red", "icon:ban"))},
     "pool": {"up": ("In use", _GOOD)},
     "lease": {
         "expiring": ("Ending soon", _ODD),

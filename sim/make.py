@@ -12,10 +12,13 @@ import sqlalchemy as sa
 from backend.calendars.models import Calendar
 from backend.clusters.models import Cluster, DataCenter
 from backend.db import Tx
+from backend.devices.models import Device
+from backend.devices.rules import digest
 from backend.directory.models import Directory, Group, Membership, Permission, User, WebSession
 from backend.hosts.models import Host
 from backend.storage.models import Disk, StorageDomain
 from backend.vms.models import Template, Vm
+from broker.models import AccessRule
 from pools.models import Lease, Pool, PoolMember
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # where the told clock of conftest starts
@@ -98,6 +101,19 @@ def a_session(tx: Tx, user: User, now: datetime = NOW, **fields: Any) -> WebSess
             }
         ),
     )
+
+
+def a_device(tx: Tx, name: str = "", *, token: str = "", **fields: Any) -> Device:
+    """A thin client: enrolled with this token, or announced when there is none."""
+    enrolled = {"state": "enrolled", "token_hash": digest(token), "enrolled_at": NOW, "seen_at": NOW} if token else {}
+    known = {"name": name or f"device{next(_numbers)}", "state": "announced", "created_at": NOW}
+    return _add(tx, Device(**{**known, **enrolled, **fields}))
+
+
+def an_access_rule(tx: Tx, effect: str, **fields: Any) -> AccessRule:
+    """A rule behind those that are there."""
+    place = 1 + (tx.scalar(sa.select(sa.func.count()).select_from(AccessRule)) or 0)
+    return _add(tx, AccessRule(**{"name": f"rule{next(_numbers)}", "position": place, "effect": effect, **fields}))
 
 
 def a_cluster(tx: Tx, name: str = "Default") -> Cluster:

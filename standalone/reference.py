@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 from backend.catalogue import CATALOGUE
+from backend.devices.machine import DEVICE
 from backend.hosts.machine import HOST
 from backend.storage.machine import DISK, DOMAIN
 from backend.tasks.models import STEP, TASK
@@ -15,7 +16,7 @@ from hostapi.verbs import QUESTIONS, STEPS, HostAgent
 from pools.machine import LEASE, MEMBER, POOL
 
 DOCS = Path(__file__).parent.parent / "docs"
-TABLES = (LEASE, MEMBER, POOL, TICKET, VM, TEMPLATE, HOST, DOMAIN, DISK, TASK, STEP)
+TABLES = (LEASE, MEMBER, POOL, TICKET, VM, TEMPLATE, HOST, DOMAIN, DISK, TASK, STEP, DEVICE)
 
 
 def states() -> str:

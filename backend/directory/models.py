@@ -104,6 +104,7 @@ class WebSession(HasId, Base):
     token_hash: Mapped[bytes] = mapped_column(sa.LargeBinary, unique=True)
     user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE", index=True)
     client: Mapped[str]  # browser | api
+    device_id: Mapped[UUID | None] = ref("device.id", ondelete="SET NULL", index=True)  # the thin client it was begun at
     address: Mapped[str] = mapped_column(default="", server_default="")
     created_at: Mapped[datetime]
     seen_at: Mapped[datetime]

@@ -27,6 +27,8 @@ _PARENTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "cluster": ("cluster", (("datacenter", "data_center_id"),)),
     "datacenter": ("data_center", ()),
     "storagedomain": ("storage_domain", (("datacenter", "data_center_id"),)),
+    "device": ("device", ()),
+    "accessrule": ("access_rule", ()),
     "lease": ("lease", (("pool", "pool_id"),)),
     "member": ("pool_member", (("pool", "pool_id"),)),
 }

@@ -36,24 +36,28 @@ class SessionFacts:
     seen_at: datetime
     expires_at: datetime
     launched: bool
+    device_id: UUID | None = None  # the thin client it was begun at
 
 
 _FACTS = (
     sa.select(
         WebSession.id, WebSession.user_id, User.name, Directory.name.label("directory"), User.display_name, WebSession.client,
         WebSession.address, WebSession.created_at, WebSession.seen_at, WebSession.expires_at, WebSession.launched,
+        WebSession.device_id,
     )
     .join(User, User.id == WebSession.user_id).join(Directory, Directory.id == User.directory_id)
     .where(WebSession.ended_at.is_(None), User.enabled)
 )
 
 
-def create(tx: Tx, user_id: UUID, *, client: str, address: str, now: datetime) -> tuple[UUID, str, datetime]:
+def create(
+    tx: Tx, user_id: UUID, *, client: str, address: str, now: datetime, device_id: UUID | None = None
+) -> tuple[UUID, str, datetime]:
     """Begin a session of this person: its id, its token (256 random bits, told only here) and when it ends."""
     session_id, token, expires_at = uuid4(), secrets.token_urlsafe(TOKEN_BYTES), now + LASTS[client]
     tx.execute(sa.insert(WebSession).values(
         id=session_id, token_hash=_hash(token), user_id=user_id, client=client, address=address,
-        created_at=now, seen_at=now, expires_at=expires_at,
+        device_id=device_id, created_at=now, seen_at=now, expires_at=expires_at,
     ))
     touch(tx, "session", session_id, user_id=user_id)
     return session_id, token, expires_at
@@ -109,10 +113,17 @@ def end_all(tx: Tx, user_id: UUID, now: datetime, *, but: UUID | None = None) ->
     return ended
 
 
+def end_of_device(tx: Tx, device_id: UUID, now: datetime, *, client: str | None = None) -> None:
+    """End all sessions that were begun at this thin client; those of browsers or programs alone, if it is said."""
+    wanted = sa.select(WebSession.id).where(WebSession.device_id == device_id, WebSession.ended_at.is_(None))
+    for session_id in tx.scalars(wanted if client is None else wanted.where(WebSession.client == client)).all():
+        end(tx, session_id, now)
+
+
 def _facts(row: sa.Row) -> SessionFacts:  # type: ignore[type-arg]
     return SessionFacts(
         row.id, row.user_id, full_name(row.name, row.directory), row.display_name or row.name, row.client,
-        row.address, row.created_at, row.seen_at, row.expires_at, row.launched,
+        row.address, row.created_at, row.seen_at, row.expires_at, row.launched, row.device_id,
     )
 
 

@@ -18,13 +18,14 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from backend.db import Tx
+from backend.devices.enrolling import DeviceFacts
 from backend.directory import accounts, internal, sessions, throttle
 from backend.directory.facts import Proof, wrong
 from backend.directory.ldap import ActiveDirectory, door
-from backend.directory.models import Directory, User
+from backend.directory.models import Directory, Group, Membership, User
 from backend.directory.names import INTERNAL, Login, full_name, read_login
 from backend.directory.sessions import SessionFacts
-from backend.errors import NotSignedIn, Refused
+from backend.errors import Denied, NotSignedIn, Refused
 from backend.events import record
 from backend.secrets import Keyring
 
@@ -90,8 +91,11 @@ def begin(tx: Tx, name: str, address: str, now: datetime, *, keyring: Keyring, d
     return attempt
 
 
-def finish(tx: Tx, attempt: Attempt, proof: Proof, *, client: str, address: str, now: datetime) -> SignedIn | Turned:
-    """Write down what came of it: a session, or why not. The refusal is answered, not raised, so that the count stays."""
+def finish(
+    tx: Tx, attempt: Attempt, proof: Proof, *, client: str, address: str, now: datetime, device: DeviceFacts | None = None
+) -> SignedIn | Turned:
+    """Write down what came of it: a session, or why not. The refusal is answered, not raised, so that the count stays.
+    `device` is the enrolled thin client that the person stands before."""
     refusal, user = proof.refusal, None
     if proof.person is not None or proof.trouble is not None:
         directory = tx.scalars(sa.select(Directory).where(Directory.name == attempt.directory)).first()
@@ -108,21 +112,38 @@ def finish(tx: Tx, attempt: Attempt, proof: Proof, *, client: str, address: str,
     elif user is not None and not user.enabled:
         refusal = NotSignedIn("account_disabled", "This account is disabled. Ask your administrator to enable it.")
     if refusal is not None or user is None:
-        return _turned(tx, attempt, proof, refusal or wrong(), address, now)
+        return _turned(tx, attempt, refusal or wrong(), address, now, guess=proof.refusal is None or proof.guess)
+    if device is not None and (elsewhere := _not_theirs(tx, device, user)):
+        return _turned(tx, attempt, elsewhere, address, now, guess=False)
     if proof.better_hash:
         user.password_hash = proof.better_hash
     user.signed_in_at = now
     tx.flush()
     throttle.succeeded(tx, attempt.key)
-    session_id, token, expires_at = sessions.create(tx, user.id, client=client, address=address, now=now)
+    device_id = device.id if device else None
+    if device_id is not None:  # whoever comes next at a thin client finds nothing of who was there before
+        sessions.end_of_device(tx, device_id, now, client=client)
+    session_id, token, expires_at = sessions.create(
+        tx, user.id, client=client, address=address, now=now, device_id=device_id
+    )
     name = full_name(user.name, attempt.directory)
     record(tx, "user.signed_in", user, user_id=user.id, name=name, address=address)
-    facts = SessionFacts(session_id, user.id, name, user.display_name or user.name, client, address, now, now, expires_at, False)
+    facts = SessionFacts(
+        session_id, user.id, name, user.display_name or user.name, client, address, now, now, expires_at, False, device_id
+    )
     return SignedIn(session_id, token, user.id, expires_at, facts)
 
 
-def _turned(tx: Tx, attempt: Attempt, proof: Proof, refusal: Refused, address: str, now: datetime) -> Turned:
-    if proof.refusal is not None and not proof.guess:
+def _not_theirs(tx: Tx, device: DeviceFacts, user: User) -> Refused | None:
+    """The refusal when the device is for a group that the person is not in."""
+    if device.group_id is None or tx.get(Membership, (user.id, device.group_id), populate_existing=True) is not None:
+        return None
+    group = tx.scalar(sa.select(Group.name).where(Group.id == device.group_id))
+    return Denied("not_your_device", f"{device.name} is for the people of {group}; sign in at another device.")
+
+
+def _turned(tx: Tx, attempt: Attempt, refusal: Refused, address: str, now: datetime, *, guess: bool) -> Turned:
+    if not guess:
         throttle.give_back(tx, attempt.key)
     else:
         throttle.failed(tx, throttle.address_key(address), now)

@@ -8,6 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from backend.clusters.models import Cluster, DataCenter
+from backend.devices.machine import DEVICE
+from backend.devices.models import Device
 from backend.directory.models import Directory, Group, Membership, Permission, User, WebSession
 from backend.directory.names import INTERNAL
 from backend.directory.rights import see_permit, visible
@@ -36,6 +38,11 @@ def or_own(kind: str, user_id: Any, **columns: Any) -> Callable[[Viewer], Any]:
     """The same, and the viewer's own rows."""
     seen = below(kind, **columns)
     return lambda viewer: sa.or_(seen(viewer), user_id == viewer.user_id)
+
+
+def anywhere(kind: str) -> Callable[[Viewer], Any]:
+    """All rows, for whoever holds the permit to see this kind on anything: such rows hang below no object."""
+    return lambda viewer: sa.true() if places(viewer.grants, see_permit(kind), viewer.now) else sa.false()
 
 
 def name_of(table: Any, id: Any) -> Any:
@@ -186,9 +193,26 @@ PERMISSIONS = Kind("permissions", "permission", Permission.id, {
     "valid_from": Field(Permission.valid_from, "time"), "valid_until": Field(Permission.valid_until, "time"),
 }, or_own("permission", Permission.user_id), name="object", order=(("object_type", False), ("object", False)))
 
+_AT_DEVICE = (sa.select(WebSession.user_id)
+              .where(WebSession.device_id == Device.id, WebSession.ended_at.is_(None), WebSession.expires_at > sa.func.now())
+              .order_by(WebSession.created_at.desc()).limit(1).correlate(Device).scalar_subquery())
+
+DEVICES = Kind("devices", "device", Device.id, {
+    "id": Field(Device.id, ID), "name": Field(Device.name), "description": Field(Device.description),
+    "state": Field(Device.state, _STATE, tuple(DEVICE.states)),
+    "group": Field(name_of(Group, Device.group_id), about="only its people may sign in there"),
+    "group_id": Field(Device.group_id, ID),
+    "pool": Field(name_of(POOL, Device.pool_id), about="where people are taken to at once"), "pool_id": Field(Device.pool_id, ID),
+    "auto_launch": Field(Device.auto_launch, "yesno"), "protocols": Field(Device.protocols, "texts"),
+    "user": Field(person_name(_AT_DEVICE), "private", about="who is signed in there"),
+    "address": Field(Device.address), "code_until": Field(Device.code_until, "time"), "seen_at": Field(Device.seen_at, "time"),
+    "enrolled_at": Field(Device.enrolled_at, "time"), "created_at": Field(Device.created_at, "time"),
+}, anywhere("device"), trusted=anywhere("session"))
+
 SESSIONS = Kind("sessions", "session", WebSession.id, {
     "id": Field(WebSession.id, ID), "user": Field(person_name(WebSession.user_id)), "user_id": Field(WebSession.user_id, ID),
     "client": Field(WebSession.client, "choice", ("browser", "api")), "address": Field(WebSession.address),
+    "device": Field(name_of(Device, WebSession.device_id)), "device_id": Field(WebSession.device_id, ID),
     "created_at": Field(WebSession.created_at, "time"), "seen_at": Field(WebSession.seen_at, "time"),
     "expires_at": Field(WebSession.expires_at, "time"), "ended_at": Field(WebSession.ended_at, "time"),
 }, or_own("session", WebSession.user_id), name="user", order=(("created_at", True),))
@@ -214,4 +238,4 @@ EVENTS = Kind("events", "event", Event.id, {
     name="sentence", order=(("at", True),))
 
 BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, DISKS, TEMPLATES, VMS, USERS, GROUPS, DIRECTORIES, PERMISSIONS,
-           SESSIONS, TASKS, EVENTS)
+           DEVICES, SESSIONS, TASKS, EVENTS)

@@ -224,3 +224,20 @@ def test_too_many_guesses_are_told(cli: Cli) -> None:
     assert "Try again in" in said.err
     with cli.served.place.sessions.begin() as tx:
         tx.execute(sa.delete(Throttle))
+
+
+def test_who_would_be_let_in_from_where(cli: Cli) -> None:
+    admin = cli.as_("root")
+    ask = ("accessrule", "test", "--user", "alice", "--pool", "Desktops", "--address")
+    assert "Yes: alice from 10.1.2.3 would be let in" in admin(*ask, "10.1.2.3").err
+    told = admin("accessrule", "create", "Not at home", "--effect", "deny", "--pool", "Desktops", "--network", "203.0.113.0/24",
+                 "--sentence", "Come to the office.")
+    assert told.code == 0, told.err
+    assert admin("accessrule", "move", "Not at home", "--position", "1").code == 0
+    said = admin(*ask, "203.0.113.9")
+    assert (said.code, "would not be let in: Come to the office." in said.err) == (1, True), said.err
+    assert admin("accessrule", "edit", "Not at home", "--pool", "").code == 0
+    assert json.loads(admin("accessrules", "--json").out)[0]["pool"] is None
+    assert admin(*ask, "home").code == 1
+    assert "is not entitled" in admin("accessrule", "test", "--user", "bob", "--pool", "Desktops", "--address", "10.1.2.3").err
+    assert admin("accessrule", "remove", "Not at home").code == 0

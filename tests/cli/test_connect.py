@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -145,6 +147,31 @@ def test_a_kiosk_returns_to_its_prompt_and_keeps_nobody(cli: Cli, viewer: Path) 
     assert live_sessions(cli, "alice") == before
     assert [Path(f).name for f in left_behind(cli)] == ["token.json"], "root's, who signed in before"
     assert cli.served.place.tokens["alice"] not in cli.token_file.read_text()
+
+
+def test_an_enrolled_kiosk_goes_straight_to_its_pool_until_it_is_revoked(cli: Cli, viewer: Path) -> None:
+    """Alice has two desktops and names none: the device does."""
+    admin = cli.as_("root")
+    made = admin("device", "create", "Lab 1", "--pool", "Desktops", "--protocols", "spice", "--json")
+    code = json.loads(made.out)["code"]
+    assert cli("device", "enroll", "0000-0000-0000-0000").code == 1
+    said = cli("device", "enroll", code.lower())
+    assert (said.code, said.err.strip()) == (0, "This machine is Lab 1 now.")
+    assert cli("device", "enroll", code).code == 1, "once"
+    kept = cli.token_file.parent / "device.json"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600 and json.loads(kept.read_text())[cli.served.url] not in said.err
+    (viewer.parent / "go").write_text("0")
+    with running(cli, viewer, "--kiosk", given=f"alice\n{PASSWORD}\n") as process:
+        wait(lambda: (viewer.parent / "calls").exists(), "shown")
+        process.stdin.close()  # type: ignore[union-attr]
+        assert process.wait(PATIENCE_S) == 130
+    assert "title=desktops-1" in (viewer.parent / "given").read_text()
+    assert admin("device", "revoke", "Lab 1").code == 0
+    with running(cli, viewer, "--kiosk", given=f"alice\n{PASSWORD}\n") as process:
+        process.stdin.close()  # type: ignore[union-attr]
+        assert process.wait(PATIENCE_S) == 130
+        assert "not enrolled here any more" in process.stdout.read()  # type: ignore[union-attr]
+    kept.unlink()
 
 
 def test_without_a_name_sign_in_says_which(cli: Cli, viewer: Path) -> None:

@@ -123,6 +123,8 @@ class Place:
                         protocol="spice", client="native", created_at=now, expires_at=now + timedelta(hours=1))
         tx.add_all([decision, ticket])
         tx.flush()
+        device = make.a_device(tx, "Ward 3", token="the token of Ward 3")
+        rule = make.an_access_rule(tx, "allow", name="From everywhere")
         console = ConsoleSession(
             ticket_id=ticket.id, user_id=alice.id, vm_id=member.vm_id, lease_id=lease.id, protocol="spice", client="native",
             address="192.0.2.1", gateway="gateway", started_at=now, seen_at=now)
@@ -135,7 +137,8 @@ class Place:
             "vm": member.vm_id, "own_vm": own.id, "disk": tx.scalars(one(Disk.id).where(Disk.vm_id == member.vm_id)).one(),
             "user": alice.id, "group": group.id, "directory": tx.scalars(one(Directory.id)).one(), "permission": entitlement.id,
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
-            "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id,
+            "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
+            "accessrule": rule.id,
         }
 
     def as_(self, name: str | None) -> Asker:

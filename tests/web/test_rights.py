@@ -136,6 +136,18 @@ TABLE: dict[str, Case] = {
     "POST api.group_edit": command(path="group", body={"auto_launch": True}),
     "POST api.permission_grant": command(body={"role": "auditor", "object_type": "system", **USER_BOB}),
     "POST api.permission_take": command("keeper", "permission", body={}),
+    # thin clients and from where desktops can be reached; the code is a device's right to enroll
+    "POST api.device_create": Case(fine=frozenset({201}), body={"name": "Lab 1"}),
+    "POST api.device_renew": Case(path={"id": "@device"}, body={}),
+    "POST api.device_enroll": open_to_all(frozenset({403}), body={"code": "wrong"}),
+    "POST api.device_edit": command(path="device", body={"pool_id": None}),
+    "POST api.device_revoke": command(path="device", body={}),
+    "POST api.device_remove": command(path="device", body={}),
+    "POST api.accessrule_create": command(body={"name": "new", "effect": "deny"}),
+    "POST api.accessrule_edit": command(path="accessrule", body={"network": "10.0.0.0/8"}),
+    "POST api.accessrule_move": command(path="accessrule", body={"by": 1}),
+    "POST api.accessrule_remove": command(path="accessrule", body={}),
+    "POST api.accessrule_test": Case("keeper", body={"user_id": "@alice", "pool_id": "@pool", "address": "10.1.2.3"}),
     # pools
     "POST api.entitle": command("keeper", "pool", body=USER_BOB),
     "DELETE api.disentitle": Case("keeper", DONE, path={"id": "@pool", "permission_id": "@permission"}),
@@ -214,6 +226,10 @@ ADMINISTRATION: dict[str, Case] = {
     "GET people.add_directory": page(),
     "POST people.add_directory": send(fine=frozenset({422})),
     "POST people.test_directory": send(path={"id": "@directory"}),
+    "GET access.add_device": page(),
+    "POST access.add_device": send(fine=OK, form={"device_name": "Lab 1"}),
+    "POST access.renew_device": send(fine=OK, path={"id": "@device"}),
+    "GET access.test_rules": page("keeper"),
 }
 TABLE |= PAGES | ADMINISTRATION
 
