@@ -67,8 +67,8 @@ def _body(client: Client, action: Action, given: dict[str, Any]) -> dict[str, An
             if value or field.required:
                 body[field.name] = secret(f"{field.name.replace('_', ' ').capitalize()}: ")
         elif field.type == "list":
-            if value:
-                body[field.name] = [part for item in value for part in item.split(",") if part]
+            if value:  # a,b,c is three of them; but a line such as Mon,Wed 08:00-12:00 is one
+                body[field.name] = [part for item in value for part in ([item] if " " in item else item.split(",")) if part]
         elif field.name in COLLECTION_OF:
             if value == "" and not field.required:
                 body[field.name] = None  # takes away what was there

@@ -156,7 +156,7 @@ def boot_s(tx: Tx, pool_id: UUID) -> float:
 def wait_s(tx: Tx, pool: Pool, place: int, now: datetime) -> int | None:
     """An honest estimate of the seconds until the person at this place of the queue (1 is next) has a desktop."""
     rows = tx.execute(
-        sa.select(PoolMember.state, Lease.ends_at, Task.created_at)
+        sa.select(PoolMember.state, Lease.ends_at, Task.created_at, sa.func.coalesce(Lease.state == "starting", sa.false()))
         .outerjoin(Lease, sa.and_(Lease.vm_id == PoolMember.vm_id, sa.text(f"lease.{LIVE}")))
         .outerjoin(Task, sa.and_(Task.id == PoolMember.task_id, Task.state.in_(("queued", "running"))))
         .where(PoolMember.pool_id == pool.id)

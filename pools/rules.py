@@ -398,6 +398,7 @@ class Turn:
     state: str
     ends_at: datetime | None = None  # leased: the end of the lease; none: nobody knows
     since: datetime | None = None  # on its way: since when
+    starting: bool = False  # leased, but its time has not begun
 
 
 def free_at(turn: Turn, policy: Policy, boot_s: float, now: datetime) -> datetime | None:
@@ -405,6 +406,9 @@ def free_at(turn: Turn, policy: Policy, boot_s: float, now: datetime) -> datetim
     boot, turnaround = timedelta(seconds=boot_s), timedelta(seconds=min(policy.shutdown_s, 10))
     if turn.state == "spare":
         return now
+    if turn.state == "leased" and turn.starting and policy.lease_s is not None:
+        whole = timedelta(seconds=policy.lease_s + policy.grace_s)
+        return max((turn.since or now) + boot, now) + whole + turnaround + boot
     if turn.state == "leased":
         return turn.ends_at and max(turn.ends_at + timedelta(seconds=policy.grace_s), now) + turnaround + boot
     if turn.state in ("warming", "ready", "creating", "resetting"):

@@ -145,7 +145,8 @@ def _give(template: str, fields: dict[str, Any], done: str, **context: Any) -> A
                 raise Invalid("no_principal", "Look for a person or group, and choose one.")
             task = grant(
                 Grant(
-                    **fields, **_principal(kind, who), valid_from=_date("valid_from"), valid_until=_date("valid_until", end=True)
+                    **fields, **_principal(kind, who), valid_from=_date("valid_from"), valid_until=_date("valid_until", end=True),
+                    calendar_id=_chosen("calendar_id", "calendar"), priority=_whole("priority"),
                 )
             )
             say(f"{task.title}: done.")
@@ -154,6 +155,8 @@ def _give(template: str, fields: dict[str, Any], done: str, **context: Any) -> A
             rollback()
             error, status = no.message, 422
     given = request.values
+    calendars = [(row["id"], row["name"]) for row in listed(tx(), "calendars", max=MOST).items]
+    context["calendars"] = calendars
     return make_response(render_template(template, error=error, directories=_directories(), given=given, **context), status)
 
 
@@ -163,6 +166,19 @@ def _principal(kind: str, who: str) -> dict[str, Any]:
     if row["type"] == INTERNAL:
         return {f"{kind}_id": read_uuid(who, kind)} if kind in ("user", "group") else {}
     return {"directory_id": UUID(directory), "kind": kind, "external_id": who}
+
+
+def _chosen(name: str, kind: str) -> UUID | None:
+    text = request.form.get(name, "")
+    return read_uuid(text, kind) if text else None
+
+
+def _whole(name: str) -> int:
+    text = request.form.get(name, "").strip() or "0"
+    try:
+        return int(text)
+    except ValueError:
+        raise Invalid("bad_number", "Write the priority as a whole number; left open it is 0.", fields=[name]) from None
 
 
 def _date(name: str, *, end: bool = False) -> datetime | None:

@@ -29,7 +29,7 @@ VERBS = ("start", "shutdown", "stop", "reset")
 
 _LEASE = {"type": ["object", "null"], "properties": {
     "id": {"type": "string"}, "state": {"type": "string"}, "ends_at": {"type": ["string", "null"]},
-    "extensions_left": {"type": "integer"}}}
+    "called_until": {"type": ["string", "null"]}, "extensions_left": {"type": "integer"}}}
 DESKTOP = {"type": "object", "required": ["id", "name", "kind", "state", "lease", "protocols", "actions"], "properties": {
     "id": {"type": "string"}, "name": {"type": "string"}, "kind": {"enum": ["pool", "vm"]}, "state": {"type": "string"},
     "description": {"type": "string"}, "sentence": {"type": "string"}, "vm": {"type": ["object", "null"]}, "lease": _LEASE,
@@ -157,7 +157,8 @@ def lease_json(lease: Lease, left: int | None = None) -> dict[str, Any]:
     if left is None:
         pool = tx().get_one(Pool, lease.pool_id)
         left = max(0, pool.extensions - lease.extensions_used) if lease.ends_at else 0
-    return {"id": str(lease.id), "state": lease.state, "ends_at": plain(lease.ends_at), "extensions_left": left}
+    return {"id": str(lease.id), "state": lease.state, "ends_at": plain(lease.ends_at), "extensions_left": left,
+            "called_until": plain(lease.called_until)}
 
 
 def connect_json(got: Answer) -> dict[str, Any]:

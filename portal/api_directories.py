@@ -90,6 +90,8 @@ class Grant(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     external_id: str | None = None
     valid_from: Moment | None = None
     valid_until: Moment | None = None
+    calendar_id: UUID | None = None
+    priority: int = 0
 
 
 @routes.route("GET", "/directories/<id>/search", "People and groups whose name begins with the text.",
@@ -196,6 +198,7 @@ def grant(given: Grant) -> Task:
     command = GrantRole(
         given.role, given.object_type, given.object_id, given.user_id, given.group_id,
         given.directory_id if found else None, found, given.valid_from, given.valid_until,
+        given.calendar_id, given.priority,
     )
     return submit(tx(), command, actor(), now())
 

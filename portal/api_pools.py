@@ -29,7 +29,8 @@ routes = Routes("pools")
 
 
 class Entitlement(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A pool for a user or group known here, or for one of a domain by SID; always, or for a period."""
+    """A pool for a user or group known here, or for one of a domain by SID; always, or for a period,
+    or in the hours of a calendar. The higher priority goes first in the queue."""
 
     user_id: UUID | None = None
     group_id: UUID | None = None
@@ -38,6 +39,8 @@ class Entitlement(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     external_id: str | None = None
     valid_from: Moment | None = None
     valid_until: Moment | None = None
+    calendar_id: UUID | None = None
+    priority: int = 0
 
 
 @routes.route("GET", "/pools/<id>/entitlements", "Who may take desktops of this pool.",

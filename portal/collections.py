@@ -19,7 +19,7 @@ from backend.vms.models import Template, Vm
 from broker.access import EFFECTS
 from broker.models import AccessRule, ConsoleSession, Decision
 from pools.machine import LEASE, MEMBER, POOL
-from pools.models import LIVE, Lease, Pool, PoolMember
+from pools.models import LIVE, Assignment, Lease, Pool, PoolMember
 from portal.auth import person
 from portal.parts import parts
 
@@ -60,17 +60,22 @@ POOLS = Kind("pools", "pool", Pool.id, {
     "lease_s": Field(Pool.lease_s, "number"), "extend_s": Field(Pool.extend_s, "number"),
     "extensions": Field(Pool.extensions, "number"), "warn_s": Field(Pool.warn_s, "number"),
     "grace_s": Field(Pool.grace_s, "number"), "shutdown_s": Field(Pool.shutdown_s, "number"),
-    "per_user": Field(Pool.per_user, "number"), "rights": Field(Pool.rights, "texts"),
-    "protocols": Field(Pool.protocols, "texts"),
+    "per_user": Field(Pool.per_user, "number"), "call_s": Field(Pool.call_s, "number"),
+    "extend_while_waiting": Field(Pool.extend_while_waiting, "yesno"), "pause_why": Field(Pool.pause_why),
+    "trouble": Field(Pool.trouble, about="why desktops cannot be made or started just now"),
+    "rights": Field(Pool.rights, "texts"), "protocols": Field(Pool.protocols, "texts"),
 }, below("pool", pool=Pool.id, cluster=Pool.cluster_id))
 
 MEMBERS = Kind("members", "member", PoolMember.id, {
     "id": Field(PoolMember.id, ID), "vm": Field(name_of(Vm, PoolMember.vm_id)), "vm_id": Field(PoolMember.vm_id, ID),
     "pool": Field(name_of(Pool, PoolMember.pool_id)), "pool_id": Field(PoolMember.pool_id, ID),
     "state": Field(PoolMember.state, "choice", tuple(MEMBER.states)), "why": Field(PoolMember.why),
+    "pool_type": Field(sa.select(Pool.type).where(Pool.id == PoolMember.pool_id).correlate(PoolMember).scalar_subquery()),
     "vm_state": Field(sa.select(Vm.state).where(Vm.id == PoolMember.vm_id).correlate(PoolMember).scalar_subquery()),
     "user": Field(person_name(
         sa.select(Lease.user_id).where(Lease.vm_id == PoolMember.vm_id, sa.text(LIVE)).correlate(PoolMember).scalar_subquery())),
+    "owner": Field(person_name(sa.select(Assignment.user_id).where(Assignment.vm_id == PoolMember.vm_id)
+                               .correlate(PoolMember).scalar_subquery()), about="whom a dedicated pool's desktop belongs to"),
     "host": Field(_host_of_member(Host.name)), "host_id": Field(_host_of_member(Host.id), ID),
     "task_id": Field(PoolMember.task_id, ID),
 }, below("member", pool=PoolMember.pool_id, cluster=_cluster_of_pool(PoolMember.pool_id)), name="vm", order=(("vm", False),))
@@ -83,6 +88,7 @@ LEASES = Kind("leases", "lease", Lease.id, {
     "asked_at": Field(Lease.asked_at, "time"), "starts_at": Field(Lease.starts_at, "time"),
     "ends_at": Field(Lease.ends_at, "time"), "grace_until": Field(Lease.grace_until, "time"),
     "ended_at": Field(Lease.ended_at, "time"), "end_reason": Field(Lease.end_reason),
+    "priority": Field(Lease.priority, "number"), "called_until": Field(Lease.called_until, "time"),
     "extensions_used": Field(Lease.extensions_used, "number"),
 }, or_own("lease", Lease.user_id, pool=Lease.pool_id, cluster=_cluster_of_pool(Lease.pool_id)),
     name="user", order=(("asked_at", True),))

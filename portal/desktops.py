@@ -23,12 +23,23 @@ from portal.parts import parts
 
 IDLE = {
     "available": "Ready for you to take",
+    "closed": "Not at this hour",
+    "paused": "Paused",
     "queued": "Waiting for a free desktop",
+    "called": "Waiting for you",
     "starting": "Starting …",
     "running": "Fetching its screen …",
     "ending": "Shutting down …",
     "off": "Switched off",
     "unreachable": "Its host does not answer at the moment",
+}
+
+CONNECT = {
+    "off": "Start and connect",
+    "called": "Open it now",
+    "paused": "Wait for one",
+    "queued": "Show progress",
+    "starting": "Show progress",
 }
 
 
@@ -85,9 +96,7 @@ class Card:
     @property
     def connect_word(self) -> str:
         """What the first button says."""
-        return {"off": "Start and connect", "queued": "Show progress", "starting": "Show progress"}.get(
-            self.desktop.state, "Connect"
-        )
+        return CONNECT.get(self.desktop.state, "Connect")
 
     @property
     def viewer(self) -> bool:

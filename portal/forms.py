@@ -24,12 +24,15 @@ ROWS = {
     "pool_id": ("pools", ""),
     "group_id": ("groups", ""),
     "device_id": ("devices", ""),
+    "calendar_id": ("calendars", ""),
+    "user_id": ("users", "enabled = yes"),
 }
 CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
     "rights": tuple((r, {"start": "Start it", "shutdown": "Shut it down", "reset": "Get a fresh one"}.get(r, r)) for r in RIGHTS),
     "protocols": tuple((p, {"vnc": "VNC, in the browser", "spice": "SPICE, in remote-viewer"}.get(p, p)) for p in PROTOCOLS),
 }
 SELECTS = {
+    "type": (("floating", "Floating: it goes back when the lease ends"), ("dedicated", "Dedicated: it stays its first holder's")),
     "video": (("virtio", "virtio"), ("vga", "VGA"), ("qxl", "QXL")),
     "effect": (("allow", "Allow"), ("deny", "Deny")),
 }
@@ -49,6 +52,15 @@ WORDS: dict[str, tuple[str, str]] = {
     "grace_s": ("Grace", "So long after the end the desktop stays, for people to save their work."),
     "shutdown_s": ("Time to shut down", "A desktop that has not shut down by then is switched off."),
     "per_user": ("Desktops a person", "How many desktops of this pool one person may hold."),
+    "call_s": ("Time to answer", "Who waited is called and has so long to open the desktop; then the next gets it. 0: no limit."),
+    "extend_while_waiting": ("Extend while others wait", "Off: a lease cannot be extended while somebody waits for a desktop."),
+    "type": ("Kind", ""),
+    "stateless": ("Throw changes away", "On: a lease begins with a desktop as the template is. Off: what people did is kept."),
+    "windows": ("Open", "A line each: Mon-Fri 07:30-18:00, daily 22:00-06:00, or a rule of RFC 5545 and times."),
+    "closed": ("Closed on", "A line each: 2026-12-24, or 2026-12-24..2027-01-01. Left open: never."),
+    "timezone": ("Time zone", "For instance Europe/Berlin."),
+    "calendar_name": ("Name", "For instance “Office hours”."),
+    "user_id": ("Person", ""),
     "rights": ("Its holder may", ""),
     "protocols": ("Consoles", "How a desktop can be opened."),
     "vm_name": ("Name", "Letters, digits and dashes; the guest is told this name."),
@@ -120,8 +132,9 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
 NUMBER_UNITS = {"memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%"}
 SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     name: (
-        ("Desktops", ("pool_name", "description", "template_id", "domain_id", "size", "spares")),
-        ("Leases", ("lease_s", "per_user", "extensions", "extend_s", "warn_s", "grace_s", "shutdown_s")),
+        ("Desktops", ("pool_name", "description", "template_id", "domain_id", "type", "stateless", "size", "spares")),
+        ("Leases", ("lease_s", "per_user", "extensions", "extend_s", "extend_while_waiting", "warn_s", "grace_s", "shutdown_s",
+                    "call_s")),
         ("What people may do", ("rights", "protocols")),
     )
     for name in ("pool.create", "pool.edit")
@@ -142,7 +155,7 @@ class Input:
     name: str
     label: str
     help: str
-    kind: str  # text | long | number | length | switch | select | checks
+    kind: str  # text | long | lines | number | length | switch | select | checks
     required: bool
     value: Any = None
     unit: str = ""
@@ -217,8 +230,10 @@ def _input(command: str, name: str, hint: Any, required: bool, default: Any, opt
     elif hint is UUID:
         plural, search = ROWS.get(name, ("", ""))
         made.kind, made.options = "select", options(plural, search) if plural else ()
+    elif get_origin(hint) is tuple and name in CHOICES:
+        made.kind, made.options, made.required = "checks", CHOICES[name], False
     elif get_origin(hint) is tuple:
-        made.kind, made.options, made.required = "checks", CHOICES.get(name, ()), False
+        made.kind = "lines"
     elif name in SELECTS:
         made.kind, made.options = "select", SELECTS[name]
     elif name in LONG:
@@ -246,6 +261,11 @@ def read(form: Form, given: Any) -> dict[str, Any]:
             continue
         if made.kind == "checks":
             made.value = values[name] = given.getlist(name)
+            continue
+        if made.kind == "lines":
+            made.value = values[name] = [line.strip() for line in given.get(name, "").splitlines() if line.strip()]
+            if made.required and not made.value:
+                made.error = "This is needed."
             continue
         text = made.value = given.get(name, "").strip()
         if not text:

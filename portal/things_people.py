@@ -112,6 +112,8 @@ PERMISSIONS = Thing(
         Column("object_type", "On", "object"),
         Column("valid_from", "From", "ago"),
         Column("valid_until", "Until", "left"),
+        Column("calendar", "Hours", "link", "calendars"),
+        Column("priority", "Priority", "number"),
     ),
     buttons=(
         Button(
@@ -125,6 +127,34 @@ PERMISSIONS = Thing(
     creates=(("permission.grant", "Give a role"),),
     name="object",
     detail=False,
+)
+
+CALENDARS = Thing(
+    "calendars",
+    "calendar",
+    "Calendars",
+    "icon:calendar-clock",
+    "Hours that come again, for entitlements: office hours, a course, nights.",
+    (
+        NAME,
+        Column("windows", "Open", "list"),
+        Column("timezone", "Time zone"),
+        Column("closed", "Closed on", "list"),
+        Column("description", "Description"),
+    ),
+    (
+        Column("description", "Description"),
+        Column("windows", "Open", "list"),
+        Column("timezone", "Time zone"),
+        Column("closed", "Closed on", "list"),
+    ),
+    (
+        Button("calendar.edit", "Edit", "icon:pencil", form=True, main=True),
+        Button("calendar.remove", "Remove", "icon:trash-2", danger=True, ask="What uses it must be given another one first."),
+    ),
+    (Part("Who has these hours", "permissions", "calendar_id = {id}", ("user", "role", "object_type", "valid_until")),),
+    (("calendar.create", "Create calendar"),),
+    live=("permission",),
 )
 
 DIRECTORIES = Thing(

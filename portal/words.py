@@ -58,6 +58,8 @@ _LOOKS: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
     },
     "desktop": {
         "available": ("Available", ("teal", "icon:circle-dashed")),
+        "closed": ("Not at this hour", ("grey", "icon:clock")),
+        "called": ("Ready for you", ("teal", "icon:bell-ring")),
         "queued": ("Waiting", _WAIT),
         "starting": ("Starting", _WORK),
         "running": ("Running", _GOOD),

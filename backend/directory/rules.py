@@ -18,12 +18,12 @@ ROLES: dict[str, frozenset[str]] = {
     "pool_admin": frozenset({
         "pool.see", "pool.edit", "pool.entitle", "pool.remove", "lease.see", "lease.reclaim", "vm.see", "vm.operate",
         "task.see", "event.see", "directory.search", "console.see", "console.end", "template.see", "cluster.see",
-        "device.see", "accessrule.see",
+        "device.see", "calendar.see", "accessrule.see",
     }),
     # may look at everything and change nothing
     "auditor": frozenset({
         "pool.see", "lease.see", "vm.see", "host.see", "task.see", "event.see", "console.see", "template.see",
-        "cluster.see", "storage.see", "user.see", "directory.search", "device.see", "accessrule.see",
+        "cluster.see", "storage.see", "user.see", "directory.search", "device.see", "calendar.see", "accessrule.see",
     }),
     # runs the place
     "system_admin": frozenset({"*"}),

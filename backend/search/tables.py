@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from backend.calendars.models import Calendar
 from backend.clusters.models import Cluster, DataCenter
 from backend.devices.machine import DEVICE
 from backend.devices.models import Device
@@ -191,6 +192,8 @@ PERMISSIONS = Kind("permissions", "permission", Permission.id, {
         (Permission.object_type == "storagedomain", name_of(StorageDomain, Permission.object_id)),
     )),
     "valid_from": Field(Permission.valid_from, "time"), "valid_until": Field(Permission.valid_until, "time"),
+    "calendar": Field(name_of(Calendar, Permission.calendar_id)), "calendar_id": Field(Permission.calendar_id, ID),
+    "priority": Field(Permission.priority, "number"),
 }, or_own("permission", Permission.user_id), name="object", order=(("object_type", False), ("object", False)))
 
 _AT_DEVICE = (sa.select(WebSession.user_id)
@@ -208,6 +211,11 @@ DEVICES = Kind("devices", "device", Device.id, {
     "address": Field(Device.address), "code_until": Field(Device.code_until, "time"), "seen_at": Field(Device.seen_at, "time"),
     "enrolled_at": Field(Device.enrolled_at, "time"), "created_at": Field(Device.created_at, "time"),
 }, anywhere("device"), trusted=anywhere("session"))
+
+CALENDARS = Kind("calendars", "calendar", Calendar.id, {
+    "id": Field(Calendar.id, ID), "name": Field(Calendar.name), "description": Field(Calendar.description),
+    "timezone": Field(Calendar.timezone), "windows": Field(Calendar.windows, "texts"), "closed": Field(Calendar.closed, "texts"),
+}, anywhere("calendar"))
 
 SESSIONS = Kind("sessions", "session", WebSession.id, {
     "id": Field(WebSession.id, ID), "user": Field(person_name(WebSession.user_id)), "user_id": Field(WebSession.user_id, ID),
@@ -238,4 +246,4 @@ EVENTS = Kind("events", "event", Event.id, {
     name="sentence", order=(("at", True),))
 
 BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, DISKS, TEMPLATES, VMS, USERS, GROUPS, DIRECTORIES, PERMISSIONS,
-           DEVICES, SESSIONS, TASKS, EVENTS)
+           CALENDARS, DEVICES, SESSIONS, TASKS, EVENTS)
