@@ -112,6 +112,7 @@ class Place:
         own = make.a_vm(tx, "alices-own")
         make.a_permission(tx, alice, own)
         group = make.a_group(tx, "Staff")
+        calendar = make.a_calendar(tx, "Mon-Fri 08:00-18:00")
         task = Task(command="vm.start", args={"vm_id": str(own.id)}, title="Start VM alices-own", object_kind="vm",
                     object_id=member.vm_id, actor_id=alice.id, actor_name="alice", state="queued", not_before=now, created_at=now)
         tx.add(task)
@@ -136,6 +137,7 @@ class Place:
             "storagedomain": domain.id, "template": template.id, "pool": pool.id, "member": spare.id, "lease": lease.id,
             "vm": member.vm_id, "own_vm": own.id, "disk": tx.scalars(one(Disk.id).where(Disk.vm_id == member.vm_id)).one(),
             "user": alice.id, "group": group.id, "directory": tx.scalars(one(Directory.id)).one(), "permission": entitlement.id,
+            "calendar": calendar.id,
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
             "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
             "accessrule": rule.id,

@@ -331,7 +331,7 @@ def test_my_desktops(place: Place) -> None:
     pool = next(d for d in items if d["kind"] == "pool")
     assert (pool["id"], pool["name"], pool["state"]) == (str(place.ids["pool"]), "Desktops", "running")
     assert pool["lease"] == {"id": str(place.ids["lease"]), "state": "active", "ends_at": "2026-03-02T09:00:00Z",
-                             "extensions_left": 2}
+                             "called_until": None, "extensions_left": 2}
     assert "connect" in pool["actions"]
     assert [d["name"] for d in items if d["kind"] == "vm"] == ["alices-own"]
 

@@ -153,10 +153,17 @@ TABLE: dict[str, Case] = {
     "DELETE api.disentitle": Case("keeper", DONE, path={"id": "@pool", "permission_id": "@permission"}),
     "POST api.pool_create": command(body=NEW_POOL),
     "POST api.pool_edit": command("keeper", "pool", body={"size": 3}),
+    "POST api.pool_pause": command("keeper", "pool", body={"message": "soon"}),
+    "POST api.pool_resume": command("keeper", "pool", fine=frozenset({409}), body={}),  # it is not paused
     "POST api.pool_remove": command("keeper", "pool", body={"force": True}),
     "POST api.pool_add_member": command("keeper", "pool", body={"name": "extra"}),
     "POST api.member_reset": command("keeper", "member", body={}),
     "POST api.member_repair": command("keeper", "member", fine=frozenset({409}), body={}),  # it is not broken
+    "POST api.member_assign": command("keeper", "member", fine=frozenset({409}), body=USER_BOB),  # the pool is not dedicated
+    "POST api.member_unassign": command("keeper", "member", fine=frozenset({409}), body={}),
+    "POST api.calendar_create": command(body={"name": "Nights", "windows": ["daily 22:00-06:00"]}),
+    "POST api.calendar_edit": command(path="calendar", body={"windows": ["daily 22:00-06:00"]}),
+    "POST api.calendar_remove": command(path="calendar", body={}),
     "POST api.member_remove": command("keeper", "member", body={}),
     "POST api.lease_reclaim": command("keeper", "lease", body={}),
     # VMs, templates, hosts, storage, clusters, tasks
