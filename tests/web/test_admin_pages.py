@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
+from backend.calendars.models import Calendar
 from backend.directory.models import Permission, User
 from backend.hosts.models import Host
 from backend.tasks.models import Step, Task
@@ -421,3 +422,23 @@ class TestWhy:
             and 'value="40"' in page
             and "<html" not in page
         )
+
+
+class TestCalendars:
+    def test_a_calendar_is_created_edited_and_given_with_an_entitlement(self, place: Place) -> None:
+        root = place.browser("root")
+        form = {"calendar_name": "Course", "windows": "Tue 14:00-16:00\r\nThu 14:00-16:00", "timezone": "Mars/Olympus"}
+        page = root.ask("POST", "/admin/do/calendar.create", data=form)
+        assert page.status_code == 422 and "is not a time zone" in page.text and "Thu 14:00-16:00" in page.text
+        assert root.ask("POST", "/admin/do/calendar.create", data=form | {"timezone": "UTC"}).status_code == 303
+        with place.sessions() as tx:
+            calendar = tx.scalars(sa.select(Calendar).where(Calendar.name == "Course")).one()
+        assert calendar.windows == ["Tue 14:00-16:00", "Thu 14:00-16:00"]
+        page = root.get(f"/admin/do/calendar.edit?calendar_id={calendar.id}")
+        assert "Tue 14:00-16:00\nThu 14:00-16:00</textarea>" in page.text
+        form = {"who": f"user:{place.people['bob']}", "directory": str(place.ids["directory"]), "calendar_id": str(calendar.id)}
+        path = f"/admin/pools/{place.ids['pool']}/entitle"
+        assert "priority as a whole number" in root.ask("POST", path, data=form | {"priority": "high"}).text
+        assert root.ask("POST", path, data=form | {"priority": "7"}).status_code == 303
+        page = root.get(f"/admin/pools/{place.ids['pool']}").text
+        assert "Course priority 7" in page

@@ -413,3 +413,22 @@ def test_a_silent_database_is_told_and_not_a_bug(place: Place) -> None:
     no = of_database(sa.exc.OperationalError("select", {}, Exception("gone")))
     assert isinstance(no, Unavailable)
     assert PASSWORD not in str(no)
+
+
+def test_calendars_and_entitlements_in_their_hours(place: Place) -> None:
+    root = place.as_("root")
+    wrong = root.post("/api/v1/calendars", {"name": "Odd", "windows": ["whenever 08:00-18:00"]})
+    assert wrong.status_code == 422 and wrong.get_json()["error"]["facts"]["fields"] == ["windows"]
+    made = root.post("/api/v1/calendars", {"name": "Nights", "windows": ["daily 22:00-06:00"], "timezone": "Europe/Berlin"})
+    id = made.get_json()["task"]["result"]["id"]
+    assert root.get(f"/api/v1/calendars/{id}").get_json()["windows"] == ["daily 22:00-06:00"]
+    given = {"user_id": str(place.people["bob"]), "calendar_id": id, "priority": 5}
+    assert root.post(f"/api/v1/pools/{place.ids['pool']}/entitlements", given).status_code == 202
+    (pool,) = place.as_("bob").get("/api/v1/me/desktops").get_json()["items"]
+    assert (pool["state"], pool["actions"]) == ("closed", [])
+    refused = place.as_("bob").post(f"/api/v1/me/desktops/{place.ids['pool']}/connect")
+    assert refused.status_code == 403 and "again from" in refused.get_json()["error"]["message"]
+    used = root.post(f"/api/v1/calendars/{id}/remove")
+    assert used.status_code == 409 and "used by 1 entitlement" in used.get_json()["error"]["message"]
+    admin = given | {"calendar_id": id, "role": "auditor", "object_type": "system"}
+    assert root.post("/api/v1/permissions", admin).status_code == 422
