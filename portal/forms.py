@@ -60,7 +60,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "closed": ("Closed on", "A line each: 2026-12-24, or 2026-12-24..2027-01-01. Left open: never."),
     "timezone": ("Time zone", "For instance Europe/Berlin."),
     "calendar_name": ("Name", "For instance “Office hours”."),
-    "user_id": ("Person", ""),
+    "user_id": ("Person", "It belongs to them from now on, and nobody else gets it."),
     "rights": ("Its holder may", ""),
     "protocols": ("Consoles", "How a desktop can be opened."),
     "vm_name": ("Name", "Letters, digits and dashes; the guest is told this name."),

@@ -41,7 +41,7 @@ BY_KIND: dict[str, Thing] = {t.kind: t for t in THINGS.values()}
 SIDE_BAR: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Desktops", ("pools", "leases", "vms", "templates", "consoles")),
     ("Infrastructure", ("hosts", "storagedomains", "clusters", "datacenters")),
-    ("People", ("users", "groups", "permissions", "calendars", "directories", "sessions")),
-    ("Access", ("devices", "accessrules")),
+    ("People", ("users", "groups", "permissions", "directories", "sessions")),
+    ("Access", ("calendars", "devices", "accessrules")),
     ("What happens", ("tasks", "events")),
 )

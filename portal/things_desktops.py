@@ -97,8 +97,7 @@ MEMBERS = Thing(
             "Assign",
             "icon:user-round-plus",
             lambda row: row["pool_type"] == "dedicated" and not row["owner"] and row["state"] in ("ready", "warming", "spare"),
-            fields=("user_id",),
-            ask="It belongs to this person from now on, and nobody else gets it.",
+            form=True,
         ),
         Button(
             "member.unassign",

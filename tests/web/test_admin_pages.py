@@ -17,7 +17,7 @@ from backend.hosts.models import Host
 from backend.tasks.models import Step, Task
 from backend.vms.models import Vm
 from broker.models import ConsoleSession
-from pools.models import Lease, Pool, PoolMember
+from pools.models import Assignment, Lease, Pool, PoolMember
 from portal.admin_actions import FORMS, OFFERED
 from portal.things import SIDE_BAR, THINGS
 from tests import make
@@ -427,7 +427,8 @@ class TestWhy:
 class TestCalendars:
     def test_a_calendar_is_created_edited_and_given_with_an_entitlement(self, place: Place) -> None:
         root = place.browser("root")
-        form = {"calendar_name": "Course", "windows": "Tue 14:00-16:00\r\nThu 14:00-16:00", "timezone": "Mars/Olympus"}
+        form = {"asked": "1", "calendar_name": "Course", "windows": "Tue 14:00-16:00\r\nThu 14:00-16:00"}
+        form["timezone"] = "Mars/Olympus"
         page = root.ask("POST", "/admin/do/calendar.create", data=form)
         assert page.status_code == 422 and "is not a time zone" in page.text and "Thu 14:00-16:00" in page.text
         assert root.ask("POST", "/admin/do/calendar.create", data=form | {"timezone": "UTC"}).status_code == 303
@@ -442,3 +443,15 @@ class TestCalendars:
         assert root.ask("POST", path, data=form | {"priority": "7"}).status_code == 303
         page = root.get(f"/admin/pools/{place.ids['pool']}").text
         assert "Course priority 7" in page
+
+    def test_a_desktop_is_assigned_by_a_form(self, place: Place) -> None:
+        root, member = place.browser("root"), place.ids["member"]
+        assert ">alice</option>" in root.get(f"/admin/do/member.assign?member_id={member}").text
+        form = {"asked": "1", "member_id": str(member), "user_id": str(place.people["alice"])}
+        refused = root.ask("POST", "/admin/do/member.assign", data=form)
+        assert refused.status_code == 422 and "only a dedicated pool" in refused.text
+        with place.sessions.begin() as tx:
+            tx.get_one(Pool, place.ids["pool"]).type = "dedicated"
+        assert root.ask("POST", "/admin/do/member.assign", data=form).status_code == 303
+        with place.sessions() as tx:
+            assert tx.scalars(sa.select(Assignment.user_id)).all() == [place.people["alice"]]
