@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -37,10 +38,8 @@ def login() -> Answer | str:
 def sign_in() -> Answer:
     """Check name and password; the answer leads to the desktops, or straight into the only one when it launches itself."""
     name = request.form.get("user", "").strip()
-    domain = request.form.get("directory", "")
     try:
-        full = name if not domain or domain == INTERNAL or "@" in name or "\\" in name else f"{name}@{domain}"
-        signed = auth.sign_in(full, request.form.get("password", ""), client="browser", device=devices.by_cookie())
+        signed = auth.sign_in(typed_name(), request.form.get("password", ""), client="browser", device=devices.by_cookie())
     except Refused as no:
         rollback()
         wrong = no.status == 401
@@ -49,6 +48,23 @@ def sign_in() -> Answer:
     answer = redirect(address, 303)
     auth.remember(answer, signed)  # type: ignore[arg-type]
     return answer
+
+
+def typed_name() -> str:
+    """Who the form says signs in: the name with the chosen domain, unless it says its own."""
+    name, domain = request.form.get("user", "").strip(), request.form.get("directory", "")
+    return name if not domain or domain == INTERNAL or "@" in name or "\\" in name else f"{name}@{domain}"
+
+
+def domains() -> Sequence[Any]:
+    """The domains to sign in with, by name, and what is wrong with each."""
+    columns = sa.select(Directory.name, Directory.trouble)
+    return tx().execute(columns.order_by(Directory.name != INTERNAL, Directory.name)).all()
+
+
+def chosen_domain(rows: Sequence[Any]) -> str:
+    """The domain that was chosen, else the first that is not our own."""
+    return request.form.get("directory") or next((row.name for row in rows if row.name != INTERNAL), INTERNAL)
 
 
 def _launched(facts: Any) -> str | None:
@@ -92,9 +108,8 @@ def _next() -> str | None:
 
 
 def _login_page(sentence: str = "", severity: str = "info", name: str = "", wrong: bool = False) -> str:
-    rows = list(tx().execute(sa.select(Directory.name, Directory.trouble).order_by(Directory.name != INTERNAL, Directory.name)))
-    domains = [row.name for row in rows]
-    several = len(domains) > 1
+    rows = domains()
+    several = len(rows) > 1
     return render_template(
         "login.html",
         sentence=sentence,
@@ -102,8 +117,8 @@ def _login_page(sentence: str = "", severity: str = "info", name: str = "", wron
         name=name,
         wrong=wrong,
         next=_next(),
-        domains=domains,
-        chosen=request.form.get("directory") or next((d for d in domains if d != INTERNAL), INTERNAL),
+        domains=[row.name for row in rows],
+        chosen=chosen_domain(rows),
         hint="alice, alice@corp.example or CORP\\alice" if several else "",
         silent=[r for r in rows if r.trouble],
     )

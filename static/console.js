@@ -9,7 +9,7 @@ const wait = document.getElementById("wait");
 const status = document.getElementById("status");
 const CONNECT = root.dataset.connect;
 const PROGRESS = root.dataset.progress;
-const RETRIES = 6;
+const RETRIES = "endless" in root.dataset ? Infinity : 6;  // a thin client has nobody who could press a button
 
 let rfb = null;
 let attempts = 0;
@@ -31,7 +31,7 @@ async function progress() {
   if (leaving || root.dataset.view === "screen") return;
   const answer = await fetch(PROGRESS, { headers: { "HX-Request": "true" } }).catch(() => null);
   if (leaving || root.dataset.view === "screen") return;
-  if (answer === null) return;
+  if (answer === null || answer.status >= 500) { say("Leasehold does not answer. Trying again …"); return; }
   if (answer.redirected || answer.status === 401) { location.reload(); return; }
   paint(await answer.text());
   if (wait.firstElementChild?.dataset.state === "ready") open();
@@ -45,6 +45,7 @@ function paint(html) {
     wait.replaceChildren(fresh.content);
     if (held) wait.querySelector(`[data-key="${held}"]`)?.focus();
   }
+  root.dispatchEvent(new CustomEvent("console-progress", { detail: wait.firstElementChild?.dataset.state }));
 }
 
 // A sentence in place of the screen, with a way on.
@@ -59,6 +60,7 @@ function stop(title, text, { again = true } = {}) {
   show("wait");
   say(title);
   wait.querySelector("h1").focus();
+  root.dispatchEvent(new CustomEvent("console-stopped"));
 }
 
 // ---- opening ------------------------------------------------------------------------------------------------
@@ -74,6 +76,7 @@ async function open() {
     const told = await answer.json();
     if (answer.status === 201 && told.viewer) watch(new WebSocket(told.viewer.url, told.viewer.protocols));
     else if (answer.status === 401) location.reload();
+    else if (answer.status >= 500) retry("Leasehold is not ready. Trying again …");
     else if (!answer.ok) stop("The desktop cannot be opened", told.error.message);
   } catch {
     retry("Leasehold does not answer. Trying again …");
@@ -107,7 +110,10 @@ function watch(socket) {
     if (rfb === session) rfb = null;
     if (!leaving) closed(why);
   });
-  session.addEventListener("clipboard", (event) => { document.getElementById("paste-text").dataset.fromDesktop = event.detail.text; });
+  session.addEventListener("clipboard", (event) => {
+    const box = document.getElementById("paste-text");
+    if (box) box.dataset.fromDesktop = event.detail.text;
+  });
 }
 
 // The gateway says by its code and in words why it closed a console: what was ended or refused stays closed;
@@ -182,10 +188,10 @@ window.addEventListener("keydown", (event) => {
   event.preventDefault();
   event.stopImmediatePropagation();
   rfb?.blur();
-  root.querySelector("[data-do=leave]").focus();
+  root.querySelector("[data-do=leave], [data-out]").focus();
 }, true);
 
-document.getElementById("paste-form").addEventListener("submit", async (event) => {
+document.getElementById("paste-form")?.addEventListener("submit", async (event) => {
   event.preventDefault();
   const box = document.getElementById("paste-text");
   document.getElementById("paste").close();

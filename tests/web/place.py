@@ -18,7 +18,7 @@ from backend.clusters.models import DataCenter
 from backend.config import Settings
 from backend.db import Sessions, Tx
 from backend.directory import internal, sessions
-from backend.directory.models import Directory, User
+from backend.directory.models import Directory, User, WebSession
 from backend.events import Event, record
 from backend.secrets import Keyring
 from backend.storage.models import Disk
@@ -125,6 +125,7 @@ class Place:
         tx.add_all([decision, ticket])
         tx.flush()
         device = make.a_device(tx, "Ward 3", token="the token of Ward 3")
+        tx.get_one(WebSession, self.session_ids["alice"]).device_id = device.id
         rule = make.an_access_rule(tx, "allow", name="From everywhere")
         console = ConsoleSession(
             ticket_id=ticket.id, user_id=alice.id, vm_id=member.vm_id, lease_id=lease.id, protocol="spice", client="native",

@@ -21,6 +21,7 @@ from backend.db import new_sessions
 from backend.secrets import Keyring
 from portal import Parts, create_app
 from portal.collections import BY_KIND, COLLECTIONS
+from portal.devices import COOKIE as DEVICE_COOKIE
 from tests.conftest import ToldClock
 from tests.pki import Pki
 from tests.postgres import Cluster
@@ -47,6 +48,7 @@ class Case:
     body: dict[str, Any] | None = None
     form: dict[str, str] | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    cookies: dict[str, str] = field(default_factory=dict)
 
 
 def everybody(fine: frozenset[int] = OK, **known: Any) -> Case:
@@ -238,7 +240,32 @@ ADMINISTRATION: dict[str, Case] = {
     "POST access.renew_device": send(fine=OK, path={"id": "@device"}),
     "GET access.test_rules": page("keeper"),
 }
-TABLE |= PAGES | ADMINISTRATION
+# at a thin client: alice's session was begun at Ward 3, root's was not, and is led to the prompt like a stranger
+WARD = {DEVICE_COOKIE: "the token of Ward 3"}
+
+
+def at_ward(fine: frozenset[int] = OK, **known: Any) -> Case:
+    return Case("alice", fine, "root", TO_SIGN_IN, **{"stranger": TO_SIGN_IN, "cookies": WARD, **known})
+
+
+def sent_at_ward(**known: Any) -> Case:
+    return at_ward(frozenset({303}), form={}, stranger=frozenset({403}), **known)
+
+
+KIOSK: dict[str, Case] = {
+    "GET kiosk.enroll": open_to_all(),
+    "POST kiosk.redeem": open_to_all(frozenset({403}), form={"code": "wrong"}),
+    "GET kiosk.home": open_to_all(cookies=WARD),
+    "GET kiosk.pulse": open_to_all(frozenset({204}), cookies=WARD),
+    "POST kiosk.sign_in": open_to_all(frozenset({403}), cookies=WARD, form={"user": "alice", "password": "wrong"}),
+    "GET kiosk.list_desktops": at_ward(),
+    "GET kiosk.console": at_ward(path=DESKTOP),
+    "GET kiosk.progress": at_ward(path=DESKTOP),
+    "POST kiosk.connect": sent_at_ward(path=DESKTOP),
+    "POST kiosk.give_back": sent_at_ward(path=DESKTOP),
+    "POST kiosk.sign_out": sent_at_ward(),
+}
+TABLE |= PAGES | ADMINISTRATION | KIOSK
 
 APP = create_app(Parts(Settings(), new_sessions("postgresql+psycopg2://"), Keyring(b"k" * 32), ToldClock(), assembly.COMMANDS))
 ROUTES = sorted({
@@ -289,7 +316,10 @@ def ask(place: Place, route: str, who: str | None) -> TestResponse:
         known["json"] = {k: real(v) for k, v in case.body.items()}
     if case.form is not None:
         known["data"] = {k: real(v) for k, v in case.form.items()}
-    return place.as_(who).ask(method, path, headers=case.headers, **known)
+    asker = place.as_(who)
+    for name, value in case.cookies.items():
+        asker.client.set_cookie(name, value, domain="leasehold.test", secure=True, path="/")
+    return asker.ask(method, path, headers=case.headers, **known)
 
 
 def test_every_right_and_wrong_person_is_known() -> None:
@@ -303,7 +333,7 @@ def test_a_stranger(place: Place, route: str) -> None:
     assert said.status_code in TABLE[route].stranger, said.text[:300]
     said.close()
     if said.status_code == 303:
-        assert said.headers["Location"].startswith("/sign-in")
+        assert said.headers["Location"].startswith(("/sign-in", "/kiosk"))
 
 
 @pytest.mark.parametrize("route", [route for route, case in sorted(TABLE.items()) if case.wrong])
