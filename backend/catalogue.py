@@ -16,6 +16,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "user.removed": ("info", "{actor} removed the user {name}."),
     "user.imported": ("info", "{name} of {directory} is known now."),
     "user.shut_out": ("warning", "{name} was shut out: {why}"),
+    "token.created": ("info", "{user} made the API token {token}, which is good until {until}."),
+    "token.revoked": ("info", "{actor} revoked the API token {token} of {name}."),
     "user.let_in": ("info", "{name} may sign in again: {directory} says so."),
     "group.imported": ("info", "The group {name} of {directory} is known now."),
     "group.edited": ("info", "{actor} changed the group {name}: {what}."),

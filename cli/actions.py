@@ -170,6 +170,9 @@ def _tell(client: Client, action: Action, told: Any, *, wait: bool, json: bool) 
         told_so = "Run this on the host, within the hour; the token is told only here:"
         show.err.print(told.get("sentence", told_so), markup=False, highlight=False)
         sys.stdout.write(told["enroll"] + "\n")
+    elif isinstance(told, dict) and "token" in told:
+        show.err.print(f"Good until {told['expires_at']}; told only here. For programs, and for this one as LEASEHOLD_TOKEN:")
+        sys.stdout.write(told["token"] + "\n")
     elif isinstance(told, dict) and "controllers" in told:
         report(told)
     elif task:

@@ -1,4 +1,4 @@
-"""What buttons of the administration may ask for, and the few wishes that are no commands: ending consoles and sessions."""
+"""What buttons of the administration may ask for, and wishes that are no commands: ending consoles, sessions, tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flask import request, url_for
 from werkzeug.wrappers import Response as Answer
 
 from backend.db import get
-from backend.directory import sessions
+from backend.directory import sessions, tokens
 from backend.directory.models import WebSession
 from backend.directory.rights import require
 from broker import consoles
@@ -41,8 +41,19 @@ def end_session(id: str) -> Answer:
     return views.back(url_for("admin.table", plural="sessions"))
 
 
-ACTIONS: dict[str, Callable[[str], Answer]] = {"console.end": end_console, "session.end": end_session}
-PERMITS = {"console.end": "console.end", "session.end": "user.edit", "directory.add": "directory.edit"}
+def revoke_token(id: str) -> Answer:
+    """Make somebody's API token worth nothing."""
+    tokens.revoke(tx(), read_uuid(id, "token"), actor(), now())
+    say("The token is revoked.")
+    return views.back(url_for("admin.table", plural="tokens"))
+
+
+ACTIONS: dict[str, Callable[[str], Answer]] = {
+    "console.end": end_console, "session.end": end_session, "token.revoke": revoke_token,
+}
+PERMITS = {
+    "console.end": "console.end", "session.end": "user.edit", "token.revoke": "user.edit", "directory.add": "directory.edit",
+}
 
 # commands that have pages of their own: a token to show once, a directory to ask, a password to hash
 BY_HAND = frozenset({"device.create", "host.create", "directory.add", "user.create", "permission.grant"})

@@ -17,7 +17,7 @@ from broker import tickets, viewer
 from broker.connect import Answer, Desktop
 from pools.commands import ExtendLease
 from pools.models import Lease, Pool
-from portal.auth import actor, person
+from portal.auth import actor, holder
 from portal.devices import whence
 from portal.parts import parts
 from portal.routes import PREFIX, Routes, accepted, answer, body, now, plain, read_uuid
@@ -65,14 +65,14 @@ class Seconds(msgspec.Struct, forbid_unknown_fields=True):
 @routes.route("GET", "/me/desktops", "Pools you may take from, desktops you hold, VMs that are yours.", answers={200: DESKTOPS})
 def my_desktops() -> Response:
     """Everything to connect to."""
-    return answer({"items": [desktop_json(d) for d in broker.desktops(tx(), person().user_id, now(), whence())]})
+    return answer({"items": [desktop_json(d) for d in broker.desktops(tx(), holder().user_id, now(), whence())]})
 
 
 @routes.route("POST", "/me/desktops/<id>/connect", "Open a desktop: a ticket when it is ready, else how far it is.",
               body=Connect, answers={201: READY, 202: WAIT})
 def desktop_connect(id: str) -> Response:
     """Ready, starting or queued; a refusal is a decision too, and is kept."""
-    given, who = body(Connect), person()
+    given, who = body(Connect), holder()
     protocol = given.protocol or ("spice" if given.client == "native" else None)
     got = broker.connect(
         tx(), user_id=who.user_id, session_id=who.id, desktop_id=read_uuid(id, "desktop"), protocol=protocol,
@@ -91,19 +91,19 @@ def lease_extend(id: str) -> Response:
     given, lease_id = body(Seconds), read_uuid(id, "lease")
     if given.seconds is not None:
         return accepted(submit(tx(), ExtendLease(lease_id, given.seconds), actor(), now()))
-    return answer({"lease": lease_json(broker.extend(tx(), user_id=person().user_id, lease_id=lease_id, now=now()))})
+    return answer({"lease": lease_json(broker.extend(tx(), user_id=holder().user_id, lease_id=lease_id, now=now()))})
 
 
 @routes.route("POST", "/leases/<id>/return", "Give your desktop back, or leave the queue.", tag="leases", answers={200: LEASE})
 def lease_return(id: str) -> Response:
     """Done twice, it is done."""
-    lease = broker.give_back(tx(), user_id=person().user_id, lease_id=read_uuid(id, "lease"), now=now())
+    lease = broker.give_back(tx(), user_id=holder().user_id, lease_id=read_uuid(id, "lease"), now=now())
     return answer({"lease": lease_json(lease)})
 
 
 def _declare(verb: str) -> None:
     def act(id: str) -> Response:
-        done = broker.act(tx(), user_id=person().user_id, desktop_id=read_uuid(id, "desktop"), verb=verb, now=now())
+        done = broker.act(tx(), user_id=holder().user_id, desktop_id=read_uuid(id, "desktop"), verb=verb, now=now())
         task = {"id": str(done.task_id), "href": f"{PREFIX}/tasks/{done.task_id}"} if done.task_id is not None else None
         return answer({"sentence": done.sentence, "task": task}, 202)
 
@@ -122,7 +122,7 @@ def ticket_viewer(id: str) -> Response:
     """The .vv text; whoever has it opens the console, so it is told once and kept nowhere."""
     settings = parts().settings
     text = tickets.take_viewer_file(
-        tx(), read_uuid(id, "ticket"), session_id=person().id, keyring=parts().keyring,
+        tx(), read_uuid(id, "ticket"), session_id=holder().id, keyring=parts().keyring,
         face=face(settings.gateway_public, settings.ca_file, settings.tls_cert_file), now=now(),
         full_screen=request.args.get("full_screen") in ("1", "true"),
     )

@@ -15,7 +15,7 @@ from backend.tasks.models import Task
 from backend.tasks.submit import submit
 from portal import directories
 from portal.api_commands import TASK
-from portal.auth import actor, aside, person
+from portal.auth import actor, aside, in_person
 from portal.parts import parts
 from portal.routes import Moment, Routes, accepted, answer, body, now, plain, read_uuid
 from portal.transaction import commit, tx
@@ -171,7 +171,7 @@ def user_create() -> Response:
               body=Password, answers={204: None})
 def user_password(id: str) -> tuple[str, int]:
     """Who changes their own says the old one too; an administrator need not."""
-    user_id, given, who = read_uuid(id, "user"), body(Password), person()
+    user_id, given, who = read_uuid(id, "user"), body(Password), in_person()
     mine = user_id == who.user_id
     user = tx().get(User, user_id)
     old, name = (user.password_hash, user.name) if user else (None, "")

@@ -166,7 +166,7 @@ def _require_look(vm_id: UUID) -> None:
     who = person()
     no: Refused = NotFound("not_found", f"There is no vm with the id {vm_id}.", kind="vm", id=str(vm_id))
     path = path_of(tx(), "vm", vm_id)
-    grants = grants_of(tx(), who.user_id)
+    grants = grants_of(tx(), who.user_id, who.roles)
     of_pool = any(kind == "pool" for kind, _ in path)  # a pool's desktop is its holder's alone
     if may(grants, see_permit("vm"), path, now()):
         return

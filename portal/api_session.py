@@ -11,7 +11,6 @@ from flask import Response, request
 from backend.db import get
 from backend.directory import rights, sessions
 from backend.directory.models import Group, Membership, User, WebSession
-from backend.directory.rules import ROLES
 from broker import connect, consoles
 from broker.models import ConsoleSession
 from portal import auth, devices
@@ -73,16 +72,16 @@ def me() -> Response:
     )
     return answer({
         "id": str(who.user_id), "name": who.user_name, "display_name": who.display_name, "auto_launch": user.auto_launch,
-        "groups": list(groups), "permits": _permits(who),
+        "groups": list(groups), "permits": _permits(),
         "session": {"id": str(who.id), "client": who.client, "expires_at": plain(who.expires_at)},
     })
 
 
-def _permits(who: Any) -> list[dict[str, Any]]:
+def _permits() -> list[dict[str, Any]]:
     """Each role held now, on what, and what it permits."""
-    held = [g for g in rights.grants_of(tx(), who.user_id) if g.holds(now())]
+    held = [g for g in auth.grants() if g.holds(now())]
     return [
-        {"role": g.role, "object_type": g.object_type, "object_id": plain(g.object_id), "permits": sorted(ROLES.get(g.role, ()))}
+        {"role": g.role, "object_type": g.object_type, "object_id": plain(g.object_id), "permits": sorted(g.permits())}
         for g in held
     ]
 
@@ -92,7 +91,7 @@ def _permits(who: Any) -> list[dict[str, Any]]:
 def session_end(id: str) -> tuple[str, int]:
     """Whoever uses it is signed out, and its consoles close."""
     session = get(tx(), WebSession, read_uuid(id, "session"))
-    if session.user_id != auth.person().user_id:
+    if session.user_id != auth.in_person().user_id:
         rights.require(tx(), auth.actor(), "user.edit", "user", session.user_id, now())
     sessions.end(tx(), session.id, now())
     return "", 204

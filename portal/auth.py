@@ -10,7 +10,8 @@ from flask_login import LoginManager, UserMixin, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 
 from backend.devices.enrolling import DeviceFacts
-from backend.directory import sessions, signin
+from backend.directory import rights, sessions, signin
+from backend.directory.rules import Grant
 from backend.errors import Denied, NotSignedIn
 from backend.tasks.command import Actor
 from portal.errors import is_api, refused
@@ -39,13 +40,37 @@ def person() -> Any:
     """The `SessionFacts` of who asks; `NotSignedIn` when nobody does."""
     if not current_user.is_authenticated:
         raise NotSignedIn("not_signed_in", "Sign in first: nobody is signed in here, or the session has ended.")
+    if current_user.read_only and request.method not in SAFE:
+        raise Denied("read_only_token", f"The token {current_user.name} may only read. Make one that may do more.")
     return current_user.facts
 
 
 def actor() -> Actor:
     """Who asks, as commands want to know it."""
     who = person()
-    return Actor(who.user_id, who.user_name)
+    return Actor(who.user_id, who.user_name, roles=who.roles)
+
+
+def grants() -> list[Grant]:
+    """What who asks may do now: the person's grants, held to what their token gives if they come with one."""
+    who = person()
+    return rights.grants_of(tx(), who.user_id, who.roles)
+
+
+def holder() -> Any:
+    """Who asks, for their own desktops; `Denied` with a token that is not for that."""
+    who = person()
+    if who.roles is not None and "user" not in who.roles:
+        raise Denied("token_limited", f"The token {who.name} is not for desktops: make one with the role “user”.")
+    return who
+
+
+def in_person() -> Any:
+    """Who asks, for what must not be done by a token: passwords, sessions, tokens; else one would outlive itself."""
+    who = person()
+    if who.client == sessions.TOKEN:
+        raise Denied("not_by_token", "This is not done with an API token: sign in yourself.")
+    return who
 
 
 def token_of(asked: Request) -> str | None:
@@ -102,7 +127,7 @@ def remember(response: Response, signed: Any) -> None:
 
 def sign_out() -> None:
     """End the session of who asks."""
-    sessions.end(tx(), person().id, parts().clock.now())
+    sessions.end(tx(), in_person().id, parts().clock.now())
     session.clear()
 
 
@@ -164,6 +189,8 @@ def install(app: Flask) -> None:
     def load(asked: Request) -> Person | None:
         token = token_of(asked)
         facts = sessions.find(tx(), token, parts().clock.now()) if token else None
+        if facts is not None and facts.client == sessions.TOKEN and (by_cookie() or not is_api()):
+            return None  # for programs and REST: no page, and no browser's cookie
         return Person(facts) if facts else None
 
     @app.before_request

@@ -140,7 +140,7 @@ BY_KIND: dict[str, Kind] = {kind.kind: kind for kind in COLLECTIONS.values()}
 def viewer(tx: Tx) -> Viewer:
     """Who looks in this request."""
     who = person()
-    return Viewer(who.user_id, grants_of(tx, who.user_id), parts().clock.now())
+    return Viewer(who.user_id, grants_of(tx, who.user_id, who.roles), parts().clock.now())
 
 
 def collection(name: str) -> Kind:

@@ -38,7 +38,7 @@ class Sight:
         facts = sessions.find(tx, token, now)
         if facts is None:
             return None
-        viewer = Viewer(facts.user_id, grants_of(tx, facts.user_id), now)
+        viewer = Viewer(facts.user_id, grants_of(tx, facts.user_id, facts.roles), now)
         used = places(viewer.grants, "desktop.use", now)
         clusters = [id for kind, id in used if kind == "cluster"]
         held = tx.execute(sa.select(Lease.vm_id, Lease.pool_id).where(Lease.user_id == facts.user_id, sa.text(LIVE))).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from portal.thing import Thing
 from portal.things_access import ACCESSRULES, DEVICES
 from portal.things_desktops import CONSOLES, DECISIONS, LEASES, MEMBERS, POOLS, TEMPLATES, VMS
-from portal.things_people import CALENDARS, DIRECTORIES, GROUPS, PERMISSIONS, SESSIONS, USERS
+from portal.things_people import CALENDARS, DIRECTORIES, GROUPS, PERMISSIONS, SESSIONS, TOKENS, USERS
 from portal.things_places import CLUSTERS, DATACENTERS, DISKS, HOSTS, STORAGEDOMAINS
 from portal.things_work import EVENTS, TASKS
 
@@ -31,6 +31,7 @@ THINGS: dict[str, Thing] = {
         DEVICES,
         ACCESSRULES,
         SESSIONS,
+        TOKENS,
         CONSOLES,
         TASKS,
         EVENTS,
@@ -41,7 +42,7 @@ BY_KIND: dict[str, Thing] = {t.kind: t for t in THINGS.values()}
 SIDE_BAR: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Desktops", ("pools", "leases", "vms", "templates", "consoles")),
     ("Infrastructure", ("hosts", "storagedomains", "clusters", "datacenters")),
-    ("People", ("users", "groups", "permissions", "directories", "sessions")),
+    ("People", ("users", "groups", "permissions", "directories", "sessions", "tokens")),
     ("Access", ("calendars", "devices", "accessrules")),
     ("What happens", ("tasks", "events")),
 )

@@ -55,11 +55,12 @@ USERS = Thing(
         Part("Permissions", "permissions", "user_id = {id}"),
         Part("Leases", "leases", "user_id = {id} and state != ended", ("pool", "state", "vm", "ends_at")),
         Part("Sessions", "sessions", "user_id = {id}", ("client", "address", "created_at", "ended_at"), link=False),
+        Part("API tokens", "tokens", "user_id = {id}", ("name", "ended_at", "read_only", "used_at", "expires_at"), link=False),
         Part("Events", "events", "user_id = {id}", link=False),
     ),
     (("user.create", "Create user"),),
     name="full_name",
-    live=("session", "permission", "lease"),
+    live=("token", "session", "permission", "lease"),
     hints=("enabled = false", "directory = internal", "group = staff"),
 )
 
@@ -225,4 +226,34 @@ SESSIONS = Thing(
     ),
     name="user",
     detail=False,
+)
+
+TOKENS = Thing(
+    "tokens",
+    "token",
+    "API tokens",
+    "icon:key-round",
+    "What programs use instead of a password: each has an owner, an end, and no more rights than its owner.",
+    (
+        Column("name", "Name"),
+        Column("user", "Owner", "link", "users"),
+        Column("ended_at", "State", "session_state"),
+        Column("read_only", "Only reads", "yesno"),
+        Column("roles", "Held to", "list"),
+        Column("created_at", "Made", "ago"),
+        Column("used_at", "Last used", "ago"),
+        Column("expires_at", "Expires", "left"),
+    ),
+    buttons=(
+        Button(
+            "token.revoke",
+            "Revoke",
+            "icon:x",
+            lambda row: not row["ended_at"],
+            danger=True,
+            ask="Whatever uses it is refused from now on, and consoles that were opened with it are closed.",
+        ),
+    ),
+    detail=False,
+    hints=("used_at < 2026-01-01", "read_only = false"),
 )

@@ -11,18 +11,23 @@ from flask import Blueprint, Flask, Response, g, make_response, redirect, render
 from flask_login import current_user
 from werkzeug.wrappers import Response as Answer
 
-from backend.directory import internal, sessions
-from backend.directory.models import Directory, User
+from backend.directory import internal, sessions, tokens
+from backend.directory.models import Directory, User, WebSession
 from backend.directory.names import INTERNAL
 from backend.errors import Invalid, NotFound, Refused
 from broker import connect as broker
 from portal import api_hosts, auth, desktops, devices, views
+from portal.api_tokens import NewToken, make
 from portal.auth import actor, aside, person
+from portal.collections import listed
 from portal.desktops import Card
 from portal.transaction import commit, rollback, tx
 from portal.views import is_partial, now, say
 
 pages = Blueprint("user", __name__)
+ROLE_WORDS = {  # what a token may be held to
+    "user": "Use my desktops", "pool_admin": "Run pools", "auditor": "Look at everything", "system_admin": "Run the place",
+}
 
 
 # ---- sign in and out -------------------------------------------------------------------------------
@@ -260,10 +265,44 @@ def change_password() -> Answer:
     return redirect(url_for("user.account"), 303)
 
 
-def _account_page(wrong: dict[str, str]) -> str:
+@pages.post("/account/tokens")
+def create_token() -> Answer:
+    """A new API token, shown once: in the answer itself, which nobody keeps."""
+    form = request.form
+    held_to = form.get("may", "all")
+    try:
+        given = NewToken(
+            name=form.get("token_name", ""), days=int(form.get("days", "90")), read_only=held_to == "read",
+            roles=(held_to,) if held_to not in ("all", "read") else None,
+        )
+        _, text, ends = make(given)
+    except ValueError:
+        return make_response(_account_page({"days": "Choose for how long."}), 422)
+    except Refused as no:
+        rollback()
+        field = {"name": "token_name"}.get((no.facts.get("fields") or ["name"])[0], "token_name")
+        return make_response(_account_page({field: no.message}), 422)
+    return make_response(_account_page({}, fresh={"name": given.name.strip(), "text": text, "ends": ends}))
+
+
+@pages.post("/account/tokens/<uuid:id>/revoke")
+def revoke_token(id: UUID) -> Answer:
+    """Make one of the person's own tokens worth nothing."""
+    tokens.revoke(tx(), id, actor(), now())
+    say("The token is revoked.")
+    return redirect(url_for("user.account"), 303)
+
+
+def _account_page(wrong: dict[str, str], fresh: dict[str, Any] | None = None) -> str:
     me = person()
+    mine = sa.and_(WebSession.user_id == me.user_id, WebSession.ended_at.is_(None), WebSession.expires_at > now())
+    held = {g.role for g in views.grants()}
     return render_template(
         "user/account.html",
+        api_tokens=listed(tx(), "tokens", max=tokens.MOST, where=mine).items,
+        fresh=fresh,
+        role_words=ROLE_WORDS,
+        role_options=[(role, f"{words}, no more") for role, words in ROLE_WORDS.items() if role in held],
         sessions=sessions.live(tx(), now(), me.user_id),
         internal="@" not in me.user_name,
         wrong=wrong,

@@ -12,8 +12,8 @@ from werkzeug.wrappers import Response
 from backend.directory import rights
 from backend.directory.rights import see_permit
 from backend.directory.rules import Grant, places
-from portal import assets, words
-from portal.auth import own_address, person
+from portal import assets, auth, words
+from portal.auth import own_address
 from portal.parts import parts
 from portal.transaction import tx
 
@@ -28,7 +28,7 @@ def now() -> datetime:
 def grants() -> list[Grant]:
     """What the person who asks may do, read once a request."""
     if "grants" not in g:
-        g.grants = rights.grants_of(tx(), person().user_id)
+        g.grants = auth.grants()
     return g.grants  # type: ignore[no-any-return]
 
 
@@ -59,7 +59,7 @@ _BELOW = {
     "datacenter": frozenset({"system", "datacenter"}),
     "storagedomain": frozenset({"system", "datacenter", "storagedomain"}),
     "disk": frozenset({"system", "datacenter", "storagedomain"}),
-    **dict.fromkeys(("user", "group", "permission", "session"), frozenset({"system"})),
+    **dict.fromkeys(("user", "group", "permission", "session", "token"), frozenset({"system"})),
 }
 
 

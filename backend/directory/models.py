@@ -97,13 +97,14 @@ class Permission(HasId, Base):
 
 
 class WebSession(HasId, Base):
-    """Somebody signed in: a browser's cookie or a program's token, of which only the SHA-256 is kept."""
+    """Somebody signed in: a browser's cookie or a program's token, of which only the SHA-256 is kept; or an API token,
+    which has a name and may be held to less than its owner may."""
 
     __tablename__ = "web_session"
     kind = "session"
     token_hash: Mapped[bytes] = mapped_column(sa.LargeBinary, unique=True)
     user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE", index=True)
-    client: Mapped[str]  # browser | api
+    client: Mapped[str]  # browser | api | token
     device_id: Mapped[UUID | None] = ref("device.id", ondelete="SET NULL", index=True)  # the thin client it was begun at
     address: Mapped[str] = mapped_column(default="", server_default="")
     created_at: Mapped[datetime]
@@ -111,6 +112,9 @@ class WebSession(HasId, Base):
     expires_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
     launched: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # auto-launch happens once a session
+    name: Mapped[str] = mapped_column(default="", server_default="")  # of an API token
+    read_only: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
+    roles: Mapped[list[str] | None]  # it gives no more than these would; none: all that its owner may
 
 
 class Throttle(Base):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -34,11 +35,14 @@ _PARENTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
 }
 
 
-def grants_of(tx: Tx, user_id: UUID) -> list[Grant]:
-    """The person's own permissions and those of all their groups, nested ones included."""
+def grants_of(tx: Tx, user_id: UUID, only: tuple[str, ...] | None = None) -> list[Grant]:
+    """The person's own permissions and those of all their groups, nested ones included; held to the roles in `only`."""
     mine = sa.select(Membership.group_id).where(Membership.user_id == user_id)
     rows = tx.execute(_GRANTS.where(sa.or_(Permission.user_id == user_id, Permission.group_id.in_(mine))))
-    return [_grant(row) for row in rows]
+    grants = [_grant(row) for row in rows]
+    if only is None:
+        return grants
+    return [replace(g, only=only) for g in grants if g.role != "user" or "user" in only]
 
 
 def grants_of_many(tx: Tx, user_ids: Iterable[UUID], role: str) -> dict[UUID, list[Grant]]:
@@ -89,7 +93,7 @@ def require(tx: Tx, actor: Actor, permit: str, kind: str, id: UUID | None, now: 
     if actor.is_system:
         return
     assert actor.user_id is not None
-    grants, path = grants_of(tx, actor.user_id), path_of(tx, kind, id)
+    grants, path = grants_of(tx, actor.user_id, actor.roles), path_of(tx, kind, id)
     if may(grants, permit, path, now):
         return
     if id is not None and not may(grants, see_permit(kind), path, now) and not may(grants, "desktop.use", path, now):
@@ -135,7 +139,8 @@ def see_permit(kind: str) -> str:
     """The permit that lets one see objects of this kind."""
     return {
         "member": "pool.see", "disk": "storage.see", "storagedomain": "storage.see", "datacenter": "cluster.see",
-        "group": "user.see", "permission": "user.see", "session": "user.see", "directory": "user.see", "decision": "lease.see",
+        "group": "user.see", "permission": "user.see", "session": "user.see", "token": "user.see",
+        "directory": "user.see", "decision": "lease.see",
     }.get(kind, f"{kind}.see")
 
 

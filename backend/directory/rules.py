@@ -41,6 +41,20 @@ class Grant:
     valid_until: datetime | None = None
     hours: Hours | None = None  # none: at any hour
     priority: int = 0
+    only: tuple[str, ...] | None = None  # the roles that a token holds it to; none: it is what it is
+
+    def gives(self, permit: str) -> bool:
+        """Whether the role, and what it is held to, has the permit."""
+        return _role_gives(self.role, permit) and (
+            self.only is None or any(_role_gives(role, permit) for role in self.only))
+
+    def permits(self) -> frozenset[str]:
+        """All that it gives; “*” stands for everything."""
+        own = ROLES.get(self.role, frozenset())
+        if self.only is None:
+            return own
+        held_to = frozenset[str]().union(*(ROLES.get(role, frozenset()) for role in self.only))
+        return held_to if "*" in own else own if "*" in held_to else own & held_to
 
     def holds(self, now: datetime) -> bool:
         """Whether `now` lies within its period, and within its hours."""
@@ -74,6 +88,10 @@ def permits(role: str, permit: str) -> bool:
     return "*" in held or permit in held
 
 
+def _role_gives(role: str, permit: str) -> bool:
+    return role == "user" if permit == "desktop.use" else permits(role, permit)
+
+
 def may(grants: Iterable[Grant], permit: str, path: Path, now: datetime) -> bool:
     """Whether any of the grants allows this on the object at the head of the path.
 
@@ -82,10 +100,7 @@ def may(grants: Iterable[Grant], permit: str, path: Path, now: datetime) -> bool
     for grant in grants:
         if (grant.object_type, grant.object_id) not in places or not grant.holds(now):
             continue
-        if permit == "desktop.use":
-            if grant.role == "user":
-                return True
-        elif permits(grant.role, permit):
+        if grant.gives(permit):
             return True
     return False
 
@@ -94,5 +109,5 @@ def places(grants: Iterable[Grant], permit: str, now: datetime) -> set[tuple[str
     """The objects on which the permit is given directly; everything below them counts too."""
     return {
         (g.object_type, g.object_id) for g in grants
-        if g.holds(now) and (g.role == "user" if permit == "desktop.use" else permits(g.role, permit))
+        if g.holds(now) and g.gives(permit)
     }

@@ -17,6 +17,7 @@ from backend.directory.names import full_name
 from backend.errors import NotFound
 from backend.events import record
 
+TOKEN = "token"  # the client of an API token, which is no sign-in: see tokens.py
 LASTS = {"browser": timedelta(hours=12), "api": timedelta(hours=24)}
 SEEN_EVERY = timedelta(minutes=1)  # `seen_at` is written no oftener, so that reading a page is not a write
 TOKEN_BYTES = 32
@@ -37,13 +38,16 @@ class SessionFacts:
     expires_at: datetime
     launched: bool
     device_id: UUID | None = None  # the thin client it was begun at
+    name: str = ""  # of an API token
+    read_only: bool = False
+    roles: tuple[str, ...] | None = None  # it gives no more than these
 
 
 _FACTS = (
     sa.select(
         WebSession.id, WebSession.user_id, User.name, Directory.name.label("directory"), User.display_name, WebSession.client,
         WebSession.address, WebSession.created_at, WebSession.seen_at, WebSession.expires_at, WebSession.launched,
-        WebSession.device_id,
+        WebSession.device_id, WebSession.name, WebSession.read_only, WebSession.roles,
     )
     .join(User, User.id == WebSession.user_id).join(Directory, Directory.id == User.directory_id)
     .where(WebSession.ended_at.is_(None), User.enabled)
@@ -56,7 +60,7 @@ def create(
     """Begin a session of this person: its id, its token (256 random bits, told only here) and when it ends."""
     session_id, token, expires_at = uuid4(), secrets.token_urlsafe(TOKEN_BYTES), now + LASTS[client]
     tx.execute(sa.insert(WebSession).values(
-        id=session_id, token_hash=_hash(token), user_id=user_id, client=client, address=address,
+        id=session_id, token_hash=hash_of(token), user_id=user_id, client=client, address=address,
         device_id=device_id, created_at=now, seen_at=now, expires_at=expires_at,
     ))
     touch(tx, "session", session_id, user_id=user_id)
@@ -65,18 +69,19 @@ def create(
 
 def find(tx: Tx, token: str, now: datetime) -> SessionFacts | None:
     """The live session of this token, or None when it is unknown, over, ended, or its user disabled."""
-    row = tx.execute(_FACTS.where(WebSession.token_hash == _hash(token), WebSession.expires_at > now)).first()
+    row = tx.execute(_FACTS.where(WebSession.token_hash == hash_of(token), WebSession.expires_at > now)).first()
     if row is None:
         return None
-    if now - row.seen_at >= SEEN_EVERY:
+    if now - row.seen_at >= SEEN_EVERY or (row.client == TOKEN and row.seen_at == row.created_at):
         tx.execute(sa.update(WebSession).where(WebSession.id == row.id).values(seen_at=now)
                    .execution_options(synchronize_session=False))
     return _facts(row)
 
 
 def live(tx: Tx, now: datetime, user_id: UUID | None = None) -> list[SessionFacts]:
-    """Live sessions, of one person or of all, the newest first."""
-    wanted = _FACTS.where(WebSession.expires_at > now).order_by(WebSession.created_at.desc(), WebSession.id)
+    """Live sessions, of one person or of all, the newest first; API tokens are none."""
+    living = _FACTS.where(WebSession.expires_at > now, WebSession.client != TOKEN)
+    wanted = living.order_by(WebSession.created_at.desc(), WebSession.id)
     if user_id is not None:
         wanted = wanted.where(WebSession.user_id == user_id)
     return [_facts(row) for row in tx.execute(wanted)]
@@ -98,7 +103,7 @@ def end(tx: Tx, session_id: UUID, now: datetime) -> None:
 
 
 def end_all(tx: Tx, user_id: UUID, now: datetime, *, but: UUID | None = None) -> list[UUID]:
-    """End all of a person's sessions, except the one named by `but`; answers the ids of the ended ones."""
+    """End all of a person's sessions and API tokens, except the one named by `but`; answers the ids of the ended ones."""
     wanted = sa.update(WebSession).where(WebSession.user_id == user_id, WebSession.ended_at.is_(None))
     if but is not None:
         wanted = wanted.where(WebSession.id != but)
@@ -123,10 +128,12 @@ def end_of_device(tx: Tx, device_id: UUID, now: datetime, *, client: str | None 
 def _facts(row: sa.Row) -> SessionFacts:  # type: ignore[type-arg]
     return SessionFacts(
         row.id, row.user_id, full_name(row.name, row.directory), row.display_name or row.name, row.client,
-        row.address, row.created_at, row.seen_at, row.expires_at, row.launched, row.device_id,
+        row.address, row.created_at, row.seen_at, row.expires_at, row.launched, row.device_id, row.name, row.read_only,
+        None if row.roles is None else tuple(row.roles),
     )
 
 
-def _hash(token: str) -> bytes:
+def hash_of(token: str) -> bytes:
+    """What is kept of a token."""
     # a plain hash is enough: the token is 256 random bits, there is nothing to guess
     return hashlib.sha256(token.encode()).digest()

@@ -15,6 +15,7 @@ from backend.directory.models import Directory, Group, Membership, Permission, U
 from backend.directory.names import INTERNAL
 from backend.directory.rights import see_permit, visible
 from backend.directory.rules import OBJECT_TYPES, ROLES, places
+from backend.directory.sessions import TOKEN
 from backend.events import Event
 from backend.hosts.machine import HOST
 from backend.hosts.models import Host
@@ -223,7 +224,18 @@ SESSIONS = Kind("sessions", "session", WebSession.id, {
     "device": Field(name_of(Device, WebSession.device_id)), "device_id": Field(WebSession.device_id, ID),
     "created_at": Field(WebSession.created_at, "time"), "seen_at": Field(WebSession.seen_at, "time"),
     "expires_at": Field(WebSession.expires_at, "time"), "ended_at": Field(WebSession.ended_at, "time"),
-}, or_own("session", WebSession.user_id), name="user", order=(("created_at", True),))
+}, lambda viewer: sa.and_(WebSession.client != TOKEN, or_own("session", WebSession.user_id)(viewer)),
+    name="user", order=(("created_at", True),))
+
+TOKENS = Kind("tokens", "token", WebSession.id, {
+    "id": Field(WebSession.id, ID), "name": Field(WebSession.name),
+    "user": Field(person_name(WebSession.user_id)), "user_id": Field(WebSession.user_id, ID),
+    "read_only": Field(WebSession.read_only, "yesno"), "roles": Field(WebSession.roles, "texts"),
+    "created_at": Field(WebSession.created_at, "time"),
+    "used_at": Field(sa.func.nullif(WebSession.seen_at, WebSession.created_at), "time"),
+    "expires_at": Field(WebSession.expires_at, "time"), "ended_at": Field(WebSession.ended_at, "time"),
+}, lambda viewer: sa.and_(WebSession.client == TOKEN, or_own("token", WebSession.user_id)(viewer)),
+    name="name", order=(("created_at", True),))
 
 TASKS = Kind("tasks", "task", Task.id, {
     "id": Field(Task.id, ID), "title": Field(Task.title), "command": Field(Task.command),
@@ -246,4 +258,4 @@ EVENTS = Kind("events", "event", Event.id, {
     name="sentence", order=(("at", True),))
 
 BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, DISKS, TEMPLATES, VMS, USERS, GROUPS, DIRECTORIES, PERMISSIONS,
-           CALENDARS, DEVICES, SESSIONS, TASKS, EVENTS)
+           CALENDARS, DEVICES, SESSIONS, TOKENS, TASKS, EVENTS)

@@ -44,11 +44,13 @@ from backend.errors import Refused
 
 @dataclass(frozen=True)
 class Actor:
-    """Who wants it: a signed-in person, or the system itself (which may do everything)."""
+    """Who wants it: a signed-in person, or the system itself (which may do everything). `roles` when they come with a
+    token that gives no more than these."""
 
     user_id: UUID | None
     name: str
     reason: str = ""
+    roles: tuple[str, ...] | None = None
 
     @property
     def is_system(self) -> bool:

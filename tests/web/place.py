@@ -17,11 +17,12 @@ import assembly
 from backend.clusters.models import DataCenter
 from backend.config import Settings
 from backend.db import Sessions, Tx
-from backend.directory import internal, sessions
+from backend.directory import internal, sessions, tokens
 from backend.directory.models import Directory, User, WebSession
 from backend.events import Event, record
 from backend.secrets import Keyring
 from backend.storage.models import Disk
+from backend.tasks.command import Actor
 from backend.tasks.models import Task
 from backend.vms.models import Vm
 from broker.models import ConsoleSession, Decision, Ticket
@@ -124,6 +125,9 @@ class Place:
                         protocol="spice", client="native", created_at=now, expires_at=now + timedelta(hours=1))
         tx.add_all([decision, ticket])
         tx.flush()
+        token_id, _ = tokens.create(
+            tx, Actor(keeper.id, "keeper"), "watchdog", expires_at=now + timedelta(days=90), read_only=True, roles=None,
+            address="192.0.2.1", now=now)
         device = make.a_device(tx, "Ward 3", token="the token of Ward 3")
         tx.get_one(WebSession, self.session_ids["alice"]).device_id = device.id
         rule = make.an_access_rule(tx, "allow", name="From everywhere")
@@ -141,7 +145,7 @@ class Place:
             "calendar": calendar.id,
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
             "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
-            "accessrule": rule.id,
+            "accessrule": rule.id, "token": token_id,
         }
 
     def as_(self, name: str | None) -> Asker:

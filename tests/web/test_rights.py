@@ -98,6 +98,9 @@ TABLE: dict[str, Case] = {
     "POST api.create_session": open_to_all(NOBODY, body={"user": "alice", "password": "wrong"}),
     "DELETE api.end_session": everybody(frozenset({204})),
     "GET api.me": everybody(),
+    "POST api.token_create": everybody(frozenset({201}), body={"name": "backup"}),
+    "GET api.my_tokens": everybody(),
+    "POST api.token_revoke": Case("keeper", frozenset({204}), path={"id": "@token"}, body={}),
     "POST api.session_end": Case("alice", frozenset({204}), path={"id": "@session"}, body={}),
     "POST api.console_end": Case("alice", frozenset({204}), path={"id": "@console"}, body={}),
     "GET api.changes": everybody(),
@@ -209,6 +212,8 @@ PAGES: dict[str, Case] = {
     "POST user.viewer_file": send("alice", OK, path=DESKTOP, wrong="root", no=frozenset({303, 403, 404})),
     "GET user.screen": page("alice", frozenset({204, 404}), path={"vm_id": "@vm"}),
     "GET user.account": everybody(stranger=TO_SIGN_IN),
+    "POST user.create_token": everybody(form={"token_name": "x", "may": "all", "days": "30"}, stranger=frozenset({401, 403})),
+    "POST user.revoke_token": send("keeper", path={"id": "@token"}),
     "POST user.end_session": send("alice", path={"id": "@session"}),
     "POST user.change_password": everybody(frozenset({303, 422}), form={}, stranger=frozenset({401, 403})),
 }
