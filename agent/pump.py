@@ -8,6 +8,7 @@ import ssl
 import threading
 
 CHUNK = 64 * 1024
+BULK = 8192  # after a read this large there is probably more at once
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
@@ -18,77 +19,80 @@ class _End:
         sock.setblocking(False)
         self.sock = sock
         self.waiting = memoryview(b"")
-        self.read_needs, self.write_needs = (
-            READ,
-            WRITE,
-        )  # TLS may have to write in order to read, and vice versa
+        self.watched = 0  # what the selector is told to look for
+        self.ended = False  # it says so only once, and maybe right behind its last bytes
+        self.read_needs, self.write_needs = READ, WRITE  # TLS may have to write in order to read, and vice versa
 
     def read(self) -> bytes | None:
-        """What has arrived; None when nothing has, b"" at the end."""
+        """What has arrived; None when nothing has, b"" at the end. TLS gives a record of 16 KiB at a time: what else is
+        there already comes along."""
+        parts, size = list[bytes](), 0
+        self.read_needs = READ
         try:
-            self.read_needs = READ
-            return self.sock.recv(CHUNK)
+            while not self.ended and (not parts or len(parts[-1]) >= BULK and size < CHUNK):
+                parts.append(self.sock.recv(CHUNK - size))
+                size += len(parts[-1])
+                self.ended = not parts[-1]
         except ssl.SSLWantWriteError:
             self.read_needs = WRITE
-            return None
         except (ssl.SSLWantReadError, BlockingIOError):
-            return None
+            pass
+        return b"".join(parts) if size or self.ended else None
 
     def write(self) -> None:
-        """Write what can be written."""
+        """Write what can be written: TLS takes a record at a time."""
         try:
             self.write_needs = WRITE
-            self.waiting = self.waiting[self.sock.send(self.waiting) :]
+            while self.waiting:
+                self.waiting = self.waiting[self.sock.send(self.waiting) :]
         except ssl.SSLWantReadError:
             self.write_needs = READ
         except (ssl.SSLWantWriteError, BlockingIOError):
             return
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to read that no selector knows of: bytes that TLS has decrypted, or the end."""
+        return self.ended or isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
 
 
 def pump(left: socket.socket, right: socket.socket, stopping: threading.Event) -> None:
     """Carry bytes until either side ends. A side is read from only when the other has taken what came before:
     a slow reader slows the writer down, and nothing piles up here."""
     ends = (_End(left), _End(right))
+    ways = (ends, (ends[1], ends[0]))
+    ready: set[object] = {left, right}
     with selectors.DefaultSelector() as selector:
-        for end in ends:
-            selector.register(end.sock, READ)
         while not stopping.is_set():
-            if not _carry(*ends) or not _carry(*reversed(ends)):
-                return
-            if _may_go_on(ends):
+            for source, target in ways:
+                if not _carry(source, target, ready):
+                    return
+            if any(source.pending and not target.waiting for source, target in ways):
+                ready = set()
                 continue
-            for end, other in (ends, tuple(reversed(ends))):
-                wanted = (end.write_needs if end.waiting else 0) | (0 if other.waiting else end.read_needs)
-                _watch(selector, end.sock, wanted)
-            selector.select(1.0)
+            for end, other in ways:
+                _watch(selector, end, (end.write_needs if end.waiting else 0) | (0 if other.waiting else end.read_needs))
+            ready = {key.fileobj for key, _ in selector.select(1.0)}
 
 
-def _carry(source: _End, target: _End) -> bool:
-    """One read and one write in this direction; False when the source has ended and all of it is written."""
-    if not target.waiting:
+def _carry(source: _End, target: _End, ready: set[object]) -> bool:
+    """One read, if there may be something, and its write; False when the source has ended and all of it is written."""
+    if not target.waiting and (source.sock in ready or source.pending):
         arrived = source.read()
         if arrived == b"":
             return False
         target.waiting = memoryview(arrived or b"")
-    if target.waiting:
-        target.write()
+    target.write()
     return True
 
 
-def _may_go_on(ends: tuple[_End, _End]) -> bool:
-    """Whether TLS holds decrypted bytes that no selector knows of, and there is room for them."""
-    left, right = ends
-    return any(
-        isinstance(end.sock, ssl.SSLSocket) and end.sock.pending() > 0 and not other.waiting
-        for end, other in ((left, right), (right, left))
-    )
-
-
-def _watch(selector: selectors.DefaultSelector, sock: socket.socket, wanted: int) -> None:
-    registered = sock in selector.get_map()
-    if wanted and registered:
-        selector.modify(sock, wanted)
+def _watch(selector: selectors.BaseSelector, end: _End, wanted: int) -> None:
+    if wanted == end.watched:
+        return
+    if not end.watched:
+        selector.register(end.sock, wanted)
     elif wanted:
-        selector.register(sock, wanted)
-    elif registered:
-        selector.unregister(sock)
+        selector.modify(end.sock, wanted)
+    else:
+        selector.unregister(end.sock)
+    end.watched = wanted

@@ -1,7 +1,8 @@
-"""Console relay: MB/s and round trip through the gateway against a plain TCP relay; memory of idle consoles.
+"""Console relay: MB/s and round trip through gateway and host, against bare relays; memory of idle consoles.
 
-The browser is a bare WebSocket over TLS, the display a program behind a host's console port; both are the same for all
-ways. The gateway takes TLS off one side and puts it on the other; the plain relay does neither.
+The browser is a bare WebSocket over TLS, the display a program that speaks in the clear, as QEMU does; both are the same
+for all ways. Between them are the gateway and the agent's console port, or two relays in their place that do nothing but
+copy and have TLS between the same ends, or a single relay without any TLS.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import socket
 import ssl
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,7 +32,7 @@ from backend.db import Sessions, new_sessions
 from backend.directory import sessions as signed_in
 from backend.secrets import Keyring
 from bench.figures import Figure, percentile
-from bench.processes import Process, free_port, listens
+from bench.processes import Process, cpu_s, free_port, listens
 from broker import tickets
 from broker.models import Ticket
 from broker.websocket import frame_head, unmask
@@ -39,7 +42,9 @@ from tests.postgres import Cluster
 ROUNDS, TRIPS, DOWN_MIB, UP_MIB = 3, 1000, 192, 64
 IDLE = (500, 2000)
 MIB = 1 << 20
-PLAIN = "a plain TCP relay (recv_into one buffer, sendall) between the same two ends, no TLS"
+TLS = "two bare relays in the place of gateway and host (recv_into one buffer, sendall), with the same TLS hops"
+PLAIN = "one bare TCP relay between the same two ends, no TLS"
+GOAL = 0.5  # of the relays with TLS
 Say = Callable[[str], None]
 
 
@@ -126,26 +131,37 @@ class Place:
         url = self.cluster.url(self.cluster.new_database())
         self.sessions: Sessions = new_sessions(url)
         stack.callback(self.sessions.kw["bind"].dispose)
-        self.display, self.bare, self.relay, self.relay_tls, self.gateway = (free_port() for _ in range(5))
+        self.console_port, self.ports, self.gateway = free_port(), {"tls": free_port(), "plain": free_port()}, free_port()
         self._certificates()
         self._rows()
-        files = [str(self.folder / name) for name in ("ca.pem", "host.pem", "host-key.pem")]
-        self._start(stack, "host", ["-m", "bench.relay_far", "host", str(self.display), str(self.bare), *files], self.display)
-        self._start(stack, "relay", ["-m", "bench.relay_far", "plain", str(self.relay), str(self.bare)], self.relay)
+        pem = {name: self.folder / f"{name}.pem" for name in ("ca", "web", "gateway", "host", "host-key")}
+        ours = (pem["ca"], pem["host"], pem["host-key"])
+        display, bare, far = free_port(), free_port(), free_port()
+        python = partial(self._start, stack)
+        python("display", display, "bench.relay_far", "display", display, bare)
+        host = python("host", self.console_port, "bench.relay_host", self.console_port, display, *ours)
+        python("plain", self.ports["plain"], "bench.relay_far", "relay", self.ports["plain"], bare, "-", "-")
+        beyond = python("far", far, "bench.relay_far", "relay", far, bare, pem["host"], "-")
+        near = python("near", self.ports["tls"], "bench.relay_far", "relay", self.ports["tls"], far, pem["web"], pem["gateway"])
         environ = {
             "DATABASE_URL": url, "SECRET_KEY_FILE": self.folder / "key", "PUBLIC_URL": "https://localhost:8443",
             "GATEWAY_PUBLIC": f"localhost:{self.gateway}", "GATEWAY_LISTEN": f"127.0.0.1:{self.gateway}",
-            "TLS_CERT_FILE": self.folder / "web.pem", "TLS_KEY_FILE": self.folder / "web-key.pem", "CA_FILE": files[0],
-            "HOSTS_CA_FILE": files[0],
+            "TLS_CERT_FILE": self.folder / "web.pem", "TLS_KEY_FILE": self.folder / "web-key.pem", "CA_FILE": pem["ca"],
+            "HOSTS_CA_FILE": pem["ca"],
             "CLIENT_CERT_FILE": self.folder / "gateway.pem", "CLIENT_KEY_FILE": self.folder / "gateway-key.pem",
             "LOG_LEVEL": "WARNING",
         }
-        self.process = self._start(
-            stack, "gateway", ["-m", "broker.gateway"], self.gateway, {f"LEASEHOLD_{k}": str(v) for k, v in environ.items()})
-        self.trust = ssl.create_default_context(cafile=files[0])
+        settings = {f"LEASEHOLD_{name}": str(value) for name, value in environ.items()}
+        gateway = python("gateway", self.gateway, "broker.gateway", environ=settings)
+        self.processes = {"gateway": gateway, "host": host}
+        self.relaying = {"gateway": (gateway, host), "tls": (near, beyond)}
+        self.trust = ssl.create_default_context(cafile=pem["ca"])
 
-    def _start(self, stack: ExitStack, name: str, argv: list[str], port: int, environ: dict[str, str] | None = None) -> Process:
-        process = Process(name, argv, self.folder, environ or {})
+    def _start(
+        self, stack: ExitStack, name: str, port: int, *argv: object, environ: Mapping[str, str] | None = None
+    ) -> Process:
+        """A module of ours that listens there."""
+        process = Process(name, ["-m", *map(str, argv)], self.folder, environ or {})
         stack.callback(process.stop)
         process.wait_for(lambda: listens(port))
         return process
@@ -163,7 +179,7 @@ class Place:
 
     def _rows(self) -> None:
         with self.sessions.begin() as tx:
-            host = make.a_host(tx, "alpha", address="127.0.0.1", console_port=self.display)
+            host = make.a_host(tx, "alpha", address="127.0.0.1", console_port=self.console_port)
             self.vm_id, self.user_id = make.a_vm(tx, "w1", state="up", host=host).id, make.a_user(tx, "alice").id
             self.session_id, self.cookie, _ = signed_in.create(
                 tx, self.user_id, client="browser", address="127.0.0.1", now=WallClock().now())
@@ -195,23 +211,47 @@ class Place:
         browser.trip_us()  # the display has answered: the console is open
         return browser
 
-    def memory_kib(self) -> int:
-        """The gateway's resident memory."""
-        return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
+    def bare(self, name: str) -> Wire:
+        """A connection through the relays of a floor."""
+        sock: Any = socket.create_connection(("127.0.0.1", self.ports[name]))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wire = Wire(self.trust.wrap_socket(sock, server_hostname="localhost") if name == "tls" else sock)
+        wire.trip_us()  # it is there
+        return wire
+
+    def memory_kib(self, name: str) -> int:
+        """The resident memory of gateway or host."""
+        return int(Path(f"/proc/{self.processes[name].pid}/status").read_text().split("VmRSS:")[1].split()[0])
+
+    def cpu_s(self, name: str) -> float:
+        """The CPU seconds used so far by what is between browser and display; 0 where it is not counted."""
+        return sum(cpu_s(process.pid) for process in self.relaying.get(name, ()))
 
 
-@contextmanager
-def way(place: Place, name: str) -> Iterator[Wire]:
-    """One way from here to the display."""
-    if name == "gateway":
-        wire: Wire = place.open()
-    else:
-        wire = Wire(socket.create_connection(("127.0.0.1", place.relay)))
-        wire.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        yield wire
-    finally:
-        wire.sock.close()
+@dataclass
+class Way:
+    """What was measured of one way to the display."""
+
+    down: list[float] = field(default_factory=list)
+    up: list[float] = field(default_factory=list)
+    trips: list[float] = field(default_factory=list)
+    cpu_s: float = 0
+
+    def measure(self, place: Place, name: str) -> None:
+        wire = place.open() if name == "gateway" else place.bare(name)
+        try:
+            self.trips += [wire.trip_us() for _ in range(TRIPS)]
+            before = place.cpu_s(name)
+            self.down.append(wire.down_mb_s(DOWN_MIB))
+            self.cpu_s += place.cpu_s(name) - before
+            self.up.append(wire.up_mb_s(UP_MIB))
+        finally:
+            wire.sock.close()
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU ms for a GB from display to browser."""
+        return self.cpu_s * 1000 / (len(self.down) * DOWN_MIB * MIB / 1e9)
 
 
 def run(say: Say) -> list[Figure]:
@@ -219,42 +259,48 @@ def run(say: Say) -> list[Figure]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with ExitStack() as stack:
         place = Place(stack)
-        down: dict[str, list[float]] = {"gateway": [], "plain": []}
-        up: dict[str, list[float]] = {"gateway": [], "plain": []}
-        trips: dict[str, list[float]] = {"gateway": [], "plain": []}
+        ways = {"gateway": Way(), "tls": Way(), "plain": Way()}
         for turn in range(ROUNDS):
-            for name in down:
-                with way(place, name) as wire:
-                    trips[name] += [wire.trip_us() for _ in range(TRIPS)]
-                    down[name].append(wire.down_mb_s(DOWN_MIB))
-                    up[name].append(wire.up_mb_s(UP_MIB))
-            say(f"round {turn + 1}: {down['gateway'][-1]:.0f} MB/s down, {up['gateway'][-1]:.0f} MB/s up through the gateway")
-        figures = [
-            Figure("console, display to browser", max(down["gateway"]), "MB/s", max(down["plain"]), PLAIN),
-            Figure("console, browser to display", max(up["gateway"]), "MB/s", max(up["plain"]), PLAIN),
-            _trip("console, round trip of 20 bytes", trips["gateway"], trips["plain"]),
+            for name, way in ways.items():
+                way.measure(place, name)
+            say(f"round {turn + 1}, MB/s down and up: "
+                + ", ".join(f"{name} {way.down[-1]:.0f} {way.up[-1]:.0f}" for name, way in ways.items()))
+        return _speed(**ways) + _memory(place, ways["gateway"].trips, say)
+
+
+def _speed(gateway: Way, tls: Way, plain: Way) -> list[Figure]:
+    figures = []
+    for floor, floor_is, goal in ((tls, TLS, GOAL), (plain, PLAIN, None)):
+        beside = "" if floor is tls else ", beside plain TCP"
+        trips = [percentile(way.trips, percent) for way in (gateway, floor) for percent in (50, 99)]
+        figures += [
+            Figure(f"console, display to browser{beside}", max(gateway.down), "MB/s", max(floor.down), floor_is,
+                   share_wanted=goal),
+            Figure(f"console, browser to display{beside}", max(gateway.up), "MB/s", max(floor.up), floor_is, share_wanted=goal),
+            Figure(f"console, round trip of 20 bytes{beside}", trips[0], "µs", trips[2], floor_is, *(one / 1e3 for one in trips),
+                   less_is_better=True, share_wanted=goal),
         ]
-        figures += _memory(place, trips["gateway"], say)
+        if floor is tls:
+            figures.append(Figure("  CPU of gateway and host for 1 GB to the browser", gateway.cpu_ms, "ms", tls.cpu_ms, floor_is,
+                                  less_is_better=True))
     return figures
 
 
-def _trip(what: str, ours: list[float], floor: list[float]) -> Figure:
-    return Figure(
-        what, percentile(ours, 50), "µs", percentile(floor, 50), PLAIN, percentile(ours, 50) / 1e3, percentile(ours, 99) / 1e3,
-        percentile(floor, 50) / 1e3, percentile(floor, 99) / 1e3, less_is_better=True)
-
-
 def _memory(place: Place, alone: list[float], say: Say) -> list[Figure]:
-    """Open consoles that do nothing; look at the process's memory, and at a round trip in between them."""
-    empty, figures, held = place.memory_kib(), list[Figure](), list[Browser]()
+    """Open consoles that do nothing; look at the processes' memory, and at a round trip in between them."""
+    empty = {name: place.memory_kib(name) for name in place.processes}
+    figures, held = list[Figure](), list[Browser]()
     for count in IDLE:
-        while len(held) < count:
-            held.append(place.open())
-        each = (place.memory_kib() - empty) / count
+        began, more = perf_counter(), count - len(held)
+        held += [place.open() for _ in range(more)]
+        took = (perf_counter() - began) * 1000 / more
+        each = {name: (place.memory_kib(name) - empty[name]) / count for name in empty}
         trips = [held[n * 7 % count].trip_us() for n in range(TRIPS)]
-        say(f"{count} consoles: {each:.1f} KiB each, beside {empty / 1024:.0f} MiB for the process")
+        kib = ", ".join(f"{one:.1f} KiB each in the {name}" for name, one in each.items())
+        say(f"{count} consoles: {kib}; {took:.0f} ms to open one")
         figures += [
-            Figure(f"memory of an idle console, {count} in one process", each, "KiB"),
+            Figure(f"memory of an idle console, {count} in one gateway", each["gateway"], "KiB"),
+            Figure(f"memory of an idle console, {count} in one host", each["host"], "KiB"),
             Figure(f"round trip with {count - 1} idle consoles beside", percentile(trips, 50), "µs", percentile(alone, 50),
                    "the same round trip with one console in the process", less_is_better=True),
         ]

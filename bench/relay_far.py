@@ -1,7 +1,9 @@
-"""The far end of the relay benchmark: `host` (a display behind a host's console port) or `plain` (a bare TCP relay).
+"""The far end of the relay benchmark and its floors.
 
-The display obeys 8-byte orders: b"ECHO" + n echoes the next n bytes, b"SEND" + n sends n MiB, b"SINK" + n takes n MiB and
-answers with one byte. `python -m bench.relay_far host PORT PLAIN_PORT CA CERT KEY` | `… plain PORT TARGET_PORT`
+`python -m bench.relay_far display PORT BARE_PORT`: a display behind VNC's login, and the same without it. It obeys 8-byte
+orders: b"ECHO" + n echoes the next n bytes, b"SEND" + n sends n MiB, b"SINK" + n takes n MiB and answers with one byte.
+`… relay PORT TARGET_PORT IN OUT`: copies bytes both ways. IN is the certificate that it answers TLS with, OUT the one that
+it asks the target with, both PATH.pem beside PATH-key.pem and ca.pem; “-” is no TLS.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ monkey.patch_all()
 import os  # noqa: E402
 import resource  # noqa: E402
 import socket  # noqa: E402
+import ssl  # noqa: E402
 import struct  # noqa: E402
 import sys  # noqa: E402
-import threading  # noqa: E402
 from contextlib import suppress  # noqa: E402
+from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+import gevent  # noqa: E402
 from gevent.server import StreamServer  # noqa: E402
 
-from hostapi.tls import server_context  # noqa: E402
+from hostapi.tls import client_context  # noqa: E402
 
 MIB = 1 << 20
 CHUNK = os.urandom(65536)
@@ -29,6 +33,7 @@ CHUNK = os.urandom(65536)
 
 def obey(sock: Any) -> None:
     """Do as told until the other end goes."""
+    buffer = memoryview(bytearray(262_144))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     while len(order := exactly(sock, 8)) == 8:
         kind, count = order[:4], struct.unpack(">I", order[4:])[0]
@@ -40,7 +45,7 @@ def obey(sock: Any) -> None:
         else:
             left = count * MIB
             while left:
-                left -= len(sock.recv(min(65536, left)))
+                left -= sock.recv_into(buffer, min(len(buffer), left))
             sock.sendall(b"!")
 
 
@@ -55,64 +60,66 @@ def exactly(sock: Any, size: int) -> bytes:
     return data
 
 
-def host(port: int, plain_port: int, ca: str, cert: str, key: str) -> None:
-    """A host's console port whose every VM has this display behind VNC's login; and the display alone, in the clear."""
-    context = server_context(ca, cert, key)
-
-    def console(sock: Any, _: Any) -> None:
-        try:
-            tls = context.wrap_socket(sock, server_side=True)
-            while tls.recv(1) != b"\n":
-                pass
-            tls.sendall(b'{"ok": true}\n')
-            tls.sendall(b"RFB 003.008\n")
-            exactly(tls, 12)
-            tls.sendall(b"\x01\x02")
-            exactly(tls, 1)
-            tls.sendall(bytes(16))
-            exactly(tls, 16)
-            tls.sendall(bytes(4))
-            obey(tls)
-        except OSError:
-            pass
+def display(port: int, bare_port: int) -> None:
+    """Serve the display, with and without its login."""
 
     def bare(sock: Any, _: Any) -> None:
         with suppress(OSError):
             obey(sock)
 
-    StreamServer(("127.0.0.1", plain_port), bare).start()
-    StreamServer(("127.0.0.1", port), console, backlog=1024).serve_forever()
+    def behind_login(sock: Any, _: Any) -> None:
+        with suppress(OSError):
+            for said, size in ((b"RFB 003.008\n", 12), (b"\x01\x02", 1), (bytes(16), 16), (bytes(4), 0)):
+                sock.sendall(said)
+                exactly(sock, size)
+            obey(sock)
+
+    StreamServer(("127.0.0.1", bare_port), bare).start()
+    StreamServer(("127.0.0.1", port), behind_login, backlog=1024).serve_forever()
 
 
-def plain(port: int, target: int) -> None:
+def relay(port: int, target: int, inward: Path | None, outward: Path | None) -> None:
     """Copy bytes both ways: recv_into one buffer, sendall."""
+    server = client = None
+    if inward:
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(inward, _key(inward))
+    if outward:
+        client = client_context(outward.parent / "ca.pem", outward, _key(outward))
 
-    def relay(near: Any, _: Any) -> None:
+    def serve(near: Any, _: Any) -> None:
         far = socket.create_connection(("127.0.0.1", target))
         for one in (near, far):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threads = [threading.Thread(target=copy, args=pair, daemon=True) for pair in ((near, far), (far, near))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        near = server.wrap_socket(near, server_side=True) if server else near
+        far = client.wrap_socket(far, server_hostname="127.0.0.1") if client else far
+        gevent.joinall([gevent.spawn(copy, near, far), gevent.spawn(copy, far, near)], count=1)
+        near.close()
+        far.close()
 
     def copy(source: Any, target: Any) -> None:
         buffer = memoryview(bytearray(65536))
-        try:
+        with suppress(OSError):
             while size := source.recv_into(buffer):
                 target.sendall(buffer[:size])
-        except OSError:
-            pass
-        for one in (source, target):
-            one.close()
 
-    StreamServer(("127.0.0.1", port), relay).serve_forever()
+    StreamServer(("127.0.0.1", port), serve).serve_forever()
+
+
+def _key(certificate: Path) -> Path:
+    return certificate.with_name(f"{certificate.stem}-key.pem")
+
+
+def main() -> None:
+    """Serve until killed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    role, first, second, *files = sys.argv[1:]
+    if role == "display":
+        display(int(first), int(second))
+    else:
+        relay(int(first), int(second), *(None if file == "-" else Path(file) for file in files))
 
 
 if __name__ == "__main__":
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    role, *arguments = sys.argv[1:]
-    numbers = [int(a) for a in arguments if a.isdigit()]
-    {"host": host, "plain": plain}[role](*numbers, *[a for a in arguments if not a.isdigit()])
+    main()

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -29,6 +30,7 @@ class Display:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.connections: list[socket.socket] = []
         self.floods, self.written = False, 0
+        self.idle = False  # leaves its connections to the test
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -38,6 +40,8 @@ class Display:
             except OSError:
                 return
             self.connections.append(connection)
+            if self.idle:
+                continue
             threading.Thread(target=self._flood if self.floods else self._echo, args=(connection,), daemon=True).start()
 
     def _echo(self, connection: socket.socket) -> None:
@@ -205,6 +209,29 @@ def test_the_end_of_one_side_is_the_end_of_the_other(consoles: Consoles, display
     while qemu.fileno() >= 0 and _alive(qemu):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_an_end_right_behind_many_bytes_is_seen(consoles: Consoles, display: Display, pki: Pki) -> None:
+    display.idle = True
+    gateway = opened(consoles, pki)
+    while not display.connections:
+        time.sleep(0.01)
+    size = 40_000
+    gateway.sendall(b"y" * size)
+    ended = threading.Thread(target=_say_good_bye, args=(gateway,), daemon=True)  # TLS says the end; the socket stays open
+    ended.start()
+    qemu, got = display.connections[0], 0
+    qemu.settimeout(60)
+    while data := qemu.recv(65536):
+        got += len(data)
+    assert got == size
+    ended.join(60)
+    gateway.close()
+
+
+def _say_good_bye(gateway: ssl.SSLSocket) -> None:
+    with suppress(OSError):
+        gateway.unwrap()
 
 
 def _alive(qemu: socket.socket) -> bool:
