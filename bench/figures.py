@@ -1,4 +1,4 @@
-"""A measured figure beside its floor, and the table that shows figures. Every benchmark is a `run(say) -> list[Figure]`."""
+"""A measured figure beside its floor, and the table that shows figures. Every benchmark is a `run(say) -> Iterator[Figure]`."""
 
 from __future__ import annotations
 

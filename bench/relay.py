@@ -15,7 +15,7 @@ import socket
 import ssl
 import struct
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -254,7 +254,7 @@ class Way:
         return self.cpu_s * 1000 / (len(self.down) * DOWN_MIB * MIB / 1e9)
 
 
-def run(say: Say) -> list[Figure]:
+def run(say: Say) -> Iterator[Figure]:
     """Speed in turns, the ways one after the other in each round; then memory at rest."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with ExitStack() as stack:
@@ -265,7 +265,8 @@ def run(say: Say) -> list[Figure]:
                 way.measure(place, name)
             say(f"round {turn + 1}, MB/s down and up: "
                 + ", ".join(f"{name} {way.down[-1]:.0f} {way.up[-1]:.0f}" for name, way in ways.items()))
-        return _speed(**ways) + _memory(place, ways["gateway"].trips, say)
+        yield from _speed(**ways)
+        yield from _memory(place, ways["gateway"].trips, say)
 
 
 def _speed(gateway: Way, tls: Way, plain: Way) -> list[Figure]:
@@ -286,24 +287,21 @@ def _speed(gateway: Way, tls: Way, plain: Way) -> list[Figure]:
     return figures
 
 
-def _memory(place: Place, alone: list[float], say: Say) -> list[Figure]:
+def _memory(place: Place, alone: list[float], say: Say) -> Iterator[Figure]:
     """Open consoles that do nothing; look at the processes' memory, and at a round trip in between them."""
     empty = {name: place.memory_kib(name) for name in place.processes}
-    figures, held = list[Figure](), list[Browser]()
+    held = list[Browser]()
     for count in IDLE:
         began, more = perf_counter(), count - len(held)
         held += [place.open() for _ in range(more)]
         took = (perf_counter() - began) * 1000 / more
         each = {name: (place.memory_kib(name) - empty[name]) / count for name in empty}
         trips = [held[n * 7 % count].trip_us() for n in range(TRIPS)]
-        kib = ", ".join(f"{one:.1f} KiB each in the {name}" for name, one in each.items())
-        say(f"{count} consoles: {kib}; {took:.0f} ms to open one")
-        figures += [
-            Figure(f"memory of an idle console, {count} in one gateway", each["gateway"], "KiB"),
-            Figure(f"memory of an idle console, {count} in one host", each["host"], "KiB"),
-            Figure(f"round trip with {count - 1} idle consoles beside", percentile(trips, 50), "µs", percentile(alone, 50),
-                   "the same round trip with one console in the process", less_is_better=True),
-        ]
+        kept = ", ".join(f"{kib:.1f} KiB each in the {name}" for name, kib in each.items())
+        say(f"{count} consoles: {kept}; {took:.0f} ms to open one")
+        for name, kib in each.items():
+            yield Figure(f"memory of an idle console, {count} in one {name}", kib, "KiB")
+        yield Figure(f"round trip with {count - 1} idle consoles beside", percentile(trips, 50), "µs", percentile(alone, 50),
+                     "the same round trip with one console in the process", less_is_better=True)
     for browser in held:
         browser.sock.close()
-    return figures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +44,9 @@ class Level:
         return self.cpu_s[process] * 1000 / len(self.flows)
 
 
-def run(say: Callable[[str], None], levels: dict[int, int] = LEVELS) -> list[Figure]:
+def run(say: Callable[[str], None], levels: dict[int, int] = LEVELS) -> Iterator[Figure]:
     """Every level, product and floor in turn, each on a fresh copy of the same database."""
-    place, figures = Place(), list[Figure]()
+    place = Place()
     try:
         place.set_up()
         recipe = record(place.environ(place.database(), 8443), place.pool_id)
@@ -58,10 +58,9 @@ def run(say: Callable[[str], None], levels: dict[int, int] = LEVELS) -> list[Fig
                 used = ", ".join(f"{process} {level.cpu_ms(process):.0f}" for process in level.cpu_s)
                 parts = ", ".join(f"{p} {level.ms(p, 50):.0f}/{level.ms(p, 99):.0f}" for p in ("sign_in", "list", "connect"))
                 say(f"{at_once:4} at once, {name}: {level.per_s:.1f}/s; CPU ms a flow: {used}; p50/p99 ms: {parts}")
-            figures += _figures(at_once, ours, floor)
+            yield from _figures(at_once, ours, floor)
     finally:
         place.clear_up()
-    return figures
 
 
 def _statements(recipe: Recipe) -> str:
