@@ -126,7 +126,7 @@ def _connect_pool(tx: Tx, pool: Pool, path: Path, wish: _Wish, another: bool) ->
     wish = _reached(tx, pool.name, pool.id, pool.protocols, wish)
     if (no := _elsewhere(tx, pool, wish)) is not None:
         return no
-    _protocol(wish.over(pool.protocols), wish.protocol)
+    _protocol(wish.over(pool.protocols), wish)
     if mine and (not another or mine[-1].state == "queued"):
         return _of_lease(tx, pool, mine[-1] if another else mine[0], until, wish)
     return _decide(tx, pool, len(mine), until, priority_of(grants, path, wish.now), wish)
@@ -235,7 +235,7 @@ def _of_lease(
             leases.ready(tx, lease, pool, until, wish.now, words)
     if lease.state in ("active", "expiring", "grace"):
         if vm.state == "up":
-            protocol = _protocol(wish.over([p for p in pool.protocols if p in vm.protocols]), wish.protocol)
+            protocol = _protocol(wish.over([p for p in pool.protocols if p in vm.protocols]), wish)
             return _ready(tx, vm, lease, protocol, wish)
         if vm.state == "down" and lease.state != "grace":
             lease.off_wanted = False
@@ -266,7 +266,7 @@ def _own_vm(tx: Tx, vm: Vm, wish: _Wish) -> Answer:
     wish = _reached(tx, vm.name, None, vm.protocols, wish)
     if wish.access is not None and not wish.access.allowed:
         raise Denied("not_from_here", wish.access.sentence)
-    protocol = _protocol(wish.over(vm.protocols), wish.protocol)
+    protocol = _protocol(wish.over(vm.protocols), wish)
     if vm.state in ("up", "paused"):
         return _ready(tx, vm, None, protocol, wish)
     if vm.state == "down":
@@ -340,12 +340,12 @@ def _waiting(tx: Tx, pool: Pool, lease: Lease, now: datetime) -> Answer:
     return Answer("queued", f"{why} {who}", lease, position=place, estimate_s=estimate, message=who)
 
 
-def _protocol(offered: list[str], wanted: str | None) -> str:
+def _protocol(offered: list[str], wish: _Wish) -> str:
+    """The protocol to show it by: the one wished for, else VNC in a browser, else the first that is offered."""
+    wanted = wish.protocol
     if wanted is None and offered:
-        return offered[0]
-    if wanted not in offered:
-        raise Invalid(
-            "bad_protocol", f"This desktop offers {' and '.join(p.upper() for p in offered)}, not {wanted}.", fields=["protocol"]
-        )
-    assert wanted is not None
+        return "vnc" if wish.client == "browser" and "vnc" in offered else offered[0]
+    if wanted is None or wanted not in offered:
+        names = " and ".join(p.upper() for p in offered)
+        raise Invalid("bad_protocol", f"This desktop offers {names}, not {wanted}.", fields=["protocol"])
     return wanted

@@ -37,9 +37,13 @@ DESKTOP = {"type": "object", "required": ["id", "name", "kind", "state", "lease"
     "blocked": {"type": "string", "description": "why it cannot be reached from here; empty when it can"},
     "actions": {"type": "array", "items": {"type": "string"}}}}
 DESKTOPS = {"type": "object", "required": ["items"], "properties": {"items": {"type": "array", "items": DESKTOP}}}
+# For a page, `new WebSocket(url, protocols)`: noVNC's only one, or each channel of a SPICE client. For a native client, a file.
+VIEWER = {"type": "object", "required": ["type", "url"], "properties": {
+    "type": {"enum": ["novnc", "spice", "vv"]}, "url": {"type": "string"},
+    "protocols": {"type": "array", "items": {"type": "string"}}, "file": {"type": "string"}}}
 READY = {"type": "object", "required": ["state", "ticket", "viewer"], "properties": {
     "state": {"const": "ready"}, "sentence": {"type": "string"}, "lease": _LEASE, "vm": {"type": ["object", "null"]},
-    "ticket": {"type": "object"}, "viewer": {"type": "object", "required": ["type", "url"]}}}
+    "protocol": {"enum": ["vnc", "spice"]}, "ticket": {"type": "object"}, "viewer": VIEWER}}
 WAIT = {"type": "object", "required": ["state"], "properties": {
     "state": {"enum": ["starting", "queued"]}, "sentence": {"type": "string"}, "lease": _LEASE,
     "vm": {"type": ["object", "null"]},
@@ -49,7 +53,7 @@ LEASE = {"type": "object", "properties": {"lease": _LEASE}}
 
 
 class Connect(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """How to show the desktop; without a protocol, the one its pool prefers."""
+    """How to show the desktop; without a protocol, a browser gets VNC if it is offered, a native client SPICE."""
 
     protocol: Literal["vnc", "spice", "rdp"] | None = None
     client: Literal["browser", "native"] = "browser"
@@ -177,7 +181,8 @@ def connect_json(got: Answer) -> dict[str, Any]:
         shown: dict[str, Any] = {"type": "vv", "url": f"{parts().settings.public_url}{PREFIX}/tickets/{ticket.id}/viewer",
                                  "file": "desktop.vv"}
     else:
-        shown = viewer.novnc(public, tickets.token(parts().keyring, ticket))
+        in_a_page = viewer.spice_web if ticket.protocol == "spice" else viewer.novnc
+        shown = in_a_page(public, tickets.token(parts().keyring, ticket))
     return told | {"protocol": got.protocol, "ticket": {"id": str(ticket.id), "expires_at": plain(ticket.expires_at)},
                    "viewer": shown}
 

@@ -104,9 +104,14 @@ class Card:
         return "spice" in self.desktop.protocols and self.desktop.state == "running"
 
     @property
+    def either(self) -> bool:
+        """Whether the browser can show it by VNC or by SPICE, as the person likes."""
+        return {"vnc", "spice"} <= set(self.desktop.protocols)
+
+    @property
     def more(self) -> bool:
         """Whether there is anything for the menu."""
-        return self.viewer or bool(set(self.desktop.actions) - {"connect", "extend"})
+        return self.viewer or self.either or bool(set(self.desktop.actions) - {"connect", "extend"})
 
 
 @dataclass(frozen=True)
@@ -152,9 +157,9 @@ def card(tx: Tx, user_id: UUID, id: UUID, now: datetime) -> Card:
     raise NotFound("not_found", "This desktop is not yours, or not yours any more.", kind="desktop", id=str(id))
 
 
-def take(tx: Tx, who: Any, id: UUID, now: datetime) -> broker.Answer:
+def take(tx: Tx, who: Any, id: UUID, now: datetime, protocol: str | None = None) -> broker.Answer:
     """The person clicked Connect: the desktop is theirs now, or a place in its queue, or it starts."""
-    return _connect(tx, who, id, now, protocol=None, client="browser")
+    return _connect(tx, who, id, now, protocol=protocol, client="browser")
 
 
 def _connect(tx: Tx, who: Any, id: UUID, now: datetime, **how: Any) -> broker.Answer:

@@ -29,7 +29,9 @@ ROWS = {
 }
 CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
     "rights": tuple((r, {"start": "Start it", "shutdown": "Shut it down", "reset": "Get a fresh one"}.get(r, r)) for r in RIGHTS),
-    "protocols": tuple((p, {"vnc": "VNC, in the browser", "spice": "SPICE, in remote-viewer"}.get(p, p)) for p in PROTOCOLS),
+    "protocols": tuple(
+        (p, {"vnc": "VNC, in the browser", "spice": "SPICE, in the browser or in remote-viewer"}.get(p, p)) for p in PROTOCOLS
+    ),
 }
 SELECTS = {
     "type": (("floating", "Floating: it goes back when the lease ends"), ("dedicated", "Dedicated: it stays its first holder's")),

@@ -140,14 +140,15 @@ def desktops_page() -> str:
 @pages.post("/desktops/<uuid:id>/connect")
 def connect(id: UUID) -> Answer:
     """Take the desktop or a place in its queue, then go to its page, which opens the console when it is ready."""
+    protocol = request.form.get("protocol")
     try:
-        answer = desktops.take(tx(), person(), id, now())
+        answer = desktops.take(tx(), person(), id, now(), protocol)
     except Refused as no:
         return _refused(no)
     if answer.refusal is not None:  # its decision is kept, so the transaction is committed
         say(answer.refusal.message, "danger")
         return redirect(url_for("user.desktops"), 303)
-    return redirect(url_for("user.console", id=id), 303)
+    return redirect(url_for("user.console", id=id, protocol=protocol), 303)
 
 
 @pages.get("/desktops/<uuid:id>")

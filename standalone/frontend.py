@@ -21,6 +21,9 @@ COPIES = {
     "htmx.org/dist/htmx.min.js": "htmx.min.js",
     "@novnc/novnc/core": "novnc/core",
     "@novnc/novnc/vendor": "novnc/vendor",
+    # under the LGPL, so it goes with its licence and its source, which the map holds
+    **{f"spice-client/{file}": f"spice-client/{Path(file).name}"
+       for file in ("dist/esm/index.js", "dist/esm/index.js.map", "LICENSE")},
 }
 QUOTED = re.compile(r"""["'](?:icon:)?([a-z0-9-]+)["']""")
 

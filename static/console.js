@@ -1,6 +1,5 @@
 // The console of one desktop: waits until it is ready, opens it, keeps it open, and says why when it closes.
 
-import RFB from "./vendor/novnc/core/rfb.js";
 import { press, SPECIAL, type } from "./keys.js";
 
 const root = document.getElementById("console");
@@ -9,9 +8,13 @@ const wait = document.getElementById("wait");
 const status = document.getElementById("status");
 const CONNECT = root.dataset.connect;
 const PROGRESS = root.dataset.progress;
+const PROTOCOL = `protocol-${root.dataset.desktop}`;
 const RETRIES = "endless" in root.dataset ? Infinity : 6;  // a thin client has nobody who could press a button
 
-let rfb = null;
+// How the screen can be shown; the code of the one that is not needed is not fetched.
+const CLIENTS = { novnc: () => import("./vnc.js"), spice: () => import("./spice.js") };
+
+let session = null;
 let attempts = 0;
 let leaving = false;
 let asking = false;
@@ -65,16 +68,16 @@ function stop(title, text, { again = true } = {}) {
 
 // ---- opening ------------------------------------------------------------------------------------------------
 async function open() {
-  if (asking || rfb) return;
+  if (asking || session) return;
   asking = true;
   try {
     const answer = await fetch(CONNECT, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-CSRFToken": document.querySelector("meta[name=csrf-token]").content },
-      body: JSON.stringify({ protocol: "vnc", client: "browser" }),
+      body: JSON.stringify({ protocol: protocol(), client: "browser" }),
     });
     const told = await answer.json();
-    if (answer.status === 201 && told.viewer) watch(new WebSocket(told.viewer.url, told.viewer.protocols));
+    if (answer.status === 201) await watch(told.viewer);
     else if (answer.status === 401) location.reload();
     else if (answer.status >= 500) retry("Leasehold is not ready. Trying again …");
     else if (!answer.ok) stop("The desktop cannot be opened", told.error.message);
@@ -85,35 +88,46 @@ async function open() {
   }
 }
 
-function watch(socket) {
-  let why = null;
-  socket.addEventListener("close", (event) => { why = event; });
-  screen.replaceChildren();
-  const session = new RFB(screen, socket, { shared: true });
-  rfb = session;
-  session.scaleViewport = true;
-  session.resizeSession = remembered("resize", true);
-  session.showDotCursor = true;
-  session.focusOnClick = true;
-  session.background = "transparent";
-  session.addEventListener("connect", () => {
-    // a desktop that shows its screen for a moment and drops it again must not be tried for ever
-    steady = setTimeout(() => { attempts = 0; }, 5000);
-    opened = true;
-    show("screen");
-    say("Connected");
-    session.focus();
-    root.dispatchEvent(new CustomEvent("console-open"));
+async function watch(viewer) {
+  const client = await CLIENTS[viewer.type]();
+  if (leaving) return;
+  const started = client.open(screen, viewer, {
+    fit: remembered("resize", true),
+    opened() {
+      // a desktop that shows its screen for a moment and drops it again must not be tried for ever
+      steady = setTimeout(() => { attempts = 0; }, 5000);
+      opened = true;
+      showing(viewer.type === "spice" ? "spice" : "vnc");
+      show("screen");
+      session.focus();
+    },
+    ended(why) {
+      if (session !== started) return;
+      session = null;
+      if (!leaving) closed(why);
+    },
   });
-  session.addEventListener("securityfailure", (event) => { why = { code: 4000, reason: event.detail.reason || "The desktop refused the connection." }; });
-  session.addEventListener("disconnect", () => {
-    if (rfb === session) rfb = null;
-    if (!leaving) closed(why);
-  });
-  session.addEventListener("clipboard", (event) => {
-    const box = document.getElementById("paste-text");
-    if (box) box.dataset.fromDesktop = event.detail.text;
-  });
+  session = started;
+}
+
+// ---- VNC or SPICE ---------------------------------------------------------------------------------------------
+const OFFERED = (root.dataset.protocols ?? "").split(" ");
+
+// What the person chose for this desktop: on its card, or else at some time in this bar; null: what is usual.
+function protocol() {
+  const chosen = new URLSearchParams(location.search).get("protocol") ?? remembered(PROTOCOL, null);
+  return OFFERED.includes(chosen) ? chosen : null;
+}
+
+function choose(name) {
+  remember(PROTOCOL, name);
+  history.replaceState(history.state, "", location.pathname);
+  actions.again();
+}
+
+function showing(name) {
+  say(name === "spice" ? "Connected with SPICE" : "Connected");
+  for (const button of root.querySelectorAll("[data-protocol]")) button.closest("li").hidden = button.dataset.protocol === name;
 }
 
 // The gateway says by its code and in words why it closed a console: what was ended or refused stays closed;
@@ -135,7 +149,7 @@ function retry(text) {
   }
   say(text);
   show("wait");
-  setTimeout(() => { if (!rfb) progress(); }, Math.min(8000, 300 * 2 ** attempts));
+  setTimeout(() => { if (!session) progress(); }, Math.min(8000, 300 * 2 ** attempts));
 }
 
 function begin() {
@@ -144,8 +158,8 @@ function begin() {
   progress();
 }
 
-for (const kind of ["lease", "vm", "task"]) document.body.addEventListener(`changed-${kind}`, () => { if (!rfb && !asking) progress(); });
-setInterval(() => { if (!rfb && !asking && !document.hidden) progress(); }, 3000);
+for (const kind of ["lease", "vm", "task"]) document.body.addEventListener(`changed-${kind}`, () => { if (!session && !asking) progress(); });
+setInterval(() => { if (!session && !asking && !document.hidden) progress(); }, 3000);
 
 // ---- the bar ---------------------------------------------------------------------------------------------------
 function remembered(name, otherwise) {
@@ -155,19 +169,27 @@ function remembered(name, otherwise) {
 function remember(name, value) { try { localStorage.setItem(`console-${name}`, JSON.stringify(value)); } catch { /* private mode */ } }
 
 const actions = {
-  leave() { leaving = true; rfb?.disconnect(); location.replace(root.dataset.home); },
-  keys() { rfb?.sendCtrlAltDel(); rfb?.focus(); },
+  leave() { part(); location.replace(root.dataset.home); },
+  keys() { session?.sendCtrlAltDel(); session?.focus(); },
   paste() { document.getElementById("paste").showModal(); },
-  full() { if (document.fullscreenElement) document.exitFullscreen(); else document.documentElement.requestFullscreen().then(() => rfb?.focus()); },
+  full() { if (document.fullscreenElement) document.exitFullscreen(); else document.documentElement.requestFullscreen().then(() => session?.focus()); },
   fit(button) {
     const resize = button.getAttribute("aria-pressed") !== "true";
     remember("resize", resize);
     pressed(button, resize);
-    if (rfb) { rfb.resizeSession = resize; rfb.focus(); }
+    if (session) { session.resizeSession = resize; session.focus(); }
   },
   keyboard() { document.getElementById("touch-keys").focus(); },
-  again() { leaving = true; rfb?.disconnect(); rfb = null; leaving = false; attempts = 0; begin(); },
+  again() { part(); leaving = false; attempts = 0; begin(); },
+  protocol(button) { button.closest("details").open = false; choose(button.dataset.protocol); },
 };
+
+function part() {
+  const parted = session;
+  leaving = true;
+  session = null;
+  parted?.disconnect();
+}
 
 function pressed(button, is) { button.setAttribute("aria-pressed", String(is)); }
 
@@ -187,7 +209,7 @@ window.addEventListener("keydown", (event) => {
   if (!(event.ctrlKey && event.altKey && event.key === "Shift")) return;
   event.preventDefault();
   event.stopImmediatePropagation();
-  rfb?.blur();
+  session?.blur();
   root.querySelector("[data-do=leave], [data-out]").focus();
 }, true);
 
@@ -195,19 +217,19 @@ document.getElementById("paste-form")?.addEventListener("submit", async (event) 
   event.preventDefault();
   const box = document.getElementById("paste-text");
   document.getElementById("paste").close();
-  if (!rfb) return;
-  const lost = await type(rfb, box.value);
+  if (!session) return;
+  const lost = await type(session, box.value);
   box.value = "";
   say(lost ? `Typed, but for ${lost} characters that no key of a US keyboard has.` : "Typed.");
-  rfb?.focus();
+  session?.focus();
 });
 
 // A phone's own keyboard writes into a box nobody sees; what arrives there is typed on.
 const touch = document.getElementById("touch-keys");
-touch.addEventListener("input", () => { if (rfb) type(rfb, touch.value); touch.value = ""; });
+touch.addEventListener("input", () => { if (session) type(session, touch.value); touch.value = ""; });
 touch.addEventListener("keydown", (event) => {
-  if (rfb && event.key in SPECIAL) { event.preventDefault(); press(rfb, event.key); }
+  if (session && event.key in SPECIAL) { event.preventDefault(); press(session, event.key); }
 });
 
-window.addEventListener("pagehide", () => { leaving = true; rfb?.disconnect(); });
+window.addEventListener("pagehide", part);
 if (root.dataset.live === "yes") begin(); else show("wait");

@@ -23,21 +23,21 @@ PLAIN.set("\t", { code: "Tab", shift: false, keysym: 0xff09 });
 
 export const SPECIAL = { Backspace: [0xff08, "Backspace"], Enter: [0xff0d, "Enter"], Tab: [0xff09, "Tab"], Escape: [0xff1b, "Escape"], ArrowLeft: [0xff51, "ArrowLeft"], ArrowUp: [0xff52, "ArrowUp"], ArrowRight: [0xff53, "ArrowRight"], ArrowDown: [0xff54, "ArrowDown"] };
 
-// Press the keys for this text on an RFB; answers how many characters no key could be found for.
-export async function type(rfb, text, pause = 8) {
+// Press the keys for this text on a console; answers how many characters no key could be found for.
+export async function type(session, text, pause = 8) {
   let lost = 0;
   for (const character of text.replace(/\r\n?/g, "\n")) {
     const key = PLAIN.get(character);
     if (!key) { lost += 1; continue; }
     const keysym = key.keysym ?? character.codePointAt(0);
-    if (key.shift) rfb.sendKey(...SHIFT, true);
-    rfb.sendKey(keysym, key.code, true);
-    rfb.sendKey(keysym, key.code, false);
-    if (key.shift) rfb.sendKey(...SHIFT, false);
+    if (key.shift) session.sendKey(...SHIFT, true);
+    session.sendKey(keysym, key.code, true);
+    session.sendKey(keysym, key.code, false);
+    if (key.shift) session.sendKey(...SHIFT, false);
     // the guest's keyboard queue holds few keys; a long text sent at once would lose some
     await new Promise((done) => setTimeout(done, pause));
   }
   return lost;
 }
 
-export function press(rfb, name) { rfb.sendKey(...SPECIAL[name]); }
+export function press(session, name) { session.sendKey(...SPECIAL[name]); }
