@@ -14,13 +14,14 @@ const NO_PICTURE = { code: 4005, reason: "The desktop's screen did not come." };
 let current = null; // the console whose channels are being opened
 
 // spice-client asks for the subprotocol `binary` alone: the ticket is put beside it, for each channel of the console.
-window.WebSocket = class extends window.WebSocket {
-  constructor(url, protocols) {
+window.WebSocket = new Proxy(window.WebSocket, {
+  construct(Plain, [url, protocols]) {
     const ours = current?.address === new URL(url, location.href).href ? current : null;
-    super(url, ours ? ours.protocols : protocols);
-    ours?.take(this);
-  }
-};
+    const socket = new Plain(url, ours ? ours.protocols : protocols);
+    ours?.take(socket);
+    return socket;
+  },
+});
 
 // A channel's trouble is told by its socket's end; spice-client would throw where nobody catches.
 Object.getPrototypeOf(SpiceMainConn.prototype).report_error = function (error) { this.onerror?.(error); };
