@@ -342,10 +342,10 @@ def _waiting(tx: Tx, pool: Pool, lease: Lease, now: datetime) -> Answer:
 
 def _protocol(offered: list[str], wish: _Wish) -> str:
     """The protocol to show it by: the one wished for, else VNC in a browser, else the first that is offered."""
-    wanted = wish.protocol
-    if wanted is None and offered:
+    if wish.protocol is None and offered:
         return "vnc" if wish.client == "browser" and "vnc" in offered else offered[0]
-    if wanted is None or wanted not in offered:
-        names = " and ".join(p.upper() for p in offered)
-        raise Invalid("bad_protocol", f"This desktop offers {names}, not {wanted}.", fields=["protocol"])
-    return wanted
+    if wish.protocol is None or wish.protocol not in offered:
+        wanted = f", not {wish.protocol.upper()}" if wish.protocol else ""
+        names = " and ".join(p.upper() for p in offered) or "no console"
+        raise Invalid("bad_protocol", f"This desktop offers {names}{wanted}.", fields=["protocol"])
+    return wish.protocol

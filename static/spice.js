@@ -75,6 +75,8 @@ class SpiceConsole {
     this._fit = fit;
     this._size = "";
     this.screen = Object.assign(document.createElement("div"), { id: "spice", className: "lh-spice", tabIndex: 0 });
+    this.screen.role = "application";
+    this.screen.ariaLabel = place.ariaLabel;
     place.replaceChildren(this.screen);
     current = this;
     this._main = new SpiceMainConn({

@@ -152,7 +152,7 @@ def test_an_entitlement_by_group_and_from_above(tx: Tx) -> None:
 def test_protocol_and_client_are_checked(tx: Tx) -> None:
     pool = make.a_pool(tx, members=1, member_state="spare", protocols=["spice"])
     alice = entitled(tx, pool)
-    with pytest.raises(Invalid, match="offers SPICE, not vnc"):
+    with pytest.raises(Invalid, match="offers SPICE, not VNC"):
         ask(tx, alice, pool.id, protocol="vnc")
     with pytest.raises(Invalid, match="browser or native"):
         ask(tx, alice, pool.id, client="toaster")

@@ -88,6 +88,14 @@ def picture(page: Page) -> None:
     expect(page.locator("#screen canvas")).to_be_visible(timeout=SLOW_MS)
 
 
+def show_with_spice(page: Page) -> None:
+    """In the console's bar: have the screen shown with SPICE."""
+    page.get_by_label("More", exact=True).click()
+    page.get_by_role("button", name="Show with SPICE").click()
+    expect(page.locator("#status")).to_have_text("Connected with SPICE", timeout=SLOW_MS)
+    picture(page)
+
+
 def paste(page: Page, text: str) -> None:
     """Have a text typed into the desktop."""
     page.get_by_role("button", name="Paste text").click()

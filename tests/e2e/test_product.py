@@ -55,6 +55,14 @@ def anna(open_tab: Callable[[str], Tab]) -> Page:
 
 
 @pytest.fixture(scope="module")
+def said(anna: Page) -> list[str]:
+    """What her page's console says."""
+    lines: list[str] = []
+    anna.on("console", lambda message: lines.append(message.text))
+    return lines
+
+
+@pytest.fixture(scope="module")
 def admin(open_tab: Callable[[str], Tab]) -> Page:
     return open_tab("admin").page
 
@@ -107,6 +115,73 @@ def test_what_is_pasted_arrives_too(anna: Page, product: Product) -> None:
     vm_id = product.desktop("anna", "pool")["vm"]["id"]
     flows.paste(anna, "echo 'by paste' > /tmp/pasted\n")
     until(lambda: product.sh(vm_id, "cat /tmp/pasted 2>/dev/null").strip() == "by paste", "the shell ran what was pasted")
+
+
+CLIPBOARD = """
+const read = navigator.clipboard.readText.bind(navigator.clipboard);
+navigator.clipboard.readText = () => { console.log("the clipboard was read"); return read(); };
+"""
+# a guest's agent asks for the clipboard's text: chunk's head, message's head, "UTF-8 text"
+ASKS = r"\1\0\0\0\30\0\0\0" + r"\1\0\0\0\10\0\0\0\0\0\0\0\0\0\0\0\4\0\0\0" + r"\1\0\0\0"
+
+
+def test_spice_shows_the_guest_in_the_browser_too(anna: Page, product: Product, tmp_path: Path, said: list[str]) -> None:
+    vm_id = product.desktop("anna", "pool")["vm"]["id"]
+    flows.show_with_spice(anna)
+    until(lambda: shows_the_guest(anna, tmp_path), "the guest's screen by SPICE")
+    anna.locator("#screen canvas").click()
+    anna.keyboard.type("echo by-spice ", delay=40)
+    anna.keyboard.press("Shift+Period", delay=40)
+    anna.keyboard.type("/tmp/spice\n", delay=40)
+    until(lambda: product.sh(vm_id, "cat /tmp/spice 2>/dev/null").strip() == "by-spice", "the shell ran what was typed")
+    flows.paste(anna, "echo 'Pasted {by} SPICE' > /tmp/pasted\n")
+    until(lambda: product.sh(vm_id, "cat /tmp/pasted").strip() == "Pasted {by} SPICE", "the shell ran what was pasted")
+    assert not [line for line in said if "Content Security Policy" in line]
+
+
+def test_reloads_at_any_moment_leave_the_vm_alone(anna: Page, product: Product, tmp_path: Path) -> None:
+    vm_id = product.desktop("anna", "pool")["vm"]["id"]
+    since = product.sh(vm_id, "cat /proc/sys/kernel/random/boot_id")
+    anna.add_init_script(CLIPBOARD)
+    for ms in (50, 200, 500, 1000):
+        anna.reload(wait_until="commit")
+        anna.wait_for_timeout(ms)
+    flows.picture(anna)
+    expect(anna.locator("#status")).to_have_text("Connected with SPICE")
+    until(lambda: shows_the_guest(anna, tmp_path), "the guest's screen again")
+    assert product.sh(vm_id, "cat /proc/sys/kernel/random/boot_id") == since
+
+
+def test_a_desktop_cannot_read_the_clipboard(anna: Page, product: Product, said: list[str]) -> None:
+    vm_id = product.desktop("anna", "pool")["vm"]["id"]
+    anna.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    find = "for d in /sys/class/virtio-ports/*; do [ $(cat $d/name) = com.redhat.spice.0 ] && basename $d; done"
+    port = product.sh(vm_id, find).strip()
+    product.sh(vm_id, f"(printf '{ASKS}'; cat) <>/dev/{port} >&0 & sleep 3; kill $!")
+    assert not [line for line in said if "clipboard" in line]
+
+
+def test_nobody_else_can_use_her_spice_ticket(anna: Page, open_tab: Callable[[str], Tab], product: Product) -> None:
+    desktop = product.desktop("anna", "pool")
+    token = anna.locator("meta[name=csrf-token]").get_attribute("content")
+    answer = anna.request.post(
+        f"{product.url}/api/v1/me/desktops/{desktop['id']}/connect", data={"protocol": "spice", "client": "browser"},
+        headers={"X-CSRFToken": token or "", "Referer": product.url},
+    )  # fmt: skip
+    assert answer.status == 201, answer.text()
+    viewer = answer.json()["viewer"]
+    assert viewer["type"] == "spice"
+    script = """viewer => new Promise((done) => {
+        const head = [0x52, 0x45, 0x44, 0x51, 2, 0, 0, 0, 2, 0, 0, 0, 18, 0, 0, 0];
+        const link = [...head, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 18, 0, 0, 0];
+        const socket = new WebSocket(viewer.url, viewer.protocols);
+        socket.addEventListener("open", () => socket.send(new Uint8Array(link)));
+        socket.addEventListener("close", (event) => done([event.code, event.reason]));
+    })"""
+    code, why = open_tab("ben").page.evaluate(script, viewer)
+    assert code == 4003 and "sign-in" in why, why
+    logs = "".join(file.read_text() for file in (product.state / "log").glob("*.log"))
+    assert viewer["protocols"][1].removeprefix("leasehold.") not in logs
 
 
 def test_ben_sees_the_pool_and_his_own_vm(open_tab: Callable[[str], Tab]) -> None:
@@ -175,6 +250,7 @@ def test_what_dies_is_started_again(product: Product) -> None:
 
 
 def test_a_lease_taken_back_closes_the_console_and_says_why(admin: Page, anna: Page, product: Product) -> None:
+    expect(anna.locator("#status")).to_have_text("Connected with SPICE")
     flows.take_back(admin, "anna", "Lunch time.")
     expect(anna.locator("#wait")).to_contain_text("Lunch time.", timeout=flows.SLOW_MS)
     expect(anna.locator("#screen canvas")).to_have_count(0)

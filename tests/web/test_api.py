@@ -346,6 +346,26 @@ def test_connect_in_the_browser(place: Place) -> None:
     assert any(p.startswith("leasehold.") for p in told["viewer"]["protocols"])
 
 
+def test_connect_in_the_browser_with_spice(place: Place) -> None:
+    wanted = {"protocol": "spice", "client": "browser"}
+    said = place.as_("alice").post(f"/api/v1/me/desktops/{place.ids['pool']}/connect", wanted)
+    assert said.status_code == 201
+    told = said.get_json()
+    assert told["protocol"] == "spice"
+    assert (told["viewer"]["type"], told["viewer"]["url"]) == ("spice", "wss://leasehold.test:8444/console/spice")
+    assert told["viewer"]["protocols"][0] == "binary" and told["viewer"]["protocols"][1].startswith("leasehold.")
+
+
+@pytest.mark.parametrize(
+    ("offered", "shown"), [(["vnc", "spice"], "novnc"), (["spice", "vnc"], "novnc"), (["spice"], "spice"), (["vnc"], "novnc")]
+)
+def test_a_browser_gets_vnc_unless_there_is_none(place: Place, offered: list[str], shown: str) -> None:
+    with place.sessions.begin() as tx:
+        tx.get_one(Pool, place.ids["pool"]).protocols = offered
+    told = place.as_("alice").post(f"/api/v1/me/desktops/{place.ids['pool']}/connect", {"client": "browser"}).get_json()
+    assert told["viewer"]["type"] == shown
+
+
 def test_connect_with_a_viewer_gives_a_file_once(place: Place) -> None:
     alice = place.as_("alice")
     told = alice.post(f"/api/v1/me/desktops/{place.ids['pool']}/connect", {"client": "native"}).get_json()

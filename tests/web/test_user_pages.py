@@ -180,6 +180,20 @@ class TestConnect:
         own = place.browser("alice").get(f"/desktops/{place.ids['own_vm']}").text
         assert "Give back" not in own
 
+    def test_the_person_may_choose_spice_where_both_are_offered(self, place: Place) -> None:
+        alice, pool = place.browser("alice"), place.ids["pool"]
+        assert "Connect with SPICE" in alice.get("/").text
+        page = alice.get(f"/desktops/{pool}").text
+        assert 'data-protocols="vnc spice"' in page and "Show with SPICE" in page
+        said = submit(alice, f"/desktops/{pool}/connect", protocol="spice")
+        assert said.location == f"/desktops/{pool}?protocol=spice"
+        with place.sessions.begin() as tx:
+            tx.get_one(Pool, pool).protocols = ["spice"]
+        page = alice.get(f"/desktops/{pool}").text
+        assert 'data-protocols="spice"' in page and "Show with" not in page
+        assert "This desktop offers SPICE, not VNC." in follow(
+            alice.client, submit(alice, f"/desktops/{pool}/connect", protocol="vnc"))
+
     def test_somebody_elses_desktop_is_not_there(self, place: Place) -> None:
         assert place.browser("bob").get(f"/desktops/{place.ids['pool']}").status_code == 404
 
