@@ -80,7 +80,10 @@ async function open() {
     if (answer.status === 201) await watch(told.viewer);
     else if (answer.status === 401) location.reload();
     else if (answer.status >= 500) retry("Leasehold is not ready. Trying again …");
-    else if (!answer.ok) stop("The desktop cannot be opened", told.error.message);
+    else if (!answer.ok) {
+      if (told.error.code === "bad_protocol") prefer(null); // what was chosen is not to be had: "Connect again" takes what is
+      stop("The desktop cannot be opened", told.error.message);
+    }
   } catch {
     retry("Leasehold does not answer. Trying again …");
   } finally {
@@ -100,6 +103,7 @@ async function watch(viewer) {
       showing(viewer.type === "spice" ? "spice" : "vnc");
       show("screen");
       session.focus();
+      root.dispatchEvent(new CustomEvent("console-open"));
     },
     ended(why) {
       if (session !== started) return;
@@ -119,10 +123,9 @@ function protocol() {
   return OFFERED.includes(chosen) ? chosen : null;
 }
 
-function choose(name) {
+function prefer(name) {
   remember(PROTOCOL, name);
   history.replaceState(history.state, "", location.pathname);
-  actions.again();
 }
 
 function showing(name) {
@@ -181,7 +184,7 @@ const actions = {
   },
   keyboard() { document.getElementById("touch-keys").focus(); },
   again() { part(); leaving = false; attempts = 0; begin(); },
-  protocol(button) { button.closest("details").open = false; choose(button.dataset.protocol); },
+  protocol(button) { button.closest("details").open = false; prefer(button.dataset.protocol); actions.again(); },
 };
 
 function part() {

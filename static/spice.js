@@ -1,5 +1,5 @@
 // A SPICE console in the page, to be used as noVNC's RFB is. spice-client's file is served as it was published; what has
-// to be otherwise is changed here, at run time (docs/adr/0011).
+// to be otherwise is changed here, at run time (docs/adr/0012).
 
 import { SpiceCursorConn, SpiceDisplayConn, SpiceMainConn } from "./vendor/spice-client/index.js";
 import { CLIENT_MODE, Inputs } from "./spice_input.js";
