@@ -223,6 +223,7 @@ VMS = Thing(
         Column("user", "Held by"),
         Column("ip", "Address", "list"),
         MEMORY,
+        Column("cpu_usage", "Processors", "usage"),
         Column("started_at", "Up", "ago"),
     ),
     (
@@ -234,7 +235,9 @@ VMS = Thing(
         Column("template", "Template", "link", "templates"),
         Column("user", "Held by"),
         Column("vcpus", "Processors", "number"),
+        Column("cpu_usage", "Usage of its processors", "usage"),
         MEMORY,
+        Column("memory_given_mib", "Memory given now", "mib"),
         Column("protocols", "Consoles", "list"),
         Column("ip", "Addresses", "list"),
         Column("guest", "Guest", "guest"),
@@ -269,7 +272,7 @@ VMS = Thing(
     ),
     (("vm.create", "Create VM"),),
     live=("lease", "host", "task"),
-    hints=("state = up", "host = alpha", "user = alice", "memory_mib > 1024"),
+    hints=("state = up", "host = alpha", "user = alice", "memory_mib > 1024", "cpu_usage > 80"),
 )
 
 TEMPLATES = Thing(

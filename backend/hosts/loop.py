@@ -17,7 +17,7 @@ from backend.db import Tx
 from backend.errors import Refused
 from backend.events import move
 from backend.hosts.models import Host
-from backend.hosts.rules import Change, KnownHost, KnownVm, changes
+from backend.hosts.rules import Change, KnownHost, KnownVm, Usage, changes, usages
 from backend.storage.models import StorageDomain
 from backend.vms.models import Vm, VmScreen
 from hostapi.client import HostUnreachable
@@ -67,13 +67,13 @@ class Monitor:
     def read(self, tx: Tx) -> list[tuple[Address, KnownHost]]:
         """Hosts and their VMs before they are asked: a VM that starts meanwhile is not judged by an older report."""
         vms: dict[UUID, list[KnownVm]] = {}
-        for vm_id, state, guest, started_at, host_id in tx.execute(
-            sa.select(Vm.id, Vm.state, Vm.guest, Vm.started_at, Vm.host_id)
+        for vm_id, state, guest, started_at, host_id, vcpus, cpu_s, cpu_at in tx.execute(
+            sa.select(Vm.id, Vm.state, Vm.guest, Vm.started_at, Vm.host_id, Vm.vcpus, Vm.cpu_s, Vm.cpu_at)
             .where(Vm.host_id.is_not(None), Vm.state != "down")
             .order_by(sa.func.length(Vm.name), Vm.name)
         ):
             if host_id is not None:
-                vms.setdefault(host_id, []).append(KnownVm(vm_id, state, guest, started_at))
+                vms.setdefault(host_id, []).append(KnownVm(vm_id, state, guest, started_at, vcpus, cpu_s, cpu_at))
         now = self.clock.now()
         return [
             ((h.id, h.address, h.port), KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ()))))
@@ -105,6 +105,7 @@ class Monitor:
                 )
             else:
                 _apply_storage(tx, known.host_id, report.storage)
+                _apply_usages(tx, usages(known, report, now), now)
 
 
 def _same_run(tx: Tx, vm_id: UUID, started_at: datetime | None) -> bool:
@@ -137,6 +138,23 @@ def _apply(tx: Tx, change: Change) -> None:
             move(tx, row, change.event, **change.sets)
     except Refused as meanwhile:
         log.info("change overtaken", kind=change.kind, id=str(change.id), change=change.event, why=meanwhile.message)
+
+
+def _apply_usages(tx: Tx, found: list[Usage], now: datetime) -> None:
+    """Samples of runs that are not over; nobody is told of a change, for there is one every few seconds."""
+    if not found:
+        return
+    vm = Vm.__table__
+    here = sa.and_(vm.c.id == sa.bindparam("the_vm"), vm.c.started_at.is_not_distinct_from(sa.bindparam("the_run")))
+    sets = ("cpu_s", "cpu_usage", "memory_given_mib", "cpu_at")
+    tx.connection().execute(
+        sa.update(vm).where(here).values(**{name: sa.bindparam(f"new_{name}") for name in sets}),  # type: ignore[arg-type]
+        [
+            {"the_vm": one.vm_id, "the_run": one.started_at, "new_cpu_s": one.cpu_s, "new_cpu_usage": one.cpu_usage,
+             "new_memory_given_mib": one.memory_given_mib, "new_cpu_at": now}
+            for one in found
+        ],
+    )
 
 
 def _apply_storage(tx: Tx, host_id: UUID, reports: tuple[StorageReport, ...]) -> None:

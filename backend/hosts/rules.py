@@ -17,6 +17,7 @@ from hostapi.types import HostReport, VmReport
 
 SILENT_AFTER = timedelta(seconds=10)  # up -> connecting
 LOST_AFTER = timedelta(seconds=60)  # connecting -> non_responsive; its VMs become unknown
+SAMPLE_EVERY = timedelta(seconds=10)  # a VM's usage; oftener would only be more writes
 _MAY_RUN = ("powering_up", "up", "paused", "powering_down", "unknown")
 
 
@@ -28,6 +29,9 @@ class KnownVm:
     state: str
     guest: dict[str, Any] | None
     started_at: datetime | None = None
+    vcpus: int = 1
+    cpu_s: float = 0.0
+    cpu_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,37 @@ class Change:
     was: str
     event: str | None
     sets: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a VM takes: a sample of its processor time, and what that makes of the time since the one before."""
+
+    vm_id: UUID
+    started_at: datetime | None
+    cpu_s: float
+    cpu_usage: float | None  # None with the first sample of a run
+    memory_given_mib: int
+
+
+def usages(known: KnownHost, report: HostReport, now: datetime) -> list[Usage]:
+    """New samples of the VMs whose last one is old enough to tell something."""
+    running = {vm.vm_id: vm for vm in report.vms if vm.state != "off"}
+    found = []
+    for vm in known.vms:
+        said = running.get(vm.vm_id)
+        if said is None or vm.state not in _MAY_RUN:
+            continue
+        fresh = vm.cpu_at is None or (vm.started_at is not None and vm.cpu_at < vm.started_at) or said.cpu_s < vm.cpu_s
+        usage = None
+        if not fresh and vm.cpu_at is not None:
+            passed = now - vm.cpu_at
+            if timedelta(0) <= passed < SAMPLE_EVERY:
+                continue
+            if passed > timedelta(0):
+                usage = round(min(100.0, 100 * (said.cpu_s - vm.cpu_s) / passed.total_seconds() / max(1, vm.vcpus)), 1)
+        found.append(Usage(vm.vm_id, vm.started_at, said.cpu_s, usage, said.memory_mib))
+    return found
 
 
 def changes(known: KnownHost, report: HostReport | None, now: datetime) -> list[Change]:

@@ -127,6 +127,12 @@ TEMPLATES = Kind("templates", "template", Template.id, {
 
 _HOLDER = sa.select(LEASE.c.user_id).where(LEASE.c.vm_id == Vm.id, LEASE.c.state != "ended").correlate(Vm).scalar_subquery()
 
+
+def _while_running(column: Any) -> Any:
+    """What a host says of a VM counts only while it is known to run there."""
+    return sa.case((Vm.state.in_(("powering_up", "up", "powering_down")), column))
+
+
 VMS = Kind("vms", "vm", Vm.id, {
     "id": Field(Vm.id, ID), "name": Field(Vm.name), "description": Field(Vm.description),
     "state": Field(Vm.state, _STATE, tuple(VM.states)), "why": Field(Vm.why),
@@ -136,6 +142,8 @@ VMS = Kind("vms", "vm", Vm.id, {
     "template": Field(name_of(Template, Vm.template_id)), "template_id": Field(Vm.template_id, ID),
     "user": Field(person_name(_HOLDER), about="who holds its lease"),
     "memory_mib": Field(Vm.memory_mib, "number"), "vcpus": Field(Vm.vcpus, "number"),
+    "cpu_usage": Field(_while_running(Vm.cpu_usage), "number", about="per cent of its processors, over the last seconds"),
+    "memory_given_mib": Field(_while_running(Vm.memory_given_mib), "number", about="what its host gives it now"),
     "protocols": Field(Vm.protocols, "texts"), "guest": Field(Vm.guest, "json"),
     "ip": Field(sa.func.array(sa.select(sa.func.jsonb_array_elements_text(
         sa.case((sa.func.jsonb_typeof(Vm.guest["ips"]) == "array", Vm.guest["ips"]))).column_valued("ip"),

@@ -54,7 +54,10 @@ class Vm(HasId, Base):
     boot_timeout_s: Mapped[int] = mapped_column(default=180, server_default="180")
     protocols: Mapped[list[str]] = mapped_column(default=lambda: ["vnc", "spice"])
     guest: Mapped[Json | None]  # hostapi GuestReport: hostname, os, ips, users; null while no agent answers
-    cpu_s: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    cpu_s: Mapped[float] = mapped_column(default=0.0, server_default="0")  # of processor, in this run, up to `cpu_at`
+    cpu_at: Mapped[datetime | None]
+    cpu_usage: Mapped[float | None]  # per cent of its processors, between the last two samples
+    memory_given_mib: Mapped[int | None]  # what its host gives it now
     started_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from backend.hosts.rules import KnownHost, KnownVm, changes
+from backend.hosts.rules import KnownHost, KnownVm, changes, usages
 from hostapi.types import GuestReport, HostReport, VmReport
 
 NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)
@@ -51,6 +51,25 @@ def vm_events(found: list) -> list[str | None]:
 def test_vms(state: str, running: VmReport | None, event: str | None) -> None:
     found = changes(known(KnownVm(VM, state, GUEST_ROW)), report(*[running] if running else []), NOW)
     assert vm_events(found) == ([event] if event else [])
+
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(("vm", "cpu_s", "usage"), [
+    (KnownVm(VM, "up", None, NOW - 60 * SECOND, 2, 10.0, NOW - 10 * SECOND), 15.0, 25.0),  # 5 s of 10 s on two
+    (KnownVm(VM, "up", None, NOW - 60 * SECOND, 1, 10.0, NOW - 10 * SECOND), 10.0, 0.0),
+    (KnownVm(VM, "up", None, NOW - 60 * SECOND, 1, 10.0, NOW - 10 * SECOND), 99.0, 100.0),
+    (KnownVm(VM, "up", None, NOW - 60 * SECOND, 1, 10.0, NOW - 9 * SECOND), 15.0, "too early"),
+    (KnownVm(VM, "up", None, NOW - 60 * SECOND, 1, 0.0, None), 15.0, None),  # the first sample
+    (KnownVm(VM, "up", None, NOW - 5 * SECOND, 1, 10.0, NOW - 10 * SECOND), 15.0, None),  # of another run
+    (KnownVm(VM, "up", None, NOW - 60 * SECOND, 1, 10.0, NOW - 1 * SECOND), 3.0, None),  # its counter began anew
+    (KnownVm(VM, "up", None, NOW - 60 * SECOND, 1, 10.0, NOW + 9 * SECOND), 15.0, None),  # the clock was turned back
+    (KnownVm(VM, "image_locked", None), 15.0, "too early"),
+])
+def test_usage_is_the_difference_of_two_samples(vm: KnownVm, cpu_s: float, usage: float | str | None) -> None:
+    found = usages(known(vm), report(VmReport(VM, "w7", "running", GUEST, 512, cpu_s)), NOW)
+    assert [(u.cpu_usage, u.cpu_s, u.memory_given_mib) for u in found] == ([] if usage == "too early" else [(usage, cpu_s, 512)])
 
 
 def test_a_new_word_from_the_guest_is_kept_and_an_old_one_is_no_change() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
-from uuid import UUID
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
 
 from backend.db import Sessions
+from backend.directory.rules import Grant
 from backend.errors import Busy, Denied, Impossible, Invalid, NotFound
 from backend.events import Event
+from backend.search.query import Viewer, page
+from backend.search.tables import VMS
 from backend.tasks.command import Actor
 from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import cancel
@@ -302,3 +306,24 @@ def test_bad_input_is_refused_in_words(bench: Bench) -> None:
         bench.submit(CreateVm("no/slash", bench.template_id))
     with pytest.raises(Impossible, match="is down"):
         bench.submit(ShutdownVm(vm_id))
+
+
+def test_a_vm_tells_what_it_takes_while_it_runs(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    bench.submit(StartVm(vm_id))
+    bench.settle()
+    for _ in range(3):
+        bench.monitor()
+        bench.clock.sleep(11)
+    vm = bench.vm("w1")
+    assert vm.cpu_usage == pytest.approx(10.0, abs=1)  # the simulator's guests take so much
+    assert vm.memory_given_mib == vm.memory_mib
+
+    def found(search: str) -> list[Any]:
+        with bench.sessions() as tx:
+            return page(tx, VMS, Viewer(uuid4(), [Grant("system_admin", "system", None)], bench.clock.now()), search=search).items
+
+    assert [vm["cpu_usage"] for vm in found("cpu_usage > 1 sortby name")] == [vm.cpu_usage] and not found("cpu_usage > 50")
+    bench.submit(StopVm(vm_id))
+    bench.settle()
+    assert not found("cpu_usage > 1"), "what is off takes nothing"
