@@ -299,6 +299,8 @@ def _typed(cls: Any, values: dict[str, Any]) -> dict[str, Any]:
             typed[name] = value
         elif made.kind == "switch":
             typed[name] = value in ("true", "on", "1")
+        elif made.kind == "number" and value.removeprefix("-").isdecimal():
+            typed[name] = int(value)
         elif made.kind == "length" and "." not in name:
             factor = dict((u, n) for u, n, _ in forms.UNITS).get(values.get(f"{name}.unit", "s"), 1)
             try:

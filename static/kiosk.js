@@ -28,7 +28,7 @@ if (page && "prompt" in page.dataset) {
   idle(PROMPT_IDLE_MS, () => {
     page.querySelector("form").reset();
     for (const field of page.querySelectorAll("input:not([type=hidden])")) field.value = "";
-    document.getElementById("told").replaceChildren();
+    document.getElementById("told").hidden = true;
     document.getElementById("user").focus();
   });
   setInterval(async () => {
