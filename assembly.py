@@ -46,6 +46,8 @@ ROOMS_OF_COMMANDS = (
     "pools.commands",
     "pools.member_commands",
     "broker.access_commands",
+    "pools.remake",
+    "pools.rollout_commands",
     "broker.tickets",
 )
 
@@ -83,6 +85,7 @@ def loops(
     from broker import decisions
     from broker.tickets import TicketsLoop
     from pools.loop import LeaseLoop, SpareLoop
+    from pools.rollouts import RolloutLoop
 
     return [
         Monitor(doors, clock),
@@ -92,6 +95,7 @@ def loops(
         Forget(clock),
         LeaseLoop(clock, decisions.served),
         SpareLoop(clock),
+        RolloutLoop(clock),
         TicketsLoop(clock),
         RefreshDirectory(clock, keyring),
     ]

@@ -123,7 +123,7 @@ POLICY = (
 )
 
 
-class _OnPool(Plain):
+class OnPool(Plain):
     """What the commands on one pool share."""
 
     pool_id: UUID
@@ -137,7 +137,7 @@ class _OnPool(Plain):
 
 
 @dataclass(frozen=True)
-class EditPool(_OnPool):
+class EditPool(OnPool):
     """Change a pool's policy and size; what is left out stays. Leases that run keep the end they were given.
 
     A smaller size removes free desktops at once, and leased ones when they come back."""
@@ -197,7 +197,7 @@ class EditPool(_OnPool):
 
 
 @dataclass(frozen=True)
-class RemovePool(_OnPool):
+class RemovePool(OnPool):
     """Remove a pool with its desktops. While people hold desktops or wait for one it is refused, unless `force`:
     then their leases end and their consoles are closed. The desktops go one by one; the pool goes with the last."""
 
@@ -226,7 +226,7 @@ class RemovePool(_OnPool):
 
 
 @dataclass(frozen=True)
-class PausePool(_OnPool):
+class PausePool(OnPool):
     """Give out no more desktops of a pool; leases that run go on, and who asks waits. The message tells people why."""
 
     pool_id: UUID
@@ -236,7 +236,7 @@ class PausePool(_OnPool):
     def check(self, tx: Tx) -> None:
         pool = get(tx, Pool, self.pool_id)
         Pool.machine.next(pool.state, "pause", pool.name)
-        _require_short(self.message)
+        require_short(self.message)
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         pool, why = get(tx, Pool, self.pool_id, lock=True), self.message.strip()
@@ -244,7 +244,7 @@ class PausePool(_OnPool):
 
 
 @dataclass(frozen=True)
-class ResumePool(_OnPool):
+class ResumePool(OnPool):
     """Give out desktops of a paused pool again; who waits is served in order."""
 
     pool_id: UUID
@@ -284,7 +284,7 @@ class ReclaimLease(_OnLease):
         lease = get(tx, Lease, self.lease_id)
         if lease.state in ("returning", "ended"):
             raise Impossible("lease_over", "This lease is over already.", state=lease.state)
-        _require_short(self.message)
+        require_short(self.message)
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         why = self.message.strip() or "Your administrator has taken the desktop back."
@@ -310,7 +310,7 @@ class ExtendLease(_OnLease):
         return {"ends_at": end.isoformat()}
 
 
-def _require_short(message: str) -> None:
+def require_short(message: str) -> None:
     if len(message) > 500:
         raise Invalid("too_long", "The message may have up to 500 characters.", fields=["message"])
 

@@ -19,6 +19,9 @@ from pools.models import LIVE, Lease, Pool, PoolMember
 from pools.rules import ATTEMPTS, FREE, Action, extended_end, lease_end
 
 
+NEW_VERSION = "new_version"  # the end reason of a lease whose desktop is made of a new version
+
+
 def ask(tx: Tx, pool: Pool, user_id: UUID, why: str, now: datetime, priority: int = 0) -> Lease:
     """A new lease, at the end of its priority in the pool's queue. Nobody is told of it: the caller says what becomes of it."""
     lease = Lease(pool_id=pool.id, user_id=user_id, state=Lease.machine.initial, why=why, asked_at=now, priority=priority)
@@ -125,8 +128,21 @@ def act(tx: Tx, lease: Lease, action: Action, pool: Pool, now: datetime) -> None
         until = lease.ends_at + timedelta(seconds=pool.grace_s)
         why = "Your lease has ended. Save your work now: the desktop is about to be shut down."
         move(tx, lease, "expire", words={**words, "grace_until": _clock(until)}, grace_until=until, why=why)
+    elif lease.end_reason == NEW_VERSION:
+        give_back(tx, lease, NEW_VERSION, "A new version of the desktop took its place.", now)
     else:
         give_back(tx, lease, "expired", "The lease has ended.", now)
+
+
+def recall(tx: Tx, lease: Lease, pool: Pool, why: str, now: datetime) -> None:
+    """A new version of the desktop takes its place after the pool's grace; one that only starts gets another desktop."""
+    if lease.state == "starting":
+        requeue(tx, lease, why, now, counts=False)
+        return
+    until = now + timedelta(seconds=pool.grace_s)
+    words = {**facts.words(tx, lease), "grace_until": _clock(until), "why": why}
+    why = f"{why} Save your work now: the desktop is about to be shut down."
+    move(tx, lease, "recall", words=words, grace_until=until, end_reason=NEW_VERSION, why=why)
 
 
 def give_back(tx: Tx, lease: Lease, reason: str, why: str, now: datetime) -> None:

@@ -23,9 +23,10 @@ from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import cancel, submit
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
-from pools import facts, leases, members
+from pools import facts, leases, members, versions
 from pools.member_commands import AddMember, RemoveMember, ResetMember
 from pools.models import LIVE, Assignment, Lease, Pool, PoolMember
+from pools.remake import RemakeMember
 from pools.rules import (
     Candidate,
     LeaseFacts,
@@ -256,7 +257,9 @@ def reset(tx: Tx, member: PoolMember, now: datetime) -> bool:
         return False
     if members.locked(tx, member) or vm.state in NO_RESET:
         return False
-    member.task_id = submit(tx, ResetMember(member.id), SYSTEM, now).id
+    version = versions.due(tx, member)
+    command = ResetMember(member.id) if version is None else RemakeMember(member.id, *version)
+    member.task_id = submit(tx, command, SYSTEM, now).id
     return True
 
 

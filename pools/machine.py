@@ -1,4 +1,4 @@
-"""LEASE, MEMBER and POOL tables. Pure."""
+"""LEASE, MEMBER, POOL and ROLLOUT tables. Pure."""
 
 from backend.states import StateTable
 
@@ -22,6 +22,8 @@ LEASE = StateTable(
         ("expiring", "shorten"): "expiring",
         ("active", "expire"): "grace",  # after an outage the warning may have been missed
         ("expiring", "expire"): "grace",
+        ("active", "recall"): "grace",  # a new version of the desktop takes its place
+        ("expiring", "recall"): "grace",
         ("active", "give_back"): "returning",
         ("expiring", "give_back"): "returning",
         ("grace", "give_back"): "returning",
@@ -69,5 +71,19 @@ POOL = StateTable(
         ("paused", "resume"): "up",
         ("up", "remove"): "removing",
         ("paused", "remove"): "removing",
+    },
+)
+
+ROLLOUT = StateTable(
+    "rollout",
+    "running",
+    {
+        ("running", "halt"): "halted",  # too many desktops of the new version failed, or an administrator says so
+        ("halted", "resume"): "running",
+        ("running", "roll_back"): "rolling_back",
+        ("halted", "roll_back"): "rolling_back",
+        ("running", "succeed"): "succeeded",
+        ("rolling_back", "rolled_back"): "rolled_back",
+        **{(state, "cancel"): "cancelled" for state in ("running", "halted", "rolling_back")},
     },
 )

@@ -31,6 +31,7 @@ class AddMember(Plain):
 
     pool_id: UUID
     vm_name: str
+    template_id: UUID | None = None  # none: the version that the pool wants
     name, permission, steps = "pool.add_member", "pool.edit", ("define", "volume")
 
     def target(self, tx: Tx) -> tuple[str, UUID | None]:
@@ -86,7 +87,7 @@ class AddMember(Plain):
 
     def _create(self, tx: Tx) -> CreateVm:
         pool = get(tx, Pool, self.pool_id)
-        return CreateVm(self.vm_name, pool.template_id, pool.domain_id, pool.id)
+        return CreateVm(self.vm_name, self.template_id or pool.template_id, pool.domain_id, pool.id)
 
     def _paused(self, tx: Tx, job: Job, failure: Failure) -> None:
         if failure.code not in ("cancelled", "name_taken"):
@@ -138,7 +139,7 @@ class ResetMember(_OnMember):
     verb = "Reset"
 
     def check(self, tx: Tx) -> None:
-        _require(tx, self._member(tx), ("ready", "spare", "leased", "resetting"), "reset")
+        require(tx, self._member(tx), ("ready", "spare", "leased", "resetting"), "reset")
 
     def shutdown(self, tx: Tx, job: Job) -> Call | None:
         """Take the member out of use, and let its guest end in order."""
@@ -202,7 +203,7 @@ class RepairMember(ResetMember):
     name, permission, verb = "member.repair", "pool.edit", "Repair"
 
     def check(self, tx: Tx) -> None:
-        _require(tx, self._member(tx), ("broken", "resetting"), "repaired")
+        require(tx, self._member(tx), ("broken", "resetting"), "repaired")
 
     def shutdown(self, tx: Tx, job: Job) -> Call | None:
         """What was set aside is not asked politely: `stop` comes next."""
@@ -224,7 +225,7 @@ class RemoveMember(_OnMember):
 
     def check(self, tx: Tx) -> None:
         member = self._member(tx)
-        _require(tx, member, ("ready", "broken", "removing"), "removed")
+        require(tx, member, ("ready", "broken", "removing"), "removed")
         if (owner := _owner(tx, member)) and get(tx, Pool, member.pool_id).state != "removing":
             raise Impossible("assigned", f"Desktop {self._vm(tx).name} belongs to {facts.person(tx, owner)}; take it from them "
                              "first.")
@@ -271,7 +272,7 @@ class AssignMember(_OnMember):
 
     def check(self, tx: Tx) -> None:
         member = self._member(tx)
-        _require(tx, member, FREE, "given to somebody to keep")
+        require(tx, member, FREE, "given to somebody to keep")
         pool = get(tx, Pool, member.pool_id)
         if pool.type != "dedicated":
             raise Impossible("not_dedicated", f"Desktops of pool {pool.name} go back when a lease ends; only a dedicated pool's "
@@ -296,7 +297,7 @@ class UnassignMember(ResetMember):
 
     def check(self, tx: Tx) -> None:
         member = self._member(tx)
-        _require(tx, member, ("ready", "spare", "resetting", "broken"), "taken away")
+        require(tx, member, ("ready", "spare", "resetting", "broken"), "taken away")
         if _owner(tx, member) is None and not member.fresh_wanted:
             raise Impossible("not_assigned", f"Desktop {self._vm(tx).name} belongs to nobody.")
 
@@ -316,7 +317,7 @@ def _owner(tx: Tx, member: PoolMember) -> UUID | None:
     return tx.scalar(sa.select(Assignment.user_id).where(Assignment.vm_id == member.vm_id))
 
 
-def _require(tx: Tx, member: PoolMember, states: tuple[str, ...], what: str) -> None:
+def require(tx: Tx, member: PoolMember, states: tuple[str, ...], what: str) -> None:
     """Refuse unless the member is in one of these states and nobody holds it."""
     vm = get(tx, Vm, member.vm_id)
     if member.state not in states:

@@ -16,6 +16,7 @@ from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import submit
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
+from pools import versions
 from pools.models import Assignment, Pool, PoolMember
 
 PAUSE_S = 15  # before a pool tries again to make or start desktops, after that came to nothing
@@ -62,6 +63,7 @@ def error_of(task: Task | None) -> tuple[str, str]:
 def set_aside(tx: Tx, member: PoolMember, why: str) -> None:
     """The member broke: nobody gets it until it is repaired."""
     vm, pool = get(tx, Vm, member.vm_id), get(tx, Pool, member.pool_id)
+    versions.broke(tx, member, why)
     move(tx, member, "broke", words={"vm": vm.name, "pool": pool.name}, why=why)
 
 

@@ -1,4 +1,4 @@
-"""Pool, PoolMember and Lease rows."""
+"""Pool, PoolMember, Assignment, Rollout and Lease rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db import Base, HasId, ref
-from pools.machine import LEASE, MEMBER, POOL
+from pools.machine import LEASE, MEMBER, POOL, ROLLOUT
 
 LIVE = "state <> 'ended'"
+OPEN = "state IN ('running', 'halted', 'rolling_back')"  # rollouts that have not ended
 
 
 class Pool(HasId, Base):
@@ -75,6 +76,34 @@ class Assignment(HasId, Base):
     since: Mapped[datetime]
 
 
+class Rollout(HasId, Base):
+    """A new version of a pool's template, on its way to the pool's desktops; one a pool at a time."""
+
+    __tablename__ = "rollout"
+    __table_args__ = (
+        sa.Index("uq_rollout_open", "pool_id", unique=True, postgresql_where=sa.text(OPEN)),
+    )
+    kind = "rollout"
+    machine = ROLLOUT
+    pool_id: Mapped[UUID] = ref("pool.id", ondelete="CASCADE", index=True)
+    from_template_id: Mapped[UUID | None] = ref("template.id", ondelete="SET NULL")
+    to_template_id: Mapped[UUID | None] = ref("template.id", ondelete="SET NULL")
+    state: Mapped[str] = mapped_column(default=ROLLOUT.initial)
+    mode: Mapped[str]  # at_once | on_return | batches
+    batch: Mapped[int]  # batches: so many desktops out of service at once
+    max_failures: Mapped[int]
+    halt_at: Mapped[int]  # it halts by itself with so many failures
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")
+    proved: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # one desktop of the version has booted
+    done: Mapped[int] = mapped_column(default=0, server_default="0")  # desktops of the wanted version
+    total: Mapped[int] = mapped_column(default=0, server_default="0")
+    message: Mapped[str] = mapped_column(default="", server_default="")  # for the people whose desktops are taken
+    why: Mapped[str] = mapped_column(default="", server_default="")  # why it halted, what it waits for, how it ended
+    who: Mapped[str]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
 class Lease(HasId, Base):
     """One person's right to one desktop of a pool for a period; queued while there is no desktop.
 
@@ -108,6 +137,6 @@ class Lease(HasId, Base):
     extensions_used: Mapped[int] = mapped_column(default=0, server_default="0")
     grace_until: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
-    end_reason: Mapped[str | None]  # returned | expired | reclaimed | failed | left_queue | entitlement_ended | no_answer
+    end_reason: Mapped[str | None]  # returned | expired | reclaimed | failed | left_queue | entitlement_ended | no_answer | new_version
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # members that broke under it
     off_wanted: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # the holder switched it off

@@ -66,7 +66,7 @@ class SimHost:
             if spec.vm_id not in self.runs:
                 self._require_startable(spec)
                 now = self.world.clock.now()
-                fails = self.world.guest(spec.name).boot_fails
+                fails = self.world.guest(spec.name).boot_fails or self._over_bad_image(spec)
                 boots_at = None if fails else now + timedelta(seconds=self.world.boot_s)
                 self.runs[spec.vm_id] = Run(spec, now, boots_at)
                 self._changed.notify_all()
@@ -409,6 +409,12 @@ class SimHost:
         if folder.broken:
             return StorageReport(folder.path, False, why=_broken(folder).failure.message)
         return StorageReport(folder.path, True, folder.total_mib, 0 if folder.full else folder.free_mib)
+
+    def _over_bad_image(self, spec: VmSpec) -> bool:
+        """Whether one of its disks lies over an image that does not boot."""
+        folders = [(disk, self.world.folder_of(disk.path)) for disk in spec.disks]
+        volumes = [folder.volumes.get(disk.volume_id) for disk, folder in folders if folder is not None]
+        return any(volume is not None and volume.backing in self.world.bad_images for volume in volumes)
 
     def _require_startable(self, spec: VmSpec) -> None:
         if self.world.guest(spec.name).start_fails:

@@ -30,6 +30,7 @@ from broker import decisions
 from hostapi.types import Outcome
 from pools.loop import LeaseLoop, SpareLoop
 from pools.models import Pool
+from pools.rollouts import RolloutLoop
 from sim import make
 from sim.world import SimDoor, World
 
@@ -87,7 +88,8 @@ class Installation:
 
     def new_loops(self) -> list[Loop]:
         """The loops that look after hosts and leases, as another manager process would have them."""
-        return [Monitor(self.door, self.clock), LeaseLoop(self.clock, decisions.served), SpareLoop(self.clock)]
+        return [Monitor(self.door, self.clock), LeaseLoop(self.clock, decisions.served), SpareLoop(self.clock),
+                RolloutLoop(self.clock)]
 
     # -- what is there -----------------------------------------------------------------------------
     def add_host(self, name: str = "alpha", *, memory_mib: int = 65_536, cpus: int = 16) -> UUID:

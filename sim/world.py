@@ -129,6 +129,7 @@ class World:
         self.machines: dict[str, SimMachine] = {}
         self.storage: dict[str, SimStorage] = {}
         self.guests: dict[str, SimGuest] = {}
+        self.bad_images: set[str] = set()  # paths of images whose overlays do not boot
         self.history: list[str] = []  # every sentence that was told, in order
 
     def add_host(self, name: str, *, cpus: int = 16, memory_mib: int = 65_536) -> SimHost:
@@ -182,7 +183,8 @@ class World:
         `vm w7 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys`, `vm w7 users alice bob`,
         `vm w7 save_fails|saves|restore_fails|restores|agent_silent|agent_answers`,
         `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`,
-        `memory host1 1024`.
+        `memory host1 1024`,
+        `image /srv/a/base.qcow2 boot_fails|boots`: what lies over it does not boot.
         """
         words = sentence.split()
         kinds: dict[str, Callable[[str, str, list[str]], None]] = {
@@ -192,6 +194,7 @@ class World:
             "vm": self._vm,
             "storage": self._storage,
             "memory": self._memory,
+            "image": self._image,
         }
         if len(words) < 3 or words[0] not in kinds:
             raise ValueError(f"Nobody understands {sentence!r}.")
@@ -242,6 +245,9 @@ class World:
                 "agent_answers": ("agent_silent", False),
             }[what]
             setattr(guest, attribute, value)
+
+    def _image(self, path: str, what: str, _: list[str]) -> None:
+        {"boot_fails": self.bad_images.add, "boots": self.bad_images.discard}[what](path)
 
     def _storage(self, path: str, what: str, more: list[str]) -> None:
         folder = self.folder(path)

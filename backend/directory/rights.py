@@ -32,6 +32,7 @@ _PARENTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "accessrule": ("access_rule", ()),
     "lease": ("lease", (("pool", "pool_id"),)),
     "member": ("pool_member", (("pool", "pool_id"),)),
+    "rollout": ("rollout", (("pool", "pool_id"),)),
 }
 
 
@@ -139,8 +140,8 @@ def see_permit(kind: str) -> str:
     """The permit that lets one see objects of this kind."""
     return {
         "member": "pool.see", "disk": "storage.see", "storagedomain": "storage.see", "datacenter": "cluster.see",
-        "group": "user.see", "permission": "user.see", "session": "user.see", "token": "user.see",
-        "directory": "user.see", "decision": "lease.see",
+        "group": "user.see", "permission": "user.see", "session": "user.see", "token": "user.see", "directory": "user.see",
+        "decision": "lease.see", "rollout": "pool.see",
     }.get(kind, f"{kind}.see")
 
 

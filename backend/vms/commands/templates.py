@@ -1,4 +1,4 @@
-"""Make a template from an image that lies in a storage domain; remove one that nothing is made from."""
+"""Make a template, or its next version, from an image that lies in a storage domain; remove one that nothing is made from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from hostapi.types import Failure, VolumeSpec
 
 @dataclass(frozen=True)
 class ImportTemplate(Plain):
-    """A template over an image file in a storage domain; the image itself is never written to again."""
+    """A template over an image file in a storage domain; the image itself is never written to again. A name that is there
+    already gets its next version."""
 
     template_name: str
     cluster_id: UUID
@@ -54,10 +55,11 @@ class ImportTemplate(Plain):
         require_name(self.template_name.replace(" ", "-"), "template")
         get(tx, Cluster, self.cluster_id)
         get(tx, StorageDomain, self.domain_id)
-        if tx.scalar(sa.select(Template.id).where(Template.name == self.template_name)):
+        if (last := self._last(tx)) is not None and last.cluster_id != self.cluster_id:
             raise Invalid(
                 "name_taken",
-                f"There is already a template named {self.template_name}; choose another name.",
+                f"There is a template named {self.template_name} in another cluster already; choose another name, or make its "
+                "next version there.",
                 fields=["template_name"],
             )
         if (self.kernel is None) != (self.initrd is None):
@@ -71,8 +73,10 @@ class ImportTemplate(Plain):
         """The rows, locked until the host has found the image and laid the template's volume over it."""
         self.check(tx)
         boot = {"kernel": self.kernel, "initrd": self.initrd, "cmdline": self.cmdline} if self.kernel else None
+        last = self._last(tx)
         template = Template(
             name=self.template_name,
+            version=last.version + 1 if last else 1,
             description=self.description,
             cluster_id=self.cluster_id,
             memory_mib=self.memory_mib,
@@ -87,7 +91,7 @@ class ImportTemplate(Plain):
         tx.flush()
         tx.add(
             Disk(
-                name=f"{template.name}-1",
+                name=f"{template.name}-{template.version}",
                 domain_id=self.domain_id,
                 template_id=template.id,
                 capacity_mib=self.capacity_mib,
@@ -104,7 +108,8 @@ class ImportTemplate(Plain):
 
     def volume_done(self, tx: Tx, job: Job, path: str) -> None:
         move(tx, self._disk(tx), "created", path=path)
-        move(tx, self._template(tx), "created")
+        template = self._template(tx)
+        move(tx, template, "created", words={"version": template.version})
 
     def volume_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
         return None  # the undo of `define` forgets the rows; the task has the host's sentence
@@ -115,8 +120,17 @@ class ImportTemplate(Plain):
         tx.delete(template)
         tx.flush()
 
+    def _last(self, tx: Tx) -> Template | None:
+        """The newest version there is."""
+        named = sa.select(Template).where(Template.name == self.template_name).order_by(Template.version.desc())
+        return tx.scalars(named.limit(1)).first()
+
     def _template(self, tx: Tx) -> Template:
-        return tx.scalars(sa.select(Template).where(Template.name == self.template_name)).one()
+        """The version that this task makes: the newest, for the task holds the name."""
+        template = self._last(tx)
+        if template is None:
+            raise Impossible("template_gone", f"Template {self.template_name} was removed meanwhile.")
+        return template
 
     def _disk(self, tx: Tx) -> Disk:
         return tx.scalars(sa.select(Disk).where(Disk.template_id == self._template(tx).id)).one()
@@ -148,6 +162,10 @@ class RemoveTemplate(Plain):
                 "template_used",
                 f"A pool is made from template {template.name}; remove the pool or give it another template first.",
             )
+        rolled = "SELECT 1 FROM rollout WHERE :id IN (from_template_id, to_template_id) AND ended_at IS NULL LIMIT 1"
+        if tx.scalar(sa.text(rolled), {"id": template.id}):
+            raise Impossible("template_used", f"A rollout from or to version {template.version} of template {template.name} is "
+                             "under way; wait until it has ended, or cancel it first.")
 
     def delete(self, tx: Tx, job: Job) -> Call | None:
         self.check(tx)
@@ -160,7 +178,7 @@ class RemoveTemplate(Plain):
 
     def forget(self, tx: Tx, job: Job) -> None:
         template = get(tx, Template, self.template_id)
-        record(tx, "template.removed", template, actor=job.actor.name, task_id=job.task_id)
+        record(tx, "template.removed", template, actor=job.actor.name, task_id=job.task_id, version=template.version)
         forget_permissions(tx, "template", template.id)
         tx.execute(sa.delete(Disk).where(Disk.template_id == template.id))
         tx.delete(template)

@@ -1,0 +1,172 @@
+"""Roll a version of a template out to a pool; halt, resume, roll back or cancel that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backend.changes import touch
+from backend.db import Tx, get
+from backend.errors import Impossible
+from backend.events import move, record
+from backend.storage.models import Disk, StorageDomain
+from backend.tasks.command import Actor, Plain
+from backend.vms.models import Template
+from pools import rollouts, versions
+from pools.commands import OnPool, require_short
+from pools.models import Pool, PoolMember, Rollout
+from pools.rollout_rules import MODES, require_pace
+from pools.rules import STATES
+
+
+@dataclass(frozen=True)
+class RollOut(OnPool):
+    """Make a pool's desktops of another version: `at_once` (people are warned, and their desktops taken after the grace),
+    `on_return` (each when it comes back), or in `batches`. One must boot before the others follow."""
+
+    pool_id: UUID
+    template_id: UUID
+    mode: str = MODES[1]
+    batch: int = 2
+    max_failures: int = 1
+    message: str = ""
+    force: bool = False
+    name, permission, verb = "pool.roll_out", "pool.edit", "Roll a new version out to"
+
+    def check(self, tx: Tx) -> None:
+        require_pace(self.mode, self.batch, self.max_failures)
+        require_short(self.message)
+        pool, template = get(tx, Pool, self.pool_id), get(tx, Template, self.template_id)
+        version = versions.label(tx, template.id)
+        if pool.state == "removing":
+            raise Impossible("pool_removing", f"Pool {pool.name} is being removed.")
+        if versions.open_one(tx, pool.id) is not None:
+            raise Impossible("rollout_open", f"A rollout to pool {pool.name} is under way; roll it back or cancel it first.")
+        if template.state != "ok":
+            raise Impossible("template_not_ok", f"{version} is {template.state}; it can be rolled out when it is ok.")
+        if template.cluster_id != pool.cluster_id:
+            raise Impossible("wrong_cluster", f"{version} is of another cluster than pool {pool.name}.")
+        self._require_reach(tx, pool, version)
+        if all(d.wanted for d in rollouts.desktops_of(tx, pool.id, template.id)) and pool.template_id == template.id:
+            raise Impossible("same_version", f"All desktops of pool {pool.name} are of {version} already.")
+        if not pool.stateless and not self.force:
+            raise Impossible("changes_lost", f"Desktops of pool {pool.name} keep what people change on them, and a new version "
+                             "throws all of that away. Say so with `force` if that is wanted.")
+
+    def _require_reach(self, tx: Tx, pool: Pool, version: str) -> None:
+        base = tx.scalar(sa.select(Disk.domain_id).where(Disk.template_id == self.template_id))
+        if base is None:
+            raise Impossible("no_disk", f"{version} has no disk that desktops could be made over.")
+        here, there = get(tx, StorageDomain, pool.domain_id), get(tx, StorageDomain, base)
+        if here.host_id != there.host_id:
+            raise Impossible("wrong_domain", f"{version} lies in storage domain {there.name}, which the host of {here.name}, "
+                             f"where pool {pool.name} has its disks, cannot read. Import it there.")
+
+    def run(self, tx: Tx, actor: Actor, now: datetime) -> dict[str, Any]:
+        pool = get(tx, Pool, self.pool_id, lock=True)
+        members = sa.select(sa.func.count()).where(PoolMember.pool_id == pool.id, PoolMember.state.in_(STATES))
+        rollout = Rollout(
+            pool_id=pool.id, from_template_id=pool.template_id, to_template_id=self.template_id,
+            state=Rollout.machine.initial, mode=self.mode, batch=self.batch, max_failures=self.max_failures,
+            halt_at=self.max_failures, message=self.message.strip(), who=actor.name, created_at=now, failures=0, done=0,
+            proved=False, total=tx.scalar(members) or 0,
+        )  # fmt: skip
+        tx.add(rollout)
+        tx.flush()
+        rollouts.retry(tx, pool.id)
+        how = {"at_once": "at once", "on_return": "as its desktops come back"}.get(self.mode, f"{self.batch} at a time")
+        record(tx, "rollout.begun", rollout, actor=actor.name, how=how, **rollouts.words(tx, rollout))
+        for kind, id in (("rollout", rollout.id), ("pool", pool.id)):
+            touch(tx, kind, id, pool_id=pool.id)
+        return {"rollout_id": str(rollout.id)}
+
+
+class _OnRollout(Plain):
+    """What the commands on one rollout share."""
+
+    rollout_id: UUID
+    verb, event = "", ""
+
+    def target(self, tx: Tx) -> tuple[str, UUID | None]:
+        return "rollout", self.rollout_id
+
+    def title(self, tx: Tx) -> str:
+        rollout = get(tx, Rollout, self.rollout_id)
+        return f"{self.verb} the rollout to pool {get(tx, Pool, rollout.pool_id).name}"
+
+    def check(self, tx: Tx) -> None:
+        rollout = get(tx, Rollout, self.rollout_id)
+        Rollout.machine.next(rollout.state, self.event, f"to pool {get(tx, Pool, rollout.pool_id).name}")
+
+    def _begin(self, tx: Tx) -> tuple[Rollout, Pool]:
+        self.check(tx)
+        rollout = get(tx, Rollout, self.rollout_id, lock=True)
+        pool = get(tx, Pool, rollout.pool_id, lock=True)
+        touch(tx, "pool", pool.id, pool_id=pool.id)
+        return rollout, pool
+
+
+@dataclass(frozen=True)
+class HaltRollout(_OnRollout):
+    """Let no further desktop move to the new version; what moves now goes on."""
+
+    rollout_id: UUID
+    name, permission, verb, event = "rollout.halt", "pool.edit", "Halt", "halt"
+
+    def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
+        rollout, _ = self._begin(tx)
+        rollouts.halt(tx, rollout, f"{actor.name} halted it.", actor.name)
+
+
+@dataclass(frozen=True)
+class ResumeRollout(_OnRollout):
+    """Go on with a halted rollout; it halts again after as many more desktops that fail."""
+
+    rollout_id: UUID
+    name, permission, verb, event = "rollout.resume", "pool.edit", "Resume", "resume"
+
+    def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
+        rollout, pool = self._begin(tx)
+        if rollout.to_template_id is None:
+            raise Impossible("version_gone", "The version that was rolled out is gone; cancel the rollout.")
+        rollouts.retry(tx, pool.id)
+        if rollout.proved:
+            pool.template_id = rollout.to_template_id
+        allowed = rollout.failures + rollout.max_failures
+        move(tx, rollout, "resume", words=rollouts.words(tx, rollout, actor=actor.name), why="", halt_at=allowed)
+
+
+@dataclass(frozen=True)
+class RollBack(_OnRollout):
+    """Make the desktops that have moved of the old version again, in the same way."""
+
+    rollout_id: UUID
+    name, permission, verb, event = "rollout.roll_back", "pool.edit", "Roll back", "roll_back"
+
+    def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
+        rollout, pool = self._begin(tx)
+        if rollout.from_template_id is None:
+            raise Impossible("version_gone", "The version before this one is gone; cancel the rollout.")
+        rollouts.retry(tx, pool.id)
+        pool.template_id = rollout.from_template_id
+        words = rollouts.words(tx, rollout, actor=actor.name)
+        move(tx, rollout, "roll_back", words=words, why=f"{actor.name} rolls it back.", proved=True)  # the old one has worked
+
+
+@dataclass(frozen=True)
+class CancelRollout(_OnRollout):
+    """End a rollout where it is: desktops that have moved stay as they are, new ones are of the old version."""
+
+    rollout_id: UUID
+    name, permission, verb, event = "rollout.cancel", "pool.edit", "Cancel", "cancel"
+
+    def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
+        rollout, pool = self._begin(tx)
+        if rollout.from_template_id is not None:
+            pool.template_id = rollout.from_template_id
+        words = rollouts.words(tx, rollout, actor=actor.name)
+        move(tx, rollout, "cancel", words=words, why=f"{actor.name} cancelled it.", ended_at=now)
