@@ -104,7 +104,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "lease.warn": ("info", "The lease of {user} on {vm} ends at {ends_at}."),
     "lease.extend": ("info", "{user} extended the lease on {vm} until {ends_at}."),
     "lease.expire": ("info", "The lease of {user} on {vm} has ended; grace until {grace_until}."),
-    "lease.recall": ("info", "The lease of {user} on {vm} ends for a new version of the desktop, with grace until {grace_until}: {why}"),
+    "lease.recall": ("info", "The lease of {user} on {vm} ends for a new version, with grace until {grace_until}: {why}"),
     "lease.give_back": ("info", "{user}'s desktop {vm} goes back to pool {pool}: {why}"),
     "lease.leave": ("info", "{user} left the queue of pool {pool}."),
     "lease.fail": ("error", "No desktop of pool {pool} could be given to {user}: {why}"),

@@ -102,15 +102,29 @@ def find(client: Client, plural: str, text: str) -> str:
     if _ID.fullmatch(text):
         return text
     field = {"users": "full_name", "members": "vm", "sessions": "user", "consoles": "vm", "leases": "user", "tasks": "id",
-             "permissions": "id", "decisions": "id", "events": "id"}.get(plural, "name")
-    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-    live = ' and state != ended' if plural == "leases" else ""
-    items = client.ask("GET", f"/{plural}", query={"search": f'{field} = "{quoted}"{live}', "max": 2})["items"]
+             "permissions": "id", "decisions": "id", "events": "id", "rollouts": "pool"}.get(plural, "name")
+    live = {"leases": " and state != ended", "rollouts": " and not ended_at > 2000-01-01"}.get(plural, "")
+    items = client.ask("GET", f"/{plural}", query={"search": f"{field} = {_quoted(text)}{live}", "max": 2})["items"]
+    if plural == "templates":
+        items = _version(client, text)
     if len(items) != 1:
         few = "no" if not items else "more than one"
         hint = "" if not items else " Give its id."
         raise Trouble(REFUSED, f"There is {few} {plural.removesuffix('s')} named “{text}” that you may see.{hint}")
     return str(items[0]["id"])
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _version(client: Client, text: str) -> list[dict[str, Any]]:
+    """The template named, in its newest version or, as in “Debian 2”, in this one."""
+    searches = [f"name = {_quoted(text)} sortby version desc"]
+    if numbered := re.fullmatch(r"(.+?)[ :](\d+)", text):
+        searches.append(f"name = {_quoted(numbered[1])} and version = {numbered[2]}")
+    found = (client.ask("GET", "/templates", query={"search": search, "max": 1})["items"] for search in searches)
+    return next((items for items in found if items), [])
 
 
 def identified(client: Client, description: Description, noun: str, text: str) -> str:
@@ -176,7 +190,8 @@ def _tell(client: Client, action: Action, told: Any, *, wait: bool, json: bool) 
     elif isinstance(told, dict) and "controllers" in told:
         report(told)
     elif task:
-        made = (task.get("result") or {}).get("id") if isinstance(task.get("result"), dict) else None
+        result = task.get("result")
+        made = result.get("id") or result.get("rollout_id") if isinstance(result, dict) else None
         show.err.print(f"Task {task['id']}: {task['state']}.")
         if made:
             sys.stdout.write(f"{made}\n")

@@ -16,6 +16,7 @@ COLUMNS = {
     "hosts": ("name", "state", "cluster", "vms", "cpu_usage", "memory_free_mib"),
     "pools": ("name", "state", "members", "leased", "waiting", "size", "spares"),
     "members": ("vm", "state", "pool", "user", "owner", "why"),
+    "rollouts": ("id", "pool", "template", "version", "state", "progress", "failures", "why"),
     "leases": ("id", "user", "pool", "vm", "state", "ends_at"),
     "templates": ("name", "version", "state", "memory_mib", "vcpus"),
     "storagedomains": ("name", "state", "host", "path", "free_mib", "total_mib"),

@@ -18,7 +18,6 @@ from pools import facts, members
 from pools.models import LIVE, Lease, Pool, PoolMember
 from pools.rules import ATTEMPTS, FREE, Action, extended_end, lease_end
 
-
 NEW_VERSION = "new_version"  # the end reason of a lease whose desktop is made of a new version
 
 

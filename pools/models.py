@@ -137,6 +137,7 @@ class Lease(HasId, Base):
     extensions_used: Mapped[int] = mapped_column(default=0, server_default="0")
     grace_until: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
-    end_reason: Mapped[str | None]  # returned | expired | reclaimed | failed | left_queue | entitlement_ended | no_answer | new_version
+    # returned | expired | reclaimed | failed | left_queue | entitlement_ended | no_answer | new_version
+    end_reason: Mapped[str | None]
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # members that broke under it
     off_wanted: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # the holder switched it off

@@ -55,7 +55,8 @@ def rolling(tx: Tx, rollout: Rollout, pool: Pool) -> Rolling:
 def moving(tx: Tx, pool_id: UUID) -> int:
     """How many desktops of the pool are being made of another version now."""
     live = sa.and_(Task.id == PoolMember.task_id, Task.command == REMAKE, Task.state.in_(("queued", "running")))
-    return tx.scalar(sa.select(sa.func.count()).select_from(PoolMember).join(Task, live).where(PoolMember.pool_id == pool_id)) or 0
+    count = sa.select(sa.func.count()).select_from(PoolMember).join(Task, live).where(PoolMember.pool_id == pool_id)
+    return tx.scalar(count) or 0
 
 
 def due(tx: Tx, member: PoolMember) -> tuple[UUID, bool] | None:

@@ -166,7 +166,7 @@ def detail(plural: str, id: str) -> str:
 
 
 def _part(part: Part, row: dict[str, Any]) -> Any:
-    return listed(tx(), part.plural, search=part.search.format(id=row["id"]), max=PART)
+    return listed(tx(), part.plural, search=part.search.format(**row), max=PART)
 
 
 def _steps(id: str) -> list[Any]:

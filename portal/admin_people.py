@@ -20,6 +20,7 @@ from backend.errors import Impossible, Invalid, Refused
 from backend.hosts.commands import AddHost, new_token
 from backend.search.query import MOST, page
 from backend.tasks.submit import submit
+from pools.models import OPEN, Rollout
 from portal import directories, views
 from portal.api_directories import Grant, grant
 from portal.api_hosts import enroll_command
@@ -48,7 +49,14 @@ def beside(thing: Thing, row: dict[str, Any]) -> dict[str, Any]:
         whose = sa.and_(Permission.object_type == "pool", Permission.object_id == id, Permission.role == "user")
         # who runs a pool sees its entitlements, though not everybody's permissions everywhere
         kind = replace(COLLECTIONS["permissions"], visible=lambda _: whose)
-        return {"entitled": page(tx(), kind, viewer(tx()), max=MOST), "may_entitle": views.may_on("pool.entitle", "pool", id)}
+        under_way = listed(tx(), "rollouts", where=sa.and_(Rollout.pool_id == id, sa.text(OPEN)), max=1).items
+        return {
+            "entitled": page(tx(), kind, viewer(tx()), max=MOST),
+            "may_entitle": views.may_on("pool.entitle", "pool", id),
+            "rollout": under_way[0] if under_way else None,
+        }
+    if thing.kind == "rollout":
+        return {"rollout": row}
     if thing.kind == "directory":
         return {"may_test": row["type"] == "ad" and may_anywhere("directory.edit")}
     if thing.kind == "user":

@@ -117,7 +117,7 @@ def cancel_task(id: str) -> Response:
     return accepted(task)
 
 
-_PATHS = frozenset({"vm", "pool", "template", "host", "cluster", "storagedomain", "lease", "member"})
+_PATHS = frozenset({"vm", "pool", "template", "host", "cluster", "storagedomain", "lease", "member", "rollout"})
 
 
 def _first_sentence(cls: type) -> str:

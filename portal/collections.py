@@ -18,8 +18,9 @@ from backend.storage.models import StorageDomain
 from backend.vms.models import Template, Vm
 from broker.access import EFFECTS
 from broker.models import AccessRule, ConsoleSession, Decision
-from pools.machine import LEASE, MEMBER, POOL
-from pools.models import LIVE, Assignment, Lease, Pool, PoolMember
+from pools.machine import LEASE, MEMBER, POOL, ROLLOUT
+from pools.models import LIVE, Assignment, Lease, Pool, PoolMember, Rollout
+from pools.rollout_rules import MODES
 from portal.auth import person
 from portal.parts import parts
 
@@ -36,6 +37,11 @@ def _pool_of_vm(vm_id: Any) -> Any:
     return sa.select(vm.pool_id).where(vm.id == vm_id).scalar_subquery()
 
 
+def _template_of_member(column: Any) -> Any:
+    on = sa.select(column).join(Vm, Vm.template_id == Template.id).where(Vm.id == PoolMember.vm_id)
+    return on.correlate(PoolMember).scalar_subquery()
+
+
 def _host_of_member(column: Any) -> Any:
     on = sa.select(column).join(Vm, Vm.host_id == Host.id).where(Vm.id == PoolMember.vm_id)
     return on.correlate(PoolMember).scalar_subquery()
@@ -45,12 +51,18 @@ def _count(of: Any, where: Any) -> Any:
     return sa.select(sa.func.count()).select_from(of).where(where).correlate(Pool).scalar_subquery()
 
 
+def _version(template_id: Any) -> Any:
+    template = sa.orm.aliased(Template)
+    return sa.select(template.version).where(template.id == template_id).scalar_subquery()
+
+
 POOLS = Kind("pools", "pool", Pool.id, {
     "id": Field(Pool.id, ID), "name": Field(Pool.name), "description": Field(Pool.description),
     "state": Field(Pool.state, "choice", tuple(POOL.states)), "type": Field(Pool.type, "choice", ("floating", "dedicated")),
     "stateless": Field(Pool.stateless, "yesno"),
     "cluster": Field(name_of(Cluster, Pool.cluster_id)), "cluster_id": Field(Pool.cluster_id, ID),
     "template": Field(name_of(Template, Pool.template_id)), "template_id": Field(Pool.template_id, ID),
+    "version": Field(_version(Pool.template_id), "number", about="of its template"),
     "domain": Field(name_of(StorageDomain, Pool.domain_id)), "domain_id": Field(Pool.domain_id, ID),
     "size": Field(Pool.size, "number"), "spares": Field(Pool.spares, "number"),
     "members": Field(_count(PoolMember, PoolMember.pool_id == Pool.id), "number"),
@@ -76,9 +88,27 @@ MEMBERS = Kind("members", "member", PoolMember.id, {
         sa.select(Lease.user_id).where(Lease.vm_id == PoolMember.vm_id, sa.text(LIVE)).correlate(PoolMember).scalar_subquery())),
     "owner": Field(person_name(sa.select(Assignment.user_id).where(Assignment.vm_id == PoolMember.vm_id)
                                .correlate(PoolMember).scalar_subquery()), about="whom a dedicated pool's desktop belongs to"),
+    "template": Field(_template_of_member(Template.name)), "template_id": Field(_template_of_member(Template.id), ID),
+    "version": Field(_template_of_member(Template.version), "number"),
     "host": Field(_host_of_member(Host.name)), "host_id": Field(_host_of_member(Host.id), ID),
     "task_id": Field(PoolMember.task_id, ID),
 }, below("member", pool=PoolMember.pool_id, cluster=_cluster_of_pool(PoolMember.pool_id)), name="vm", order=(("vm", False),))
+
+ROLLOUTS = Kind("rollouts", "rollout", Rollout.id, {
+    "id": Field(Rollout.id, ID), "state": Field(Rollout.state, "choice", tuple(ROLLOUT.states)), "why": Field(Rollout.why),
+    "pool": Field(name_of(Pool, Rollout.pool_id)), "pool_id": Field(Rollout.pool_id, ID),
+    "template": Field(name_of(Template, Rollout.to_template_id)), "template_id": Field(Rollout.to_template_id, ID),
+    "version": Field(_version(Rollout.to_template_id), "number"),
+    "from_template": Field(name_of(Template, Rollout.from_template_id)), "from_template_id": Field(Rollout.from_template_id, ID),
+    "from_version": Field(_version(Rollout.from_template_id), "number"),
+    "mode": Field(Rollout.mode, "choice", MODES), "batch": Field(Rollout.batch, "number"),
+    "progress": Field(sa.case((Rollout.total > 0, 100 * Rollout.done // Rollout.total), else_=0), "number", about="in per cent"),
+    "done": Field(Rollout.done, "number"), "total": Field(Rollout.total, "number"), "proved": Field(Rollout.proved, "yesno"),
+    "failures": Field(Rollout.failures, "number"), "max_failures": Field(Rollout.max_failures, "number"),
+    "message": Field(Rollout.message), "who": Field(Rollout.who),
+    "created_at": Field(Rollout.created_at, "time"), "ended_at": Field(Rollout.ended_at, "time"),
+}, below("rollout", pool=Rollout.pool_id, cluster=_cluster_of_pool(Rollout.pool_id)),
+    name="template", order=(("created_at", True),))
 
 LEASES = Kind("leases", "lease", Lease.id, {
     "id": Field(Lease.id, ID), "state": Field(Lease.state, "choice", tuple(LEASE.states)), "why": Field(Lease.why),
@@ -132,7 +162,7 @@ ACCESSRULES = Kind("accessrules", "accessrule", AccessRule.id, {
 }, anywhere("accessrule"), order=(("position", False),))
 
 COLLECTIONS: dict[str, Kind] = {
-    kind.plural: kind for kind in (*BACKEND, POOLS, MEMBERS, LEASES, CONSOLES, DECISIONS, ACCESSRULES)
+    kind.plural: kind for kind in (*BACKEND, POOLS, MEMBERS, ROLLOUTS, LEASES, CONSOLES, DECISIONS, ACCESSRULES)
 }
 BY_KIND: dict[str, Kind] = {kind.kind: kind for kind in COLLECTIONS.values()}
 

@@ -34,6 +34,11 @@ CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 SELECTS = {
+    "mode": (
+        ("on_return", "Each desktop when it comes back"),
+        ("batches", "In batches, as they come free"),
+        ("at_once", "At once: people are warned, then their desktops are taken"),
+    ),
     "type": (("floating", "Floating: it goes back when the lease ends"), ("dedicated", "Dedicated: it stays its first holder's")),
     "video": (("virtio", "virtio"), ("vga", "VGA"), ("qxl", "QXL")),
     "effect": (("allow", "Allow"), ("deny", "Deny")),
@@ -102,6 +107,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "device_id": ("At the device", "Left open: at any."),
     "enrolled": ("At enrolled devices alone", ""),
     "sentence": ("Sentence", "What a person reads who is refused by the rule. Left open: a general sentence."),
+    "mode": ("How", "One desktop must boot with the new version before the others follow."),
+    "batch": ("Batch", "In batches, no more than so many desktops are out of service at once."),
+    "max_failures": ("Halt after", "With so many desktops of the new version that do not work it halts, and can be rolled back."),
     "force": ("Also when people hold desktops of it", "Their leases end and their consoles are closed."),
 }
 OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
@@ -125,6 +133,9 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
             "protocols": ("Over", "None ticked: over all. Allow leaves these alone, deny takes these away."),
         }.items()
     },
+    ("pool.roll_out", "template_id"): ("Version", "A template imported under the name of one that is there is its next version."),
+    ("pool.roll_out", "message"): ("Message", "When it goes at once: read by the people whose desktops are taken."),
+    ("pool.roll_out", "force"): ("Also when desktops keep what people change", "All of that is lost."),
     ("pool.edit", "size"): ("Most desktops", "Smaller: free desktops go at once, leased ones when they come back."),
     ("pool.edit", "lease_s"): (
         "A lease lasts",

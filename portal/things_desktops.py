@@ -25,6 +25,7 @@ POOLS = Thing(
         Column("description", "Description"),
         CLUSTER,
         Column("template", "Template", "link", "templates"),
+        Column("version", "Its version", "number"),
         Column("domain", "Storage domain", "link", "storagedomains"),
         Column("type", "Kind"),
         Column("stateless", "Changes are thrown away", "yesno"),
@@ -44,6 +45,7 @@ POOLS = Thing(
     ),
     (
         Button("pool.edit", "Edit", "icon:pencil", within("up", "paused"), form=True, main=True),
+        Button("pool.roll_out", "New version", "icon:layers-2", within("up", "paused"), form=True),
         Button(
             "pool.pause",
             "Pause",
@@ -64,11 +66,15 @@ POOLS = Thing(
         ),
     ),
     (
-        Part("Desktops", "members", "pool_id = {id}", ("vm", "state", "user", "owner", "host", "why")),
+        Part("Desktops", "members", "pool_id = {id}", ("vm", "state", "version", "user", "owner", "host", "why")),
         Part("Leases", "leases", "pool_id = {id} and state != ended", ("user", "state", "vm", "ends_at")),
+        Part(
+            "Rollouts of new versions", "rollouts", "pool_id = {id}",
+            ("template", "version", "state", "progress", "created_at", "why"),
+        ),
     ),
     (("pool.create", "Create pool"),),
-    live=("member", "lease", "vm"),
+    live=("member", "lease", "vm", "rollout"),
     hints=("waiting > 0", "broken > 0", "state = removing"),
 )
 
@@ -79,7 +85,7 @@ MEMBERS = Thing(
     "icon:monitor",
     "Every desktop of every pool, and where it is in its round.",
     (Column("vm", "Desktop", "link", "vms"), STATE, Column("pool", "Pool", "link", "pools"), Column("user", "Held by"),
-        Column("owner", "Belongs to"),
+        Column("owner", "Belongs to"), Column("version", "Version", "number"),
         Column("host", "Host", "link", "hosts"), WHY),
     buttons=(
         Button(
@@ -121,6 +127,72 @@ MEMBERS = Thing(
     detail=False,
     hints=("state = broken", "state = spare"),
     menu=False,
+)
+
+ROLLOUTS = Thing(
+    "rollouts",
+    "rollout",
+    "Rollouts",
+    "icon:layers-2",
+    "New versions of templates on their way to the desktops of pools.",
+    (
+        Column("template", "Template", "name"),
+        Column("version", "Version", "number"),
+        Column("pool", "Pool", "link", "pools"),
+        STATE,
+        Column("progress", "Desktops", "percent"),
+        Column("failures", "Failed", "alarm"),
+        Column("created_at", "Begun", "ago"),
+        WHY,
+    ),
+    (
+        Column("pool", "Pool", "link", "pools"),
+        Column("template", "To", "link", "templates"),
+        Column("version", "Version", "number"),
+        Column("from_template", "From", "link", "templates"),
+        Column("from_version", "Version", "number"),
+        Column("mode", "How", "rollout_mode"),
+        Column("proved", "One has booted", "yesno"),
+        Column("failures", "Failed", "number"),
+        Column("max_failures", "Halts after", "number"),
+        Column("message", "Told to people"),
+        Column("who", "Begun by"),
+        Column("created_at", "Begun", "ago"),
+        Column("ended_at", "Ended", "ago"),
+    ),
+    (
+        Button(
+            "rollout.halt",
+            "Halt",
+            "icon:pause",
+            within("running"),
+            ask="No further desktop is made anew; what moves now goes on.",
+        ),
+        Button("rollout.resume", "Resume", "icon:play", within("halted"), main=True),
+        Button(
+            "rollout.roll_back",
+            "Roll back",
+            "icon:undo-2",
+            within("running", "halted"),
+            danger=True,
+            ask="The desktops that have the new version are made anew from the old one, in the same way.",
+        ),
+        Button(
+            "rollout.cancel",
+            "Cancel",
+            "icon:x",
+            within("running", "halted", "rolling_back"),
+            danger=True,
+            ask="It ends where it is: the pool keeps desktops of both versions. New ones are made of the old version.",
+        ),
+    ),
+    (
+        Part("Desktops", "members", "pool_id = {pool_id}", ("vm", "state", "version", "user", "why"), link=False),
+        Part("Events", "events", "object_id = {id}", link=False),
+    ),
+    name="template",
+    live=("member",),
+    hints=("state = running", "state = halted"),
 )
 
 LEASES = Thing(

@@ -49,6 +49,7 @@ _POOLED = frozenset({"system", "datacenter", "cluster", "pool"})
 _BELOW = {
     "pool": _POOLED,
     "member": _POOLED,
+    "rollout": _POOLED,
     "lease": _POOLED,
     "decision": _POOLED,
     "vm": _POOLED | {"vm"},

@@ -105,6 +105,12 @@ _LOOKS: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
         "leased": ("Leased", _GOOD),
         "resetting": ("Being reset", _WORK),
     },
+    "rollout": {
+        "running": ("Rolling out", _WORK),
+        "halted": ("Halted", _ODD),
+        "rolling_back": ("Rolling back", _WORK),
+        "rolled_back": ("Rolled back", ("grey", "icon:undo-2")),
+    },
     "decision": {
         "kept": ("Kept", _GOOD),
         "given": ("Given", _GOOD),

@@ -26,6 +26,7 @@ from backend.tasks.command import Actor
 from backend.tasks.models import Task
 from backend.vms.models import Vm
 from broker.models import ConsoleSession, Decision, Ticket
+from pools.models import Rollout
 from portal import Parts, create_app
 from portal.auth import COOKIE
 from tests import make
@@ -112,6 +113,10 @@ class Place:
         lease = make.a_lease(tx, pool, alice, member=member, now=now)
         own = make.a_vm(tx, "alices-own")
         make.a_permission(tx, alice, own)
+        rollout = Rollout(pool_id=pool.id, from_template_id=template.id, to_template_id=template.id, mode="batches", batch=1,
+                          max_failures=1, halt_at=1, who="root", created_at=now)
+        tx.add(rollout)
+        tx.flush()
         group = make.a_group(tx, "Staff")
         calendar = make.a_calendar(tx, "Mon-Fri 08:00-18:00")
         task = Task(command="vm.start", args={"vm_id": str(own.id)}, title="Start VM alices-own", object_kind="vm",
@@ -140,6 +145,7 @@ class Place:
         self.ids = {
             "datacenter": tx.scalars(one(DataCenter.id)).first(), "cluster": host.cluster_id, "host": host.id,
             "storagedomain": domain.id, "template": template.id, "pool": pool.id, "member": spare.id, "lease": lease.id,
+            "rollout": rollout.id,
             "vm": member.vm_id, "own_vm": own.id, "disk": tx.scalars(one(Disk.id).where(Disk.vm_id == member.vm_id)).one(),
             "user": alice.id, "group": group.id, "directory": tx.scalars(one(Directory.id)).one(), "permission": entitlement.id,
             "calendar": calendar.id,

@@ -162,6 +162,12 @@ TABLE: dict[str, Case] = {
     "POST api.pool_resume": command("keeper", "pool", fine=frozenset({409}), body={}),  # it is not paused
     "POST api.pool_remove": command("keeper", "pool", body={"force": True}),
     "POST api.pool_add_member": command("keeper", "pool", body={"name": "extra"}),
+    "POST api.pool_roll_out": command("keeper", "pool", fine=frozenset({409}), body={"template_id": "@template"}),  # one runs
+    "POST api.rollout_halt": command("keeper", "rollout", body={}),
+    "POST api.rollout_resume": command("keeper", "rollout", fine=frozenset({409}), body={}),  # it runs
+    "POST api.rollout_roll_back": command("keeper", "rollout", body={}),
+    "POST api.rollout_cancel": command("keeper", "rollout", body={}),
+    "POST api.member_remake": command("keeper", "member", body={"template_id": "@template"}),
     "POST api.member_reset": command("keeper", "member", body={}),
     "POST api.member_repair": command("keeper", "member", fine=frozenset({409}), body={}),  # it is not broken
     "POST api.member_assign": command("keeper", "member", fine=frozenset({409}), body=USER_BOB),  # the pool is not dedicated
