@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -135,7 +135,8 @@ class ResetMember(_OnMember):
     """Make a desktop as new: shut down, power off if it will not, throw away what was written, free again."""
 
     member_id: UUID
-    name, permission, steps = "member.reset", "pool.edit", ("shutdown", "stop", "reset")
+    name, permission = "member.reset", "pool.edit"
+    steps: ClassVar[tuple[str, ...]] = ("shutdown", "stop", "reset")
     verb = "Reset"
 
     def check(self, tx: Tx) -> None:

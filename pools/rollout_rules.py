@@ -83,7 +83,7 @@ def next_round(rolling: Rolling, desktops: Sequence[Desktop]) -> Round:
     idle = sorted((d for d in left if _idle(d)), key=_order)
     most = limit(rolling)
     room = len(idle) if most is None else max(0, most - sum(d.moving for d in desktops))
-    recall = ()
+    recall: tuple[UUID, ...] = ()
     if rolling.mode == "at_once":
         recall = tuple(d.lease_id for d in left if d.lease in ("starting", "active", "expiring") and d.lease_id is not None)
     return Round(move=tuple(d.member_id for d in idle[:room]), recall=recall)

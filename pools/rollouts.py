@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -41,7 +42,7 @@ class RolloutLoop(FromRows):
                     _round(tx, pool, now)
 
 
-def words(tx: Tx, rollout: Rollout, **more: str) -> dict[str, str]:
+def words(tx: Tx, rollout: Rollout, **more: str) -> dict[str, Any]:
     """The names that sentences about this rollout are filled with."""
     return {
         "pool": get(tx, Pool, rollout.pool_id).name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -90,6 +91,6 @@ def prove(tx: Tx, pool_id: UUID, template_id: UUID) -> None:
     if rollout is not None and not rollout.proved and target(rollout) == template_id:
         rollout.proved, rollout.why = True, ""
         get(tx, Pool, pool_id).template_id = template_id
-        names = {"pool": get(tx, Pool, pool_id).name, "to": label(tx, template_id)}
+        names: dict[str, Any] = {"pool": get(tx, Pool, pool_id).name, "to": label(tx, template_id)}
         record(tx, "rollout.proved", rollout, **names)
         touch(tx, "rollout", rollout.id, pool_id=pool_id)

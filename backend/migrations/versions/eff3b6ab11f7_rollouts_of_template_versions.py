@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = '80ae9c8fb022'
-down_revision = '58b1cff1ff2c'
+revision = 'eff3b6ab11f7'
+down_revision = '8c1453b3bb63'
 phase = "pre"  # pre: may run while the old processes do; post: only after they are gone
 
 
