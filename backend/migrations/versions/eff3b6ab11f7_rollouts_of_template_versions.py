@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = 'eff3b6ab11f7'
-down_revision = '8c1453b3bb63'
+down_revision = '33db7d0fd52e'
 phase = "pre"  # pre: may run while the old processes do; post: only after they are gone
 
 
