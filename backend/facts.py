@@ -15,7 +15,7 @@ from backend.scheduling.place import place, why_not
 from backend.storage.models import Disk, StorageDomain
 from backend.vms.models import Vm
 
-_NOT_RUNNING = ("down", "image_locked")
+_NOT_RUNNING = ("down", "image_locked", "suspended")
 
 
 def of_vm(tx: Tx, vm: Vm) -> VmFacts:

@@ -1,4 +1,4 @@
-"""Forget what nobody needs any more: old changes, ended tasks, events, used idempotency keys, dead workers."""
+"""Forget what nobody needs any more: old changes, events, tasks and sessions that ended, used idempotency keys, dead workers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from backend.directory.models import Throttle, WebSession
 from backend.events import Event
 from backend.loops import FromRows
 from backend.tasks.models import Idempotency, Task, Worker
+from backend.vms.models import GuestSession
 
 KEEP_CHANGES, KEEP_TASKS, KEEP_EVENTS, KEEP_KEYS = timedelta(hours=1), timedelta(days=30), timedelta(days=365), timedelta(days=1)
 
@@ -30,6 +31,7 @@ class Forget(FromRows):
         old = (
             (Change, Change.id, Change.at < now - KEEP_CHANGES),
             (Task, Task.id, Task.ended_at < now - KEEP_TASKS),
+            (GuestSession, GuestSession.id, GuestSession.ended_at < now - KEEP_TASKS),
             (Event, Event.id, Event.at < now - KEEP_EVENTS),
             (WebSession, WebSession.id, sa.func.coalesce(WebSession.ended_at, WebSession.expires_at) < now - KEEP_TASKS),
         )

@@ -237,7 +237,7 @@ def _of_lease(
         if vm.state == "up":
             protocol = _protocol(wish.over([p for p in pool.protocols if p in vm.protocols]), wish)
             return _ready(tx, vm, lease, protocol, wish)
-        if vm.state == "down" and lease.state != "grace":
+        if vm.state in ("down", "suspended") and lease.state != "grace":
             lease.off_wanted = False
             member = tx.scalars(sa.select(PoolMember).where(PoolMember.vm_id == vm.id)).one()
             members.start(tx, member, wish.now)
@@ -269,7 +269,7 @@ def _own_vm(tx: Tx, vm: Vm, wish: _Wish) -> Answer:
     protocol = _protocol(wish.over(vm.protocols), wish)
     if vm.state in ("up", "paused"):
         return _ready(tx, vm, None, protocol, wish)
-    if vm.state == "down":
+    if vm.state in ("down", "suspended"):
         submit_for(tx, StartVm(vm.id), vm, wish.user_id, wish.now)
     return _starting(tx, vm, None, facts.BOOT_S, wish.now)
 
@@ -301,6 +301,8 @@ def _starting(tx: Tx, vm: Vm, lease: Lease | None, boot_s: float, now: datetime)
     silent = vm.state in ("unknown", "not_responding") or (host is not None and host.state != "up" and vm.state != "down")
     if silent:
         sentence = f"Desktop {vm.name} cannot be reached now: its host does not answer. You are connected when it does."
+    elif vm.state in ("suspended", "restoring_state"):
+        sentence = f"Desktop {vm.name} is waking up where it was left."
     elif vm.state == "powering_down":
         sentence = f"Desktop {vm.name} is shutting down; connect again when it is off."
     else:

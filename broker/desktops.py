@@ -161,11 +161,11 @@ def _power(vm: Vm | None) -> str:
     match vm.state if vm else "down":
         case "up" | "paused":
             return "running"
-        case "down":
+        case "down" | "suspended":
             return "off"
         case "unknown" | "not_responding":
             return "unreachable"
-        case "powering_down":
+        case "powering_down" | "saving_state":
             return "ending"
         case _:
             return "starting"
@@ -174,7 +174,8 @@ def _power(vm: Vm | None) -> str:
 def _possible(vm: Vm | None, action: str) -> bool:
     if vm is None:
         return False
-    states = {"start": ("down",), "shutdown": ("up",), "stop": ("up", "powering_up", "powering_down", "paused")}
+    on = ("up", "powering_up", "powering_down", "paused", "reboot_in_progress")
+    states = {"start": ("down", "suspended"), "shutdown": ("up",), "stop": on}
     return vm.state in states.get(action, ("up", "down"))
 
 

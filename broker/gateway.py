@@ -170,6 +170,8 @@ class Gateway:
                 state = vm.state if vm else "removed"
         except Unavailable:
             state = "unknown"
+        if state in ("saving_state", "suspended"):
+            return "The desktop was suspended; connect again and it goes on where it was."
         if state in ("down", "powering_down", "removed", "image_locked"):
             return "The desktop was shut down."
         return "The desktop's screen was closed. If the desktop still runs, connect again."

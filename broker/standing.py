@@ -39,6 +39,6 @@ def standing(tx: Tx, *, user_id: UUID, desktop_id: UUID, now: datetime) -> Answe
     if vm.state in ("up", "paused"):
         return Answer("ready", lease.why if lease else "", lease, vm.id, vm.name, progress=100)
     answer = _starting(tx, vm, lease, facts.boot_s(tx, pool.id) if pool else facts.BOOT_S, now)
-    if vm.state == "down" and answer.task_id is None and (lease is None or lease.state != "starting"):
-        return Answer("off", f"Desktop {vm.name} is off.", lease, vm.id, vm.name)
+    if vm.state in ("down", "suspended") and answer.task_id is None and (lease is None or lease.state != "starting"):
+        return Answer("off", f"Desktop {vm.name} is {'off' if vm.state == 'down' else 'suspended'}.", lease, vm.id, vm.name)
     return answer

@@ -33,7 +33,7 @@ from pools.models import Lease
 VALID = timedelta(seconds=30)  # how long a ticket may be redeemed
 JOIN = timedelta(seconds=60)  # how long after that its display password is good: a viewer's later channels use it too
 HELD = ("starting", "active", "expiring", "grace")  # leases whose holder may look at the desktop
-WITH_SCREEN = ("powering_up", "up", "paused", "powering_down", "not_responding")  # VMs that have a display
+WITH_SCREEN = ("powering_up", "up", "paused", "powering_down", "reboot_in_progress", "not_responding")  # VMs that have a display
 
 
 # -- minting ---------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ PAUSE_S = 15  # before a pool tries again to make or start desktops, after that 
 def start(tx: Tx, member: PoolMember, now: datetime) -> bool:
     """Have the member's VM started; False when something else is at it just now, and one must look again."""
     vm = get(tx, Vm, member.vm_id)
-    if vm.state != "down" or locked(tx, member):
+    if vm.state not in ("down", "suspended") or locked(tx, member):
         return False
     member.task_id = submit(tx, StartVm(vm.id), SYSTEM, now).id
     return True

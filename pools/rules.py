@@ -181,7 +181,7 @@ def _starting(lease: LeaseFacts, now: datetime) -> Step | None:
         return None
     if lease.task == "failed":
         return "later" if lease.code in NOT_ITS_FAULT and lease.vm_state == "down" else "broke"
-    return "start" if lease.vm_state == "down" else None
+    return "start" if lease.vm_state in ("down", "suspended") else None
 
 
 def _returning(lease: LeaseFacts) -> Step | None:

@@ -62,7 +62,7 @@ def beside(thing: Thing, row: dict[str, Any]) -> dict[str, Any]:
     if thing.kind == "user":
         return {"may_set_password": row["directory"] == INTERNAL and may_anywhere("user.edit")}
     if thing.kind == "vm":
-        running = row["state"] in ("up", "paused", "powering_down")
+        running = row["state"] in ("up", "paused", "powering_down", "reboot_in_progress")
         return {
             "screen": url_for("user.screen", vm_id=row["id"]) if running else None,
             "console": views.may_on("desktop.use", "vm", UUID(row["id"])) and row["pool_id"] is None,

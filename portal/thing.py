@@ -33,6 +33,12 @@ class Button:
     fields: tuple[str, ...] = ()  # fields of the command that the question lets one fill in
     fixed: tuple[tuple[str, str], ...] = ()  # fields that this button sets
     main: bool = False  # stands beside the name, not in the menu
+    about: tuple[tuple[str, str], ...] = ()  # (command's field, row's field) where it is not simply `<kind>_id` and the id
+
+    def given(self, kind: str, row: Row) -> dict[str, Any]:
+        """The command's fields that follow from the row and from the button itself."""
+        about = {field: row[of] for field, of in self.about} or {f"{kind}_id": row["id"]}
+        return {**about, **dict(self.fixed)}
 
 
 @dataclass(frozen=True)

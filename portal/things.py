@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from portal.thing import Thing
 from portal.things_access import ACCESSRULES, DEVICES
-from portal.things_desktops import CONSOLES, DECISIONS, LEASES, MEMBERS, POOLS, ROLLOUTS, TEMPLATES, VMS
+from portal.things_desktops import CONSOLES, DECISIONS, LEASES, MEMBERS, POOLS, ROLLOUTS, TEMPLATES
 from portal.things_people import CALENDARS, DIRECTORIES, GROUPS, PERMISSIONS, SESSIONS, TOKENS, USERS
 from portal.things_places import CLUSTERS, DATACENTERS, DISKS, HOSTS, STORAGEDOMAINS
+from portal.things_vms import GUESTSESSIONS, SNAPSHOTS, VMS
 from portal.things_work import EVENTS, TASKS
 
 THINGS: dict[str, Thing] = {
@@ -18,6 +19,8 @@ THINGS: dict[str, Thing] = {
         LEASES,
         DECISIONS,
         VMS,
+        SNAPSHOTS,
+        GUESTSESSIONS,
         TEMPLATES,
         HOSTS,
         STORAGEDOMAINS,

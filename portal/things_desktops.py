@@ -1,4 +1,4 @@
-"""Pure: how pools, their desktops and leases, VMs, templates and consoles are shown."""
+"""Pure: how pools, their desktops and leases, templates and consoles are shown."""
 
 from __future__ import annotations
 
@@ -279,72 +279,6 @@ DECISIONS = Thing(
     ),
     name="sentence",
     menu=False,
-)
-
-VMS = Thing(
-    "vms",
-    "vm",
-    "Virtual machines",
-    "icon:monitor",
-    "Every virtual machine, in pools and outside.",
-    (
-        NAME,
-        STATE,
-        Column("host", "Host", "link", "hosts"),
-        Column("pool", "Pool", "link", "pools"),
-        Column("user", "Held by"),
-        Column("ip", "Address", "list"),
-        MEMORY,
-        Column("cpu_usage", "Processors", "usage"),
-        Column("started_at", "Up", "ago"),
-    ),
-    (
-        Column("description", "Description"),
-        WHY,
-        CLUSTER,
-        Column("host", "Host", "link", "hosts"),
-        Column("pool", "Pool", "link", "pools"),
-        Column("template", "Template", "link", "templates"),
-        Column("user", "Held by"),
-        Column("vcpus", "Processors", "number"),
-        Column("cpu_usage", "Usage of its processors", "usage"),
-        MEMORY,
-        Column("memory_given_mib", "Memory given now", "mib"),
-        Column("protocols", "Consoles", "list"),
-        Column("ip", "Addresses", "list"),
-        Column("guest", "Guest", "guest"),
-        Column("started_at", "Started", "ago"),
-        Column("created_at", "Made", "ago"),
-    ),
-    (
-        Button("vm.start", "Start", "icon:play", within("down"), main=True),
-        Button("vm.shutdown", "Shut down", "icon:power", within("up", "powering_up"), main=True),
-        Button(
-            "vm.stop",
-            "Power off",
-            "icon:power-off",
-            within("powering_up", "up", "paused", "powering_down", "not_responding"),
-            danger=True,
-            ask="As if its plug were pulled: what is not saved is lost.",
-        ),
-        Button(
-            "vm.remove",
-            "Remove",
-            "icon:trash-2",
-            lambda row: row["state"] == "down" and not row["pool_id"],
-            danger=True,
-            ask="The virtual machine and its disk are removed. This cannot be undone.",
-        ),
-    ),
-    (
-        Part("Tasks", "tasks", "object_id = {id}", ("title", "state", "actor", "created_at")),
-        Part("Disks", "disks", "vm_id = {id}", ("name", "state", "capacity_mib", "domain"), link=False),
-        Part("Consoles", "consoles", "vm_id = {id}", ("user", "protocol", "address", "started_at", "ended_at", "end_reason")),
-        Part("Events", "events", "object_id = {id}", link=False),
-    ),
-    (("vm.create", "Create VM"),),
-    live=("lease", "host", "task"),
-    hints=("state = up", "host = alpha", "user = alice", "memory_mib > 1024", "cpu_usage > 80"),
 )
 
 TEMPLATES = Thing(

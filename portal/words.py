@@ -55,7 +55,12 @@ _LOOKS: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
         "powering_up": ("Starting", _WORK),
         "powering_down": ("Shutting down", _WORK),
         "image_locked": ("Being prepared", _WORK),
+        "reboot_in_progress": ("Rebooting", _WORK),
+        "saving_state": ("Being suspended", _WORK),
+        "suspended": ("Suspended", ("purple", "icon:moon")),
+        "restoring_state": ("Waking up", _WORK),
     },
+    "snapshot": {"locked": ("At work", _WORK)},
     "desktop": {
         "available": ("Available", ("teal", "icon:circle-dashed")),
         "closed": ("Not at this hour", ("grey", "icon:clock")),

@@ -10,13 +10,13 @@ from backend.devices.machine import DEVICE
 from backend.hosts.machine import HOST
 from backend.storage.machine import DISK, DOMAIN
 from backend.tasks.models import STEP, TASK
-from backend.vms.machine import TEMPLATE, VM
+from backend.vms.machine import SNAPSHOT, TEMPLATE, VM
 from broker.models import TICKET
 from hostapi.verbs import QUESTIONS, STEPS, HostAgent
 from pools.machine import LEASE, MEMBER, POOL
 
 DOCS = Path(__file__).parent.parent / "docs"
-TABLES = (LEASE, MEMBER, POOL, TICKET, VM, TEMPLATE, HOST, DOMAIN, DISK, TASK, STEP, DEVICE)
+TABLES = (LEASE, MEMBER, POOL, TICKET, VM, TEMPLATE, SNAPSHOT, HOST, DOMAIN, DISK, TASK, STEP, DEVICE)
 
 
 def states() -> str:

@@ -33,6 +33,7 @@ _PARENTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "lease": ("lease", (("pool", "pool_id"),)),
     "member": ("pool_member", (("pool", "pool_id"),)),
     "rollout": ("rollout", (("pool", "pool_id"),)),
+    "snapshot": ("vm_snapshot", (("vm", "vm_id"),)),
 }
 
 
@@ -139,9 +140,10 @@ def _admins(tx: Tx, but: UUID | None) -> set[UUID]:
 def see_permit(kind: str) -> str:
     """The permit that lets one see objects of this kind."""
     return {
-        "member": "pool.see", "disk": "storage.see", "storagedomain": "storage.see", "datacenter": "cluster.see",
+        "member": "pool.see", "rollout": "pool.see", "snapshot": "vm.see", "guestsession": "vm.see",
+        "disk": "storage.see", "storagedomain": "storage.see", "datacenter": "cluster.see",
         "group": "user.see", "permission": "user.see", "session": "user.see", "token": "user.see", "directory": "user.see",
-        "decision": "lease.see", "rollout": "pool.see",
+        "decision": "lease.see",
     }.get(kind, f"{kind}.see")
 
 

@@ -17,8 +17,9 @@ from backend.db import Tx
 from backend.errors import Refused
 from backend.events import move
 from backend.hosts.models import Host
-from backend.hosts.rules import Change, KnownHost, KnownVm, Usage, changes, usages
+from backend.hosts.rules import Change, KnownHost, KnownVm, Usage, changes, guest_news, usages
 from backend.storage.models import StorageDomain
+from backend.vms import guests
 from backend.vms.models import Vm, VmScreen
 from hostapi.client import HostUnreachable
 from hostapi.types import HostReport, Screen, StorageReport
@@ -67,13 +68,15 @@ class Monitor:
     def read(self, tx: Tx) -> list[tuple[Address, KnownHost]]:
         """Hosts and their VMs before they are asked: a VM that starts meanwhile is not judged by an older report."""
         vms: dict[UUID, list[KnownVm]] = {}
+        logged_in = guests.open_sessions(tx)
         for vm_id, state, guest, started_at, host_id, vcpus, cpu_s, cpu_at in tx.execute(
             sa.select(Vm.id, Vm.state, Vm.guest, Vm.started_at, Vm.host_id, Vm.vcpus, Vm.cpu_s, Vm.cpu_at)
             .where(Vm.host_id.is_not(None), Vm.state != "down")
             .order_by(sa.func.length(Vm.name), Vm.name)
         ):
             if host_id is not None:
-                vms.setdefault(host_id, []).append(KnownVm(vm_id, state, guest, started_at, vcpus, cpu_s, cpu_at))
+                inside = logged_in.get(vm_id, frozenset())
+                vms.setdefault(host_id, []).append(KnownVm(vm_id, state, guest, started_at, vcpus, cpu_s, cpu_at, inside))
         now = self.clock.now()
         return [
             ((h.id, h.address, h.port), KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ()))))
@@ -106,6 +109,21 @@ class Monitor:
             else:
                 _apply_storage(tx, known.host_id, report.storage)
                 _apply_usages(tx, usages(known, report, now), now)
+                _apply_guests(tx, known, report, now)
+        guests.end_where_off(tx, now)
+
+
+def _apply_guests(tx: Tx, known: KnownHost, report: HostReport, now: datetime) -> None:
+    """Who logged in and out inside; not of a VM that began anew since its host was asked."""
+    runs = {vm.vm_id: vm for vm in known.vms}
+    told = guest_news(known, report)
+    for news in told:
+        if news.came or news.left:
+            vm = tx.get(Vm, news.vm_id, populate_existing=True)
+            was = runs[news.vm_id]
+            if vm is not None and vm.started_at == was.started_at and vm.state in (was.state, "up", "unknown"):
+                guests.hear(tx, vm, news.came, news.left, now)
+    guests.seen(tx, [news.vm_id for news in told], now)
 
 
 def _same_run(tx: Tx, vm_id: UUID, started_at: datetime | None) -> bool:

@@ -18,7 +18,7 @@ from hostapi.types import HostReport, VmReport
 SILENT_AFTER = timedelta(seconds=10)  # up -> connecting
 LOST_AFTER = timedelta(seconds=60)  # connecting -> non_responsive; its VMs become unknown
 SAMPLE_EVERY = timedelta(seconds=10)  # a VM's usage; oftener would only be more writes
-_MAY_RUN = ("powering_up", "up", "paused", "powering_down", "unknown")
+_MAY_RUN = ("powering_up", "up", "paused", "powering_down", "reboot_in_progress", "unknown")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class KnownVm:
     vcpus: int = 1
     cpu_s: float = 0.0
     cpu_at: datetime | None = None
+    logged_in: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,22 @@ def usages(known: KnownHost, report: HostReport, now: datetime) -> list[Usage]:
                 usage = round(min(100.0, 100 * (said.cpu_s - vm.cpu_s) / passed.total_seconds() / max(1, vm.vcpus)), 1)
         found.append(Usage(vm.vm_id, vm.started_at, said.cpu_s, usage, said.memory_mib))
     return found
+
+
+@dataclass(frozen=True)
+class GuestNews:
+    """What a guest says of its people, beside what was known: who came and who left."""
+
+    vm_id: UUID
+    came: frozenset[str]
+    left: frozenset[str]
+
+
+def guest_news(known: KnownHost, report: HostReport) -> list[GuestNews]:
+    """Of every VM whose guest agent answers. A silent agent is no news: people may still be logged in."""
+    said = {vm.vm_id: frozenset(vm.guest.users) for vm in report.vms if vm.guest is not None and vm.state != "off"}
+    there = [vm for vm in known.vms if vm.state in _MAY_RUN and vm.vm_id in said]
+    return [GuestNews(vm.vm_id, said[vm.vm_id] - vm.logged_in, vm.logged_in - said[vm.vm_id]) for vm in there]
 
 
 def changes(known: KnownHost, report: HostReport | None, now: datetime) -> list[Change]:

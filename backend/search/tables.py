@@ -23,8 +23,8 @@ from backend.search.query import Field, Kind, Viewer
 from backend.storage.machine import DISK, DOMAIN
 from backend.storage.models import Disk, StorageDomain
 from backend.tasks.models import TASK, Task
-from backend.vms.machine import TEMPLATE, VM
-from backend.vms.models import Template, Vm
+from backend.vms.machine import SNAPSHOT, TEMPLATE, VM
+from backend.vms.models import GuestSession, Template, Vm, VmSnapshot
 
 # rows of higher floors are known here by table name alone
 POOL = sa.table("pool", sa.column("id"), sa.column("name"), sa.column("cluster_id"))
@@ -95,7 +95,8 @@ HOSTS = Kind("hosts", "host", Host.id, {
                        about="load of the last minute in per cent of its processors"),
     "memory_mib": Field(Host.memory_mib, "number"), "memory_free_mib": Field(Host.memory_free_mib, "number"),
     "vms": Field(sa.select(sa.func.count()).select_from(Vm).where(
-        Vm.host_id == Host.id, Vm.state.not_in(("down", "image_locked"))).correlate(Host).scalar_subquery(), "number"),
+        Vm.host_id == Host.id, Vm.state.not_in(("down", "image_locked", "suspended")),
+    ).correlate(Host).scalar_subquery(), "number"),
     "enrolled": Field(Host.certificate.is_not(None), "yesno"), "reported_at": Field(Host.reported_at, "time"),
 }, below("host", host=Host.id, cluster=Host.cluster_id))
 
@@ -148,8 +149,38 @@ VMS = Kind("vms", "vm", Vm.id, {
     "ip": Field(sa.func.array(sa.select(sa.func.jsonb_array_elements_text(
         sa.case((sa.func.jsonb_typeof(Vm.guest["ips"]) == "array", Vm.guest["ips"]))).column_valued("ip"),
     ).correlate(Vm).scalar_subquery()), "texts"),
+    "logged_in": Field(sa.func.array(sa.select(GuestSession.user_name).where(
+        GuestSession.vm_id == Vm.id, GuestSession.ended_at.is_(None),
+    ).order_by(GuestSession.user_name).correlate(Vm).scalar_subquery()), "texts", about="who is logged in inside"),
     "started_at": Field(Vm.started_at, "time"), "created_at": Field(Vm.created_at, "time"),
 }, below("vm", vm=Vm.id, pool=Vm.pool_id, cluster=Vm.cluster_id))
+
+
+
+def _of_vm(column: Any, vm_id: Any) -> Any:
+    vm = sa.orm.aliased(Vm)
+    return sa.select(getattr(vm, column)).where(vm.id == vm_id).scalar_subquery()
+
+
+def _below_vm(kind: str, vm_id: Any) -> Callable[[Viewer], Any]:
+    return below(kind, vm=vm_id, pool=_of_vm("pool_id", vm_id), cluster=_of_vm("cluster_id", vm_id))
+
+
+SNAPSHOTS = Kind("snapshots", "snapshot", VmSnapshot.id, {
+    "id": Field(VmSnapshot.id, ID), "name": Field(VmSnapshot.name),
+    "state": Field(VmSnapshot.state, _STATE, tuple(SNAPSHOT.states)),
+    "vm": Field(name_of(Vm, VmSnapshot.vm_id)), "vm_id": Field(VmSnapshot.vm_id, ID),
+    "vm_state": Field(_of_vm("state", VmSnapshot.vm_id), "choice", tuple(VM.states)),
+    "at_rest": Field(VmSnapshot.at_rest, "yesno", about="its file systems were: the VM was off, or its agent froze them"),
+    "created_at": Field(VmSnapshot.created_at, "time"),
+}, _below_vm("snapshot", VmSnapshot.vm_id), order=(("created_at", True),))
+
+GUESTSESSIONS = Kind("guestsessions", "guestsession", GuestSession.id, {
+    "id": Field(GuestSession.id, ID), "user": Field(GuestSession.user_name, about="as the guest calls them"),
+    "vm": Field(name_of(Vm, GuestSession.vm_id)), "vm_id": Field(GuestSession.vm_id, ID),
+    "since": Field(GuestSession.since, "time"), "seen_at": Field(GuestSession.seen_at, "time"),
+    "ended_at": Field(GuestSession.ended_at, "time"),
+}, _below_vm("guestsession", GuestSession.vm_id), name="user", order=(("since", True),))
 
 _GROUPS = (sa.select(Group.name).join(Membership, Membership.group_id == Group.id).where(Membership.user_id == User.id)
            .order_by(Group.name).correlate(User).scalar_subquery())
@@ -265,5 +296,5 @@ EVENTS = Kind("events", "event", Event.id, {
     "pool": sa.func.coalesce(Event.pool_id, of_object(Event.object_kind, Event.object_id)["pool"])}),
     name="sentence", order=(("at", True),))
 
-BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, DISKS, TEMPLATES, VMS, USERS, GROUPS, DIRECTORIES, PERMISSIONS,
-           CALENDARS, DEVICES, SESSIONS, TOKENS, TASKS, EVENTS)
+BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, DISKS, TEMPLATES, VMS, SNAPSHOTS, GUESTSESSIONS, USERS, GROUPS,
+           DIRECTORIES, PERMISSIONS, CALENDARS, DEVICES, SESSIONS, TOKENS, TASKS, EVENTS)

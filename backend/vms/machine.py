@@ -1,11 +1,12 @@
-"""VM and TEMPLATE tables. Pure.
+"""VM, TEMPLATE and SNAPSHOT tables. Pure.
 
 No event here is caused by a time-out alone: `died` and `stopped` need the host's word.
 """
 
 from backend.states import StateTable
 
-_RUNNING = ("wait_for_launch", "powering_up", "up", "paused", "powering_down", "unknown")
+_RUNNING = ("wait_for_launch", "powering_up", "up", "paused", "powering_down", "reboot_in_progress", "unknown")
+_ON = ("powering_up", "up", "paused", "powering_down", "reboot_in_progress")
 
 VM = StateTable(
     "vm",
@@ -13,6 +14,7 @@ VM = StateTable(
     {
         ("image_locked", "created"): "down",
         ("image_locked", "reset_done"): "down",
+        ("image_locked", "unlocked"): "down",
         ("down", "lock"): "image_locked",
         ("down", "start"): "wait_for_launch",
         ("wait_for_launch", "launched"): "powering_up",
@@ -23,10 +25,24 @@ VM = StateTable(
         ("powering_down", "shutdown_failed"): "up",
         ("up", "pause"): "paused",
         ("paused", "resume"): "up",
-        **{(state, "stop"): "powering_down" for state in ("powering_up", "up", "paused", "powering_down")},
+        ("up", "reboot"): "reboot_in_progress",
+        **{(state, "reset"): "reboot_in_progress" for state in ("powering_up", "up", "reboot_in_progress")},
+        ("reboot_in_progress", "rebooted"): "powering_up",
+        ("reboot_in_progress", "reboot_failed"): "up",
+        ("up", "suspend"): "saving_state",
+        ("saving_state", "suspended"): "suspended",
+        ("saving_state", "suspend_failed"): "up",
+        ("saving_state", "died"): "down",
+        ("suspended", "restore"): "restoring_state",
+        ("restoring_state", "restored"): "up",
+        ("restoring_state", "restore_failed"): "suspended",
+        ("restoring_state", "state_lost"): "down",
+        ("suspended", "stop"): "powering_down",  # what was saved is thrown away
+        ("powering_down", "discard_failed"): "suspended",
+        **{(state, "stop"): "powering_down" for state in _ON},
         **{(state, "stopped"): "down" for state in _RUNNING},
         **{(state, "died"): "down" for state in _RUNNING if state != "wait_for_launch"},
-        **{(state, "host_silent"): "unknown" for state in ("powering_up", "up", "paused", "powering_down")},
+        **{(state, "host_silent"): "unknown" for state in _ON},
         ("unknown", "seen_running"): "up",
         ("unknown", "seen_paused"): "paused",
     },
@@ -40,5 +56,15 @@ TEMPLATE = StateTable(
         ("locked", "created"): "ok",
         ("locked", "creation_failed"): "illegal",
         ("ok", "lock"): "locked",
+    },
+)
+
+SNAPSHOT = StateTable(
+    "snapshot",
+    "locked",
+    {
+        ("locked", "taken"): "ok",
+        ("ok", "lock"): "locked",
+        ("locked", "unlocked"): "ok",
     },
 )

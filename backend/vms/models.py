@@ -1,4 +1,4 @@
-"""Vm, Template and VmScreen rows."""
+"""Vm, Template, VmSnapshot, GuestSession and VmScreen rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db import Base, HasId, Json, ref
-from backend.vms.machine import TEMPLATE, VM
+from backend.vms.machine import SNAPSHOT, TEMPLATE, VM
 
 
 class Template(HasId, Base):
@@ -54,12 +54,42 @@ class Vm(HasId, Base):
     boot_timeout_s: Mapped[int] = mapped_column(default=180, server_default="180")
     protocols: Mapped[list[str]] = mapped_column(default=lambda: ["vnc", "spice"])
     guest: Mapped[Json | None]  # hostapi GuestReport: hostname, os, ips, users; null while no agent answers
+    saved_path: Mapped[str] = mapped_column(default="", server_default="")  # where its memory is, while it is suspended
     cpu_s: Mapped[float] = mapped_column(default=0.0, server_default="0")  # of processor, in this run, up to `cpu_at`
     cpu_at: Mapped[datetime | None]
     cpu_usage: Mapped[float | None]  # per cent of its processors, between the last two samples
     memory_given_mib: Mapped[int | None]  # what its host gives it now
     started_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class VmSnapshot(HasId, Base):
+    """A snapshot inside a VM's disk; `at_rest` when its file systems were: the VM was off, or they were frozen."""
+
+    __tablename__ = "vm_snapshot"
+    __table_args__ = (sa.UniqueConstraint("vm_id", "name"),)
+    kind = "snapshot"
+    machine = SNAPSHOT
+    vm_id: Mapped[UUID] = ref("vm.id", ondelete="CASCADE")
+    name: Mapped[str]
+    state: Mapped[str] = mapped_column(default=SNAPSHOT.initial)
+    at_rest: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
+    created_at: Mapped[datetime]
+
+
+class GuestSession(HasId, Base):
+    """Somebody logged in inside a guest, as its agent told; the name is the guest's, not a person's here."""
+
+    __tablename__ = "guest_session"
+    __table_args__ = (
+        sa.Index("guest_session_open", "vm_id", "user_name", unique=True, postgresql_where=sa.text("ended_at IS NULL")),
+    )
+    kind = "guestsession"
+    vm_id: Mapped[UUID] = ref("vm.id", ondelete="CASCADE", index=True)
+    user_name: Mapped[str]
+    since: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
 
 
 class VmScreen(Base):

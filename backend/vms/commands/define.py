@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -14,32 +15,12 @@ from backend.errors import Impossible, Invalid
 from backend.events import move, record
 from backend.storage.models import Disk, StorageDomain
 from backend.tasks.command import Call, Job, Plain
+from backend.vms.commands.power import StopVm
+from backend.vms.disks import disk_of, host_of, volume_spec
 from backend.vms.machine import VM
-from backend.vms.models import Template, Vm
+from backend.vms.models import Template, Vm, VmSnapshot
 from backend.vms.rules import require_name, require_sizes
-from hostapi.types import Failure, VolumeSpec
-
-
-def volume_spec(tx: Tx, disk: Disk) -> VolumeSpec:
-    """The disk's volume as its host knows it."""
-    domain = get(tx, StorageDomain, disk.domain_id)
-    backing = get(tx, Disk, disk.backing_id).path if disk.backing_id else None
-    return VolumeSpec(disk.id, domain.path, disk.capacity_mib, backing)
-
-
-def host_of(tx: Tx, disk: Disk) -> UUID:
-    """The host to ask about this disk; `Impossible` while its domain is not usable."""
-    domain = get(tx, StorageDomain, disk.domain_id)
-    if domain.state != "active" or domain.host_id is None:
-        raise Impossible(
-            "domain_not_active", f"Storage domain {domain.name} is {domain.state}; activate it first. {domain.why}".strip()
-        )
-    return domain.host_id
-
-
-def disk_of(tx: Tx, vm_id: UUID) -> Disk | None:
-    """The VM's disk, if it has one."""
-    return tx.scalars(sa.select(Disk).where(Disk.vm_id == vm_id).order_by(Disk.name)).first()
+from hostapi.types import Failure
 
 
 @dataclass(frozen=True)
@@ -160,22 +141,43 @@ class CreateVm(Plain):
         return vm
 
 
-@dataclass(frozen=True)
-class ResetVm(Plain):
-    """Throw away everything a VM has written: a fresh overlay of its template takes the old one's place."""
+class _Unused(Plain):
+    """What the commands share that need a VM that is down. One that is suspended is down once what was saved of it is
+    thrown away: it would be of no use with another disk."""
 
     vm_id: UUID
-    name, permission, steps = "vm.reset_disk", "vm.operate", ("reset",)
 
     def target(self, tx: Tx) -> tuple[str, UUID | None]:
         return "vm", self.vm_id
+
+    def _require_unused(self, tx: Tx) -> Vm:
+        vm = get(tx, Vm, self.vm_id)
+        if vm.state != "suspended":
+            VM.next(vm.state, "lock", vm.name)
+        return vm
+
+    def discard(self, tx: Tx, job: Job) -> Call | None:
+        return StopVm(self.vm_id).stop(tx, job) if self._require_unused(tx).state == "suspended" else None
+
+    def discard_done(self, tx: Tx, job: Job, result: Any) -> None:
+        StopVm(self.vm_id).stop_done(tx, job, result)
+
+    def discard_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
+        StopVm(self.vm_id).stop_failed(tx, job, failure)
+
+
+@dataclass(frozen=True)
+class ResetVm(_Unused):
+    """Throw away everything a VM has written, its snapshots too: a fresh overlay of its template takes the old one's place."""
+
+    vm_id: UUID
+    name, permission, steps = "vm.reset_disk", "vm.operate", ("discard", "reset")
 
     def title(self, tx: Tx) -> str:
         return f"Give VM {get(tx, Vm, self.vm_id).name} a fresh disk"
 
     def check(self, tx: Tx) -> None:
-        vm = get(tx, Vm, self.vm_id)
-        VM.next(vm.state, "lock", vm.name)
+        vm = self._require_unused(tx)
         disk = disk_of(tx, vm.id)
         if disk is None or disk.backing_id is None:
             raise Impossible("no_template", f"VM {vm.name} has no disk over a template, so there is nothing to go back to.")
@@ -189,6 +191,7 @@ class ResetVm(Plain):
         return Call(host_id, "reset_volume", {"volume": volume_spec(tx, disk)})
 
     def reset_done(self, tx: Tx, job: Job, path: str) -> None:
+        tx.execute(sa.delete(VmSnapshot).where(VmSnapshot.vm_id == self.vm_id))
         move(tx, get(tx, Vm, self.vm_id), "reset_done", why="")
 
     def reset_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
@@ -199,21 +202,17 @@ class ResetVm(Plain):
 
 
 @dataclass(frozen=True)
-class RemoveVm(Plain):
-    """Remove a VM that is down, with its disk."""
+class RemoveVm(_Unused):
+    """Remove a VM that is down or suspended, with its disk and what was saved of it."""
 
     vm_id: UUID
-    name, permission, steps, no_return = "vm.remove", "vm.remove", ("delete", "forget"), "delete"
-
-    def target(self, tx: Tx) -> tuple[str, UUID | None]:
-        return "vm", self.vm_id
+    name, permission, steps, no_return = "vm.remove", "vm.remove", ("discard", "delete", "forget"), "delete"
 
     def title(self, tx: Tx) -> str:
         return f"Remove VM {get(tx, Vm, self.vm_id).name}"
 
     def check(self, tx: Tx) -> None:
-        vm = get(tx, Vm, self.vm_id)
-        VM.next(vm.state, "lock", vm.name)
+        vm = self._require_unused(tx)
         if vm.pool_id is not None:
             raise Impossible("of_a_pool", f"VM {vm.name} belongs to a pool: remove it among the pool's desktops.")
 

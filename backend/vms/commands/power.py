@@ -1,4 +1,4 @@
-"""Start, shut down, power off."""
+"""Start (or restore), shut down, power off."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from backend.events import move, record
 from backend.hosts.models import Host
 from backend.storage.models import Disk
 from backend.tasks.command import Call, Job, Plain
+from backend.vms.disks import host_of, require_disk
 from backend.vms.machine import VM
 from backend.vms.models import Vm
 from backend.vms.rules import vm_spec
 from hostapi.types import Failure, GuestReport, VmReport
 
 
-class _OnVm(Plain):
+class OnVm(Plain):
     """What the commands on one VM share."""
 
     vm_id: UUID
@@ -35,61 +36,8 @@ class _OnVm(Plain):
         return f"{self.verb} VM {get(tx, Vm, self.vm_id).name}"
 
 
-@dataclass(frozen=True)
-class StartVm(_OnVm):
-    """Run a VM on the host the scheduler picks, and wait until its guest has booted."""
-
-    vm_id: UUID
-    name, permission, steps = "vm.start", "vm.operate", ("launch", "boot")
-    verb = "Start"
-
-    def check(self, tx: Tx) -> None:
-        vm = get(tx, Vm, self.vm_id)
-        VM.next(vm.state, "start", vm.name)
-
-    def launch(self, tx: Tx, job: Job) -> Call:
-        """Choose the host, hold its memory, and say what it is to run."""
-        vm = get(tx, Vm, self.vm_id, lock=True)
-        VM.next(vm.state, "start", vm.name)
-        placement = facts.reserve(tx, vm)
-        host = get(tx, Host, placement.host_id)
-        move(tx, vm, "start", words={"host": host.name}, host_id=host.id, why="", guest=None, started_at=job.now)
-        disks = tx.execute(sa.select(Disk.id, Disk.path).where(Disk.vm_id == vm.id).order_by(Disk.name)).all()
-        spec = vm_spec(
-            vm_id=vm.id,
-            name=vm.name,
-            memory_mib=vm.memory_mib,
-            vcpus=vm.vcpus,
-            virt_type=host.virt_type,
-            boot=vm.boot,
-            protocols=vm.protocols,
-            video=vm.video,
-            disks=[(row.id, row.path) for row in disks],
-        )
-        return Call(host.id, "start_vm", {"spec": spec})
-
-    def launch_done(self, tx: Tx, job: Job, report: VmReport) -> None:
-        move(tx, get(tx, Vm, self.vm_id), "launched")
-
-    def launch_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
-        vm = get(tx, Vm, self.vm_id)
-        if vm.state == "wait_for_launch":
-            move(tx, vm, "start_failed", host_id=None, why=failure.message)
-        else:
-            vm.why = failure.message  # refused before anything was decided: the VM is as it was
-
-    def launch_undo(self, tx: Tx, job: Job) -> Call | None:
-        """A start that is cancelled while it boots ends with the VM off."""
-        vm = get(tx, Vm, self.vm_id)
-        if job.cancelled and vm.host_id is not None and VM.may(vm.state, "stop"):
-            move(tx, vm, "stop")
-            return Call(vm.host_id, "stop_vm", {"vm_id": vm.id})
-        return None
-
-    def launch_undone(self, tx: Tx, job: Job) -> None:
-        vm = get(tx, Vm, self.vm_id)
-        if VM.may(vm.state, "stopped"):
-            move(tx, vm, "stopped", host_id=None, guest=None)
+class Booting(OnVm):
+    """The step that waits until a VM's guest has booted."""
 
     def boot(self, tx: Tx, job: Job) -> Call | None:
         """Ask to be told when the guest agent answers; a guest without one counts as booted at once."""
@@ -118,8 +66,81 @@ class StartVm(_OnVm):
             record(tx, "vm.boot_failed", vm, task_id=job.task_id, why=failure.message)
 
 
+class Starting(Booting):
+    """The steps that run a VM on the host the scheduler picks; one that was suspended goes on where it was."""
+
+    def launch(self, tx: Tx, job: Job) -> Call:
+        """Choose the host, hold its memory, and say what it is to run."""
+        vm = get(tx, Vm, self.vm_id, lock=True)
+        how = _how(vm)
+        VM.next(vm.state, how, vm.name)
+        placement = facts.reserve(tx, vm)
+        host = get(tx, Host, placement.host_id)
+        move(tx, vm, how, words={"host": host.name}, host_id=host.id, why="", guest=None, started_at=job.now)
+        disks = tx.execute(sa.select(Disk.id, Disk.path).where(Disk.vm_id == vm.id).order_by(Disk.name)).all()
+        spec = vm_spec(
+            vm_id=vm.id,
+            name=vm.name,
+            memory_mib=vm.memory_mib,
+            vcpus=vm.vcpus,
+            virt_type=host.virt_type,
+            boot=vm.boot,
+            protocols=vm.protocols,
+            video=vm.video,
+            disks=[(row.id, row.path) for row in disks],
+        )
+        if how == "restore":
+            return Call(host.id, "restore_vm", {"spec": spec, "path": vm.saved_path})
+        return Call(host.id, "start_vm", {"spec": spec})
+
+    def launch_done(self, tx: Tx, job: Job, report: VmReport) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        if vm.state == "restoring_state":
+            move(tx, vm, "restored", saved_path="")
+        else:
+            move(tx, vm, "launched")
+
+    def launch_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        if vm.state == "wait_for_launch":
+            move(tx, vm, "start_failed", host_id=None, why=failure.message)
+        elif vm.state == "restoring_state" and failure.code == "saved_state_missing":
+            move(tx, vm, "state_lost", host_id=None, saved_path="", why=failure.message)
+        elif vm.state == "restoring_state":
+            move(tx, vm, "restore_failed", host_id=None, why=f"{failure.message} Try again, or start it afresh without it.")
+        else:
+            vm.why = failure.message  # refused before anything was decided: the VM is as it was
+
+    def launch_undo(self, tx: Tx, job: Job) -> Call | None:
+        """A start that is cancelled while it boots ends with the VM off; one that is up by then, or was resumed, stays up."""
+        vm = get(tx, Vm, self.vm_id)
+        if job.cancelled and vm.state != "up" and vm.host_id is not None and VM.may(vm.state, "stop"):
+            move(tx, vm, "stop")
+            return Call(vm.host_id, "stop_vm", {"vm_id": vm.id})
+        return None
+
+    def launch_undone(self, tx: Tx, job: Job) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        if VM.may(vm.state, "stopped"):
+            move(tx, vm, "stopped", host_id=None, guest=None)
+
+
 @dataclass(frozen=True)
-class ShutdownVm(_OnVm):
+class StartVm(Starting):
+    """Run a VM on the host the scheduler picks, and wait until its guest has booted. One that was suspended goes on
+    where it was; if what was saved cannot be used it stays suspended."""
+
+    vm_id: UUID
+    name, permission, steps = "vm.start", "vm.operate", ("launch", "boot")
+    verb = "Start"
+
+    def check(self, tx: Tx) -> None:
+        vm = get(tx, Vm, self.vm_id)
+        VM.next(vm.state, _how(vm), vm.name)
+
+
+@dataclass(frozen=True)
+class ShutdownVm(OnVm):
     """Ask the guest to shut down, and wait until the VM is off."""
 
     vm_id: UUID
@@ -149,12 +170,12 @@ class ShutdownVm(_OnVm):
 
 
 @dataclass(frozen=True)
-class StopVm(_OnVm):
-    """Cut a VM's power, also while it waits for its guest to shut down."""
+class StopVm(OnVm):
+    """Cut a VM's power, also while it waits for its guest to shut down; what was saved of a suspended one is thrown away."""
 
     vm_id: UUID
     name, permission, steps = "vm.stop", "vm.operate", ("stop",)
-    instead_of = ("vm.shutdown",)
+    instead_of = ("vm.shutdown", "vm.reboot")
     verb = "Power off"
 
     def check(self, tx: Tx) -> None:
@@ -163,6 +184,10 @@ class StopVm(_OnVm):
 
     def stop(self, tx: Tx, job: Job) -> Call:
         vm = get(tx, Vm, self.vm_id, lock=True)
+        if vm.state == "suspended":
+            host_id = host_of(tx, require_disk(tx, vm, "beside which it was saved"))
+            move(tx, vm, "stop")
+            return Call(host_id, "discard_saved", {"path": vm.saved_path})
         assert vm.host_id is not None
         move(tx, vm, "stop")
         return Call(vm.host_id, "stop_vm", {"vm_id": vm.id})
@@ -172,7 +197,9 @@ class StopVm(_OnVm):
 
     def stop_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
         vm = get(tx, Vm, self.vm_id)
-        if VM.may(vm.state, "shutdown_failed"):
+        if vm.state == "powering_down" and vm.host_id is None:  # it was suspended, and is
+            move(tx, vm, "discard_failed", words={"why": failure.message}, why=failure.message)
+        elif VM.may(vm.state, "shutdown_failed"):
             move(tx, vm, "shutdown_failed", words={"why": failure.message}, why=failure.message)
 
 
@@ -180,4 +207,9 @@ def now_off(tx: Tx, vm_id: UUID) -> None:
     """The host has proved that the VM is off; the monitor may have recorded it first."""
     vm = get(tx, Vm, vm_id, lock=True)
     if VM.may(vm.state, "stopped"):
-        move(tx, vm, "stopped", host_id=None, guest=None, why="")
+        move(tx, vm, "stopped", host_id=None, guest=None, why="", saved_path="")
+
+
+def _how(vm: Vm) -> str:
+    """The event that starts it: one that is suspended is restored."""
+    return "restore" if vm.state == "suspended" else "start"

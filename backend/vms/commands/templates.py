@@ -14,7 +14,7 @@ from backend.errors import Impossible, Invalid
 from backend.events import move, record
 from backend.storage.models import Disk, StorageDomain
 from backend.tasks.command import Call, Job, Plain
-from backend.vms.commands.define import host_of
+from backend.vms.disks import host_of
 from backend.vms.machine import TEMPLATE
 from backend.vms.models import Template, Vm
 from backend.vms.rules import require_name, require_sizes

@@ -1,0 +1,42 @@
+"""A VM's disk, and which host is to be asked about it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backend.db import Tx, get
+from backend.errors import Impossible
+from backend.storage.models import Disk, StorageDomain
+from backend.vms.models import Vm
+from hostapi.types import VolumeSpec
+
+
+def volume_spec(tx: Tx, disk: Disk) -> VolumeSpec:
+    """The disk's volume as its host knows it."""
+    domain = get(tx, StorageDomain, disk.domain_id)
+    backing = get(tx, Disk, disk.backing_id).path if disk.backing_id else None
+    return VolumeSpec(disk.id, domain.path, disk.capacity_mib, backing)
+
+
+def host_of(tx: Tx, disk: Disk) -> UUID:
+    """The host to ask about this disk; `Impossible` while its domain is not usable."""
+    domain = get(tx, StorageDomain, disk.domain_id)
+    if domain.state != "active" or domain.host_id is None:
+        raise Impossible(
+            "domain_not_active", f"Storage domain {domain.name} is {domain.state}; activate it first. {domain.why}".strip()
+        )
+    return domain.host_id
+
+
+def disk_of(tx: Tx, vm_id: UUID) -> Disk | None:
+    """The VM's disk, if it has one."""
+    return tx.scalars(sa.select(Disk).where(Disk.vm_id == vm_id).order_by(Disk.name)).first()
+
+
+def require_disk(tx: Tx, vm: Vm, what: str) -> Disk:
+    """The VM's disk; `Impossible` for a VM that has none. `what` is what needs it, in words."""
+    if (disk := disk_of(tx, vm.id)) is None:
+        raise Impossible("no_disk", f"VM {vm.name} has no disk, so there is nothing {what}.")
+    return disk

@@ -1,0 +1,186 @@
+"""Pure: how VMs, their snapshots and the people inside them are shown."""
+
+from __future__ import annotations
+
+from portal.thing import CLUSTER, MEMORY, NAME, STATE, WHY, Button, Column, Part, Row, Thing, within
+
+
+def _up_with_agent(row: Row) -> bool:
+    return row["state"] == "up" and bool(row["guest"])
+
+
+SNAPSHOTS = Thing(
+    "snapshots",
+    "snapshot",
+    "Snapshots",
+    "icon:camera",
+    "What was on the disks of virtual machines, to go back to.",
+    (
+        Column("name", "Name"),
+        STATE,
+        Column("vm", "VM", "link", "vms"),
+        Column("created_at", "Taken", "ago"),
+        Column("at_rest", "Files at rest", "yesno"),
+    ),
+    buttons=(
+        Button(
+            "vm.go_back",
+            "Go back",
+            "icon:undo-2",
+            lambda row: row["state"] == "ok" and row["vm_state"] == "down",
+            danger=True,
+            ask="What was written to the disk since then is lost.",
+            about=(("vm_id", "vm_id"), ("snapshot_id", "id")),
+        ),
+        Button(
+            "vm.remove_snapshot",
+            "Remove",
+            "icon:trash-2",
+            lambda row: row["state"] == "ok" and row["vm_state"] in ("up", "down"),
+            danger=True,
+            ask="The snapshot is removed; what is on the disk now stays.",
+            about=(("vm_id", "vm_id"), ("snapshot_id", "id")),
+        ),
+    ),
+    live=("vm",),
+    detail=False,
+    menu=False,
+)
+
+GUESTSESSIONS = Thing(
+    "guestsessions",
+    "guestsession",
+    "People inside",
+    "icon:users-round",
+    "Who is logged in inside virtual machines, as their guest agents say.",
+    (
+        Column("user", "Account inside"),
+        Column("vm", "VM", "link", "vms"),
+        Column("ended_at", "State", "console_state"),
+        Column("since", "Since", "ago"),
+        Column("seen_at", "Seen", "ago"),
+    ),
+    name="user",
+    detail=False,
+    menu=False,
+    hints=("user = alice", "not ended_at > 2000-01-01"),
+)
+
+VMS = Thing(
+    "vms",
+    "vm",
+    "Virtual machines",
+    "icon:monitor",
+    "Every virtual machine, in pools and outside.",
+    (
+        NAME,
+        STATE,
+        Column("host", "Host", "link", "hosts"),
+        Column("pool", "Pool", "link", "pools"),
+        Column("user", "Held by"),
+        Column("ip", "Address", "list"),
+        MEMORY,
+        Column("cpu_usage", "Processors", "usage"),
+        Column("started_at", "Up", "ago"),
+    ),
+    (
+        Column("description", "Description"),
+        WHY,
+        CLUSTER,
+        Column("host", "Host", "link", "hosts"),
+        Column("pool", "Pool", "link", "pools"),
+        Column("template", "Template", "link", "templates"),
+        Column("user", "Held by"),
+        Column("vcpus", "Processors", "number"),
+        Column("cpu_usage", "Usage of its processors", "usage"),
+        MEMORY,
+        Column("memory_given_mib", "Memory given now", "mib"),
+        Column("protocols", "Consoles", "list"),
+        Column("ip", "Addresses", "list"),
+        Column("guest", "Guest", "guest"),
+        Column("logged_in", "Logged in inside", "list"),
+        Column("started_at", "Started", "ago"),
+        Column("created_at", "Made", "ago"),
+    ),
+    (
+        Button("vm.start", "Start", "icon:play", within("down"), main=True),
+        Button("vm.resume", "Resume", "icon:play", within("suspended"), main=True),
+        Button("vm.shutdown", "Shut down", "icon:power", within("up", "powering_up"), main=True),
+        Button("vm.reboot", "Reboot", "icon:refresh-cw", within("up"), ask="Its guest is asked to reboot; programs are closed."),
+        Button(
+            "vm.suspend",
+            "Suspend",
+            "icon:moon",
+            within("up"),
+            ask="What runs in it is saved, and goes on when it is resumed.",
+        ),
+        Button(
+            "vm.message",
+            "Message",
+            "icon:message-square",
+            _up_with_agent,
+            fields=("text",),
+            ask="The people inside read it on their screens.",
+        ),
+        Button(
+            "vm.snapshot",
+            "Snapshot",
+            "icon:camera",
+            within("up", "down"),
+            fields=("snapshot_name",),
+            ask="What is on its disk now is kept, to go back to. What is only in its memory is not.",
+        ),
+        Button("vm.lock_guest", "Lock", "icon:lock", _up_with_agent, ask="The screens of the people inside are locked."),
+        Button(
+            "vm.log_out_guest",
+            "Log out",
+            "icon:log-out",
+            _up_with_agent,
+            danger=True,
+            ask="Everybody inside is logged out: what they have not saved is lost.",
+        ),
+        Button(
+            "vm.reset",
+            "Reset",
+            "icon:zap",
+            within("up", "powering_up", "reboot_in_progress"),
+            danger=True,
+            ask="As if its reset button were pressed: what is not saved is lost.",
+        ),
+        Button(
+            "vm.start_fresh",
+            "Start afresh",
+            "icon:rotate-ccw",
+            within("suspended"),
+            danger=True,
+            ask="What ran in it when it was suspended is thrown away, as if its plug had been pulled.",
+        ),
+        Button(
+            "vm.stop",
+            "Power off",
+            "icon:power-off",
+            within("powering_up", "up", "paused", "powering_down", "reboot_in_progress", "not_responding", "suspended"),
+            danger=True,
+            ask="As if its plug were pulled: what is not saved is lost, and so is what ran in a suspended one.",
+        ),
+        Button(
+            "vm.remove",
+            "Remove",
+            "icon:trash-2",
+            lambda row: row["state"] in ("down", "suspended") and not row["pool_id"],
+            danger=True,
+            ask="The virtual machine and its disk are removed. This cannot be undone.",
+        ),
+    ),
+    (
+        Part("Tasks", "tasks", "object_id = {id}", ("title", "state", "actor", "created_at")),
+        Part("Snapshots", "snapshots", "vm_id = {id}", ("name", "state", "created_at", "at_rest"), link=False),
+        Part("People inside", "guestsessions", "vm_id = {id}", ("user", "since", "seen_at", "ended_at"), link=False),
+        Part("Disks", "disks", "vm_id = {id}", ("name", "state", "capacity_mib", "domain"), link=False),
+        Part("Consoles", "consoles", "vm_id = {id}", ("user", "protocol", "address", "started_at", "ended_at", "end_reason")),
+        Part("Events", "events", "object_id = {id}", link=False),
+    ),
+    (("vm.create", "Create VM"),),
+    live=("lease", "host", "task", "snapshot", "guestsession"),
+    hints=("state = up", "host = alpha", "user = alice", "memory_mib > 1024", "cpu_usage > 80"),
+)
