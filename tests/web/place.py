@@ -24,7 +24,7 @@ from backend.secrets import Keyring
 from backend.storage.models import Disk
 from backend.tasks.command import Actor
 from backend.tasks.models import Task
-from backend.vms.models import Vm
+from backend.vms.models import GuestSession, Vm, VmSnapshot
 from broker.models import ConsoleSession, Decision, Ticket
 from pools.models import Rollout
 from portal import Parts, create_app
@@ -128,7 +128,9 @@ class Place:
                             candidates={"members": [{"name": "desktops-2", "reason": "leased to carol"}]})
         ticket = Ticket(user_id=alice.id, session_id=self.session_ids["alice"], vm_id=member.vm_id, lease_id=lease.id,
                         protocol="spice", client="native", created_at=now, expires_at=now + timedelta(hours=1))
-        tx.add_all([decision, ticket])
+        snapshot = VmSnapshot(vm_id=member.vm_id, name="Before the update", state="ok", at_rest=True, created_at=now)
+        inside = GuestSession(vm_id=member.vm_id, user_name="guest", since=now, seen_at=now)
+        tx.add_all([decision, ticket, snapshot, inside])
         tx.flush()
         token_id, _ = tokens.create(
             tx, Actor(keeper.id, "keeper"), "watchdog", expires_at=now + timedelta(days=90), read_only=True, roles=None,
@@ -151,7 +153,7 @@ class Place:
             "calendar": calendar.id,
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
             "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
-            "accessrule": rule.id, "token": token_id,
+            "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "guestsession": inside.id,
         }
 
     def as_(self, name: str | None) -> Asker:

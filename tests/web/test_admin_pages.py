@@ -455,3 +455,28 @@ class TestCalendars:
         assert root.ask("POST", "/admin/do/member.assign", data=form).status_code == 303
         with place.sessions() as tx:
             assert tx.scalars(sa.select(Assignment.user_id)).all() == [place.people["alice"]]
+
+
+class TestVms:
+    def test_a_vm_shows_its_snapshots_and_the_people_inside(self, place: Place) -> None:
+        root, vm = place.browser("root"), place.ids["vm"]
+        page = root.get(f"/admin/vms/{vm}").text
+        assert "Before the update" in page and "People inside" in page and ">More<" in page
+        for command, word, field in (("vm.message", "Message", "text"), ("vm.snapshot", "Snapshot", "snapshot_name")):
+            asked = root.get(f"/admin/question?plural=vms&id={vm}&command={command}&word={word}")
+            if command == "vm.message":
+                assert asked.status_code == 409  # its guest agent does not answer
+                with place.sessions.begin() as tx:
+                    tx.get_one(Vm, vm).guest = {"hostname": "desktops-1"}
+                asked = root.get(f"/admin/question?plural=vms&id={vm}&command={command}&word={word}")
+            assert f'name="{field}"' in asked.text and f'name="vm_id" value="{vm}"' in asked.text
+        said = submit(root, "/admin/do/vm.snapshot", vm_id=vm, snapshot_name="Before lunch", back=f"/admin/vms/{vm}")
+        assert "Take a snapshot of VM desktops-1: begun." in follow(root, said)
+
+    def test_a_snapshot_has_its_buttons(self, place: Place) -> None:
+        root, snapshot = place.browser("root"), place.ids["snapshot"]
+        where = f"/admin/question?plural=snapshots&id={snapshot}&command=vm.remove_snapshot&word=Remove"
+        asked = root.get(where).text
+        assert f'name="snapshot_id" value="{snapshot}"' in asked and f'name="vm_id" value="{place.ids["vm"]}"' in asked
+        said = submit(root, "/admin/do/vm.remove_snapshot", vm_id=place.ids["vm"], snapshot_id=snapshot, back="/admin/snapshots")
+        assert "begun" in follow(root, said)
