@@ -21,6 +21,7 @@ class Settings:
     secret_key_file: str = ""  # 32 random bytes: everything derived (tickets, cookies, stored passwords)
     public_url: str = "https://localhost:8443"  # how people reach the portal
     web_listen: str = "127.0.0.1:8443"
+    screens_seen_by: str = ""  # roles, by commas, that see live pictures of other people's screens besides system_admin
     trusted_proxies: str = ""  # addresses and networks, by commas, whose X-Forwarded-For and -Proto are believed
     gateway_public: str = "localhost:8444"  # how people's browsers and viewers reach the gateway
     gateway_listen: str = "127.0.0.1:8444"  # several with commas; native clients try only the first address of a name

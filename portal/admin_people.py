@@ -15,6 +15,7 @@ from backend.directory import internal
 from backend.directory.commands import AddDirectory, CreateUser, TakeRole
 from backend.directory.models import Permission
 from backend.directory.names import INTERNAL
+from backend.directory.rights import path_of
 from backend.directory.rules import OBJECT_TYPES, ROLES
 from backend.errors import Impossible, Invalid, Refused
 from backend.hosts.commands import AddHost, new_token
@@ -23,7 +24,7 @@ from backend.tasks.submit import submit
 from pools.models import OPEN, Rollout
 from portal import directories, views
 from portal.api_directories import Grant, grant
-from portal.api_hosts import enroll_command
+from portal.api_hosts import enroll_command, may_look
 from portal.auth import actor, aside
 from portal.collections import COLLECTIONS, found, listed, viewer
 from portal.parts import parts
@@ -62,7 +63,9 @@ def beside(thing: Thing, row: dict[str, Any]) -> dict[str, Any]:
     if thing.kind == "user":
         return {"may_set_password": row["directory"] == INTERNAL and may_anywhere("user.edit")}
     if thing.kind == "vm":
-        running = row["state"] in ("up", "paused", "powering_down", "reboot_in_progress")
+        path = path_of(tx(), "vm", UUID(row["id"]))
+        runs = row["state"] in ("up", "paused", "powering_down", "reboot_in_progress")
+        running = runs and may_look(views.grants(), path, now())
         return {
             "screen": url_for("user.screen", vm_id=row["id"]) if running else None,
             "console": views.may_on("desktop.use", "vm", UUID(row["id"])) and row["pool_id"] is None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -14,17 +15,17 @@ import sqlalchemy as sa
 from flask import Response, make_response, request
 from sqlalchemy.dialects import postgresql as pg
 
-from backend.directory import throttle
+from backend.directory import rules, throttle
 from backend.directory.models import Throttle
-from backend.directory.rights import grants_of, path_of, see_permit
-from backend.directory.rules import may
+from backend.directory.rights import path_of, see_permit
+from backend.directory.rules import Grant, may
 from backend.errors import Denied, NotFound, Refused, TooMany, Unavailable
 from backend.hosts.commands import AddHost, ask_enrollment, enrollment, new_token
 from backend.tasks.submit import submit
 from backend.vms.models import Vm, VmScreen
 from broker import reach
 from pools.models import LIVE, Lease
-from portal.auth import actor, person
+from portal.auth import actor, grants, person
 from portal.devices import whence
 from portal.errors import answer as told
 from portal.parts import parts
@@ -161,18 +162,26 @@ def vm_screen(id: str) -> Response:
     return response.make_conditional(request)  # type: ignore[return-value]
 
 
+def may_look(grants: list[Grant], path: rules.Path, now: datetime) -> bool:
+    """Whether these grants let one see what somebody else has on the screen of the VM with this path."""
+    roles = {role.strip() for role in parts().settings.screens_seen_by.split(",")}
+    return may(grants, "console.look", path, now) or may([g for g in grants if g.role in roles], "vm.see", path, now)
+
+
 def _require_look(vm_id: UUID) -> None:
-    """The picture is for who may use the VM now (it is theirs, or they hold its lease) or may see all of it."""
-    who = person()
+    """The picture is for who may use the VM now (it is theirs, or they hold its lease) or may look at others' screens."""
+    who, mine = person(), grants()
     no: Refused = NotFound("not_found", f"There is no vm with the id {vm_id}.", kind="vm", id=str(vm_id))
     path = path_of(tx(), "vm", vm_id)
-    grants = grants_of(tx(), who.user_id, who.roles)
     of_pool = any(kind == "pool" for kind, _ in path)  # a pool's desktop is its holder's alone
-    if may(grants, see_permit("vm"), path, now()):
+    if may_look(mine, path, now()):
         return
+    if may(mine, see_permit("vm"), path, now()):  # they know that it is there
+        no = Denied("denied", "You may see this VM, but not the screen of who works there: it needs the right “console.look”.",
+                    permit="console.look")
     held = sa.select(Lease.pool_id).where(Lease.vm_id == vm_id, Lease.user_id == who.user_id, sa.text(LIVE))
     pool_id = tx().scalar(held)
-    if pool_id is None and (of_pool or not may(grants, "desktop.use", path[:1], now())):
+    if pool_id is None and (of_pool or not may(mine, "desktop.use", path[:1], now())):
         raise no
     offered = tx().scalar(sa.select(Vm.protocols).where(Vm.id == vm_id)) or []
     if not reach.verdict(tx(), name="", pool_id=pool_id, offered=offered, from_=whence()).allowed:

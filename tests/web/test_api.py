@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from backend.db import Sessions
 from backend.directory.models import Permission, User
 from backend.errors import Unavailable
 from backend.hosts.models import Host
@@ -20,6 +21,7 @@ from pools.models import Lease, Pool
 from portal.collections import COLLECTIONS
 from portal.errors import of_database
 from tests import make
+from tests.conftest import ToldClock
 from tests.pki import Pki, a_request
 from tests.web.place import PASSWORD, Asker, Place
 
@@ -321,8 +323,23 @@ def test_a_screen_is_for_its_holder_and_counts_as_looked_at(place: Place) -> Non
     assert (same.status_code, same.data) == (304, b"")
     with place.sessions() as tx:
         assert tx.get_one(VmScreen, place.ids["vm"]).wanted_at == place.clock.now()
-    assert place.as_("keeper").get(path).status_code == 200
     assert place.as_("bob").get(path).status_code == 404
+
+
+@pytest.mark.parametrize(("setting", "lookers"), [("", {"root"}), ("pool_admin", {"root", "keeper"}),
+                                                  ("pool_admin, auditor", {"root", "keeper", "auditor"})])
+def test_other_peoples_screens_are_for_who_may_look(
+    sessions: Sessions, clock: ToldClock, setting: str, lookers: set[str]
+) -> None:
+    """A right of its own: who runs a pool or audits the place sees its VMs, and screens only where a setting says so."""
+    place = Place(sessions, clock, screens_seen_by=setting)
+    with place.sessions.begin() as tx:
+        tx.add(VmScreen(vm_id=place.ids["vm"], wanted_at=clock.now(), webp=b"RIFFpicture", taken_at=clock.now()))
+    for name in ("root", "keeper", "auditor"):
+        said = place.as_(name).get(f"/api/v1/vms/{place.ids['vm']}/screen")
+        assert said.status_code == (200 if name in lookers else 403), name
+        page = place.browser(name).get(f"/admin/vms/{place.ids['vm']}")
+        assert page.status_code == 200 and ("data-screen" in page.get_data(as_text=True)) == (name in lookers), name
 
 
 # -- a person's desktops ---------------------------------------------------------------------------------
