@@ -37,13 +37,11 @@ def x_server() -> Iterator[dict[str, str]]:
             one.wait(20)
 
 
-class Viewer:
-    """remote-viewer with one .vv file."""
+class Screen:
+    """What is on an X server's screen, and a hand on its keyboard."""
 
-    def __init__(self, env: dict[str, str], file: Path, *options: str) -> None:
-        self.env, self.log = env, file.with_suffix(".log")
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(["remote-viewer", *options, str(file)], env=env, stdout=log, stderr=log)
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
 
     def window(self, title: str) -> str:
         """The window of this title, once it is there."""
@@ -61,12 +59,22 @@ class Viewer:
         self._run("xdotool", "type", "--delay", "60", text)
         self._run("xdotool", "key", "Return")
 
+    def _run(self, *argv: str) -> str:
+        return subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False).stdout
+
+
+class Viewer(Screen):
+    """remote-viewer with one .vv file."""
+
+    def __init__(self, env: dict[str, str], file: Path, *options: str) -> None:
+        super().__init__(env)
+        self.log = file.with_suffix(".log")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(["remote-viewer", *options, str(file)], env=env, stdout=log, stderr=log)
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait(20)
-
-    def _run(self, *argv: str) -> str:
-        return subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False).stdout
 
 
 def share_of_blue(picture: Image.Image) -> float:

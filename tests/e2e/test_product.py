@@ -9,7 +9,10 @@ import os
 import re
 import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e import flows
 from tests.e2e.flows import Tab
-from tests.e2e.native import Viewer, share_of_blue, x_server
-from tests.e2e.product import Product, until
+from tests.e2e.native import Screen, Viewer, share_of_blue, x_server
+from tests.e2e.product import ROOT, Product, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -249,6 +252,65 @@ def test_remote_viewer_shows_the_guest_and_types_into_it_once(product: Product, 
         until(lambda: "ticket was used already" in log.read_text(), "the second use is refused")
         assert share_of_blue(second.picture()) == 0
         second.close()
+
+
+@contextmanager
+def leasehold_connect(
+    product: Product, env: dict[str, str], home: Path, *options: str
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """`leasehold connect` of a thin client at whose prompt Ben types his name and password; and what it says, as a file."""
+    environ = {**env, "HOME": str(home), "XDG_RUNTIME_DIR": str(home), "GSETTINGS_BACKEND": "memory",
+               "LEASEHOLD_URL": product.url, "LEASEHOLD_CA_FILE": product.ready["ca_file"]}
+    log = home / "connect.log"
+    with log.open("w") as out:
+        thin = subprocess.Popen([sys.executable, "-m", "cli", "connect", *options], cwd=ROOT, env=environ, stdin=subprocess.PIPE,
+                                stdout=out, stderr=out, text=True)
+    try:
+        assert thin.stdin is not None
+        thin.stdin.write(f"ben\n{product.passwords['ben']}\n")
+        thin.stdin.flush()
+        yield thin, log
+    finally:
+        thin.terminate()
+        thin.communicate(timeout=60)
+
+
+def bens_sessions(product: Product) -> int:
+    """How many programs Ben is signed in with; the one that these tests ask with counts as well."""
+    return sum(row["user"] == "ben" and row["client"] == "api" and not row["ended_at"] for row in product.rows("sessions"))
+
+
+def test_leasehold_connect_opens_the_real_viewer_and_leaves_nothing_behind(product: Product, tmp_path: Path) -> None:
+    vm_id, before = product.desktop("ben", "vm")["vm"]["id"], bens_sessions(product)
+    with x_server() as env, leasehold_connect(product, env, tmp_path, "ben-workstation") as (thin, log):
+        screen = Screen(env)
+        window = screen.window("ben-workstation")
+        until(lambda: share_of_blue(screen.picture()) > 0.03, "the guest's screen")
+        assert bens_sessions(product) == before + 1
+        screen.type(window, "echo by-connect > /tmp/connected")
+        until(lambda: product.sh(vm_id, "cat /tmp/connected 2>/dev/null").strip() == "by-connect", "what was typed in it")
+        thin.terminate()
+        thin.wait(60)
+        until(lambda: share_of_blue(screen.picture()) == 0, "the viewer goes with it")
+        until(lambda: bens_sessions(product) == before, "its session is over")
+        assert not list(tmp_path.glob("leasehold-*")) and "Traceback" not in log.read_text()
+
+
+def test_a_kiosk_shows_the_desktop_on_the_whole_screen_and_asks_again_after_it(product: Product, tmp_path: Path) -> None:
+    before = bens_sessions(product)
+    with x_server() as env, leasehold_connect(product, env, tmp_path, "ben-workstation", "--kiosk") as (thin, log):
+        screen = Screen(env)
+        until(lambda: share_of_blue(screen.picture()) > 0.03, "the guest's screen")
+        mine = [row for row in product.rows("consoles") if row["user"] == "ben" and not row["ended_at"]]
+        assert len(mine) == 1 and product.ask("admin", "POST", f"/consoles/{mine[0]['id']}/end")[0] == 204
+        until(lambda: share_of_blue(screen.picture()) == 0, "the viewer quits when its console is ended")
+        until(lambda: bens_sessions(product) == before, "whoever stands there next is nobody")
+        assert thin.poll() is None, log.read_text()
+        assert thin.stdin is not None
+        thin.stdin.write(f"ben\n{product.passwords['ben']}\n")
+        thin.stdin.flush()
+        until(lambda: share_of_blue(screen.picture()) > 0.03, "the same again, after another sign-in")
+        assert log.read_text().count("Signed in as ben.") == 2 and "Traceback" not in log.read_text()
 
 
 def test_what_dies_is_started_again(product: Product) -> None:
