@@ -241,3 +241,19 @@ def test_who_would_be_let_in_from_where(cli: Cli) -> None:
     assert admin(*ask, "home").code == 1
     assert "is not entitled" in admin("accessrule", "test", "--user", "bob", "--pool", "Desktops", "--address", "10.1.2.3").err
     assert admin("accessrule", "remove", "Not at home").code == 0
+
+
+def test_a_token_is_made_used_listed_and_revoked(cli: Cli) -> None:
+    alice = cli.as_("alice")
+    made = alice("token", "create", "night run", "--days", "3", "--read-only")
+    text = made.out.strip()
+    assert (made.code, made.out.count("\n")) == (0, 1) and text.startswith("leasehold_") and text not in made.err
+    robot = Cli(cli.served, cli.home, {**cli.environ, "LEASEHOLD_TOKEN": text})
+    assert "name: alice" in robot("whoami").out and json.loads(robot("desktops", "--json").out)
+    refused = robot("token", "create", "child")
+    assert (refused.code, "may only read" in refused.err) == (1, True)
+    listed = json.loads(alice("tokens", "--json").out)
+    assert [(t["name"], t["read_only"], bool(t["used_at"])) for t in listed] == [("night run", True, True)]
+    assert text not in alice("tokens", "--json").out
+    assert alice("token", "revoke", "night run").code == 0
+    assert robot("whoami").code == 3
