@@ -49,6 +49,7 @@ ROOMS_OF_COMMANDS = (
     "backend.devices.commands",
     "pools.commands",
     "pools.member_commands",
+    "pools.booking_commands",
     "broker.access_commands",
     "pools.remake",
     "pools.rollout_commands",
@@ -88,6 +89,7 @@ def loops(
     from backend.history import Forget
     from broker import decisions
     from broker.tickets import TicketsLoop
+    from pools.booking_loop import BookingLoop
     from pools.loop import LeaseLoop, SpareLoop
     from pools.rollouts import RolloutLoop
 
@@ -100,6 +102,7 @@ def loops(
         LeaseLoop(clock, decisions.served),
         SpareLoop(clock),
         RolloutLoop(clock),
+        BookingLoop(clock),
         TicketsLoop(clock),
         RefreshDirectory(clock, keyring),
     ]

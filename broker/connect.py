@@ -25,7 +25,8 @@ from broker.desktops import Desktop, auto_launch, desktops, paused
 from broker.holding import Done, act, extend, give_back, leave_queue, no_desktop, submit_for
 from broker.models import Ticket
 from broker.rules import SHOWN, Asked, choose
-from pools import facts, leases, members
+from pools import booked, facts, leases, members
+from pools.capacity import BOOKED
 from pools.models import Lease, Pool, PoolMember
 from pools.rules import FREE, HOLDING, WANTING, Candidate, entitled, entitled_again, free, hopeless, not_now, priority_of
 
@@ -96,6 +97,7 @@ def connect(
         return _connect_pool(tx, pool, facts.pool_path(tx, pool, center), wish, another)
     vm = tx.get(Vm, desktop_id, populate_existing=True)
     if vm is not None and vm.pool_id is not None:
+        booked.guard(tx, vm.pool_id)
         lease = leases.holder(tx, vm.id, HOLDING)
         if lease is not None and lease.user_id == user_id:
             pool, lease, until = _still(tx, lease, wish)
@@ -108,6 +110,7 @@ def connect(
 
 def _connect_pool(tx: Tx, pool: Pool, path: Path, wish: _Wish, another: bool) -> Answer:
     _guard(tx, wish.user_id, pool.id)
+    booked.guard(tx, pool.id)
     mine = list(
         tx.scalars(
             sa.select(Lease)
@@ -168,6 +171,8 @@ def _guard(tx: Tx, user_id: UUID, pool_id: UUID) -> None:
 def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: int, wish: _Wish) -> Answer:
     """A new request: give a free desktop, or a place in the queue, or refuse; and keep why."""
     counts, trouble = facts.counts(tx, pool.id), members.trouble_now(pool, wish.now)
+    booking = booked.for_person(tx, pool.id, wish.user_id, wish.now)
+    priority = priority if booking is None else BOOKED
     asked = Asked(
         pool=pool.name,
         candidates=_candidates(tx, pool, counts, trouble, wish.user_id),
@@ -179,6 +184,8 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: in
         queued=facts.queued(tx, pool.id, priority),
         hopeless=hopeless(counts, pool.size),
         trouble=trouble,
+        booked="" if booking else booked.must_wait(tx, pool, wish.user_id, wish.now)[0],
+        reserved=0 if booking else booked.reserved(tx, pool, wish.now),
     )
     choice = choose(asked)
     kept: dict[str, Any] = {
@@ -189,7 +196,7 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: in
         decisions.keep(tx, outcome="refused", sentence=choice.sentence, **kept)
         _tell(tx, pool, None, choice.sentence, wish)
         return Answer("refused", choice.sentence, refusal=Impossible(choice.code, choice.sentence, pool=pool.name))
-    lease = leases.ask(tx, pool, wish.user_id, choice.sentence, wish.now, priority)
+    lease = leases.ask(tx, pool, wish.user_id, choice.sentence, wish.now, priority, booking.id if booking else None)
     member = leases.take_member(tx, pool.id, [c.member_id for c in choice.order], for_lease=lease)
     if member is None:
         if choice.outcome != "queued":
@@ -250,7 +257,8 @@ def _swap(tx: Tx, pool: Pool, lease: Lease, vm: Vm, until: datetime | None, wish
     """The desktop's host does not answer: another desktop if one is free, else they wait for the host."""
     if pool.type == "dedicated":
         return None  # what is on it is theirs, and nobody else has it
-    order = [c.member_id for c in choose(Asked(pool.name, facts.candidates(tx, pool.id))).order]
+    kept = 0 if lease.booking_id else booked.reserved(tx, pool, wish.now)
+    order = [c.member_id for c in choose(Asked(pool.name, facts.candidates(tx, pool.id), reserved=kept)).order]
     member = leases.take_member(tx, pool.id, order)
     if member is None:
         return None
@@ -332,6 +340,10 @@ def _waiting(tx: Tx, pool: Pool, lease: Lease, now: datetime) -> Answer:
     counts = facts.counts(tx, pool.id)
     if sentence := paused(pool):
         why = sentence
+    elif lease.booking_id is None and (blocked := booked.must_wait(tx, pool, lease.user_id, now))[0]:
+        why, after = blocked
+        if after is not None and estimate is not None:  # the estimate knows nothing of bookings
+            estimate = max(estimate, round((after - now).total_seconds()))
     elif pool.trouble or lease.attempts or lease.starts_at:  # something went wrong, or they asked for a fresh one
         why = pool.trouble or lease.why
     elif counts.get("leased", 0) + counts.get("broken", 0) < pool.size:

@@ -21,7 +21,7 @@ from backend.vms.commands.power import ShutdownVm, StartVm, StopVm
 from backend.vms.models import Vm
 from broker import tickets
 from broker.desktops import OWN_ACTIONS
-from pools import facts, leases
+from pools import booked, facts, leases
 from pools.models import Lease, Pool
 from pools.rules import HOLDING, entitled
 
@@ -59,12 +59,15 @@ def leave_queue(tx: Tx, *, user_id: UUID, lease_id: UUID, now: datetime) -> Leas
 
 def extend(tx: Tx, *, user_id: UUID, lease_id: UUID, now: datetime) -> Lease:
     """One more extension, by the pool's policy; `Impossible` in words otherwise."""
+    seen = tx.get(Lease, lease_id)
+    if seen is not None and seen.user_id == user_id:
+        booked.guard(tx, seen.pool_id)
     lease = _mine(tx, user_id, lease_id)
     pool = get(tx, Pool, lease.pool_id)
     good, until = entitled(rights.grants_of(tx, user_id), facts.pool_path(tx, pool), now)
     if not good:
         raise Denied("entitlement_ended", f"Your right to pool {pool.name} has ended.")
-    leases.extend(tx, lease, until)
+    leases.extend(tx, lease, until, now)
     return lease
 
 

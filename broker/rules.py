@@ -29,6 +29,8 @@ class Asked:
     queued: int = 0  # people who go before: they asked before, or have a higher priority
     hopeless: bool = False
     trouble: str = ""  # why nothing can be started at the moment
+    booked: str = ""  # a sentence while the desktops that are free are booked by others
+    reserved: int = 0  # of the free ones, so many wait for people who have booked
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Choice:
 def choose(asked: Asked) -> Choice:
     """The choice for this person. Nobody who asks now goes before somebody of their priority who waits already."""
     reasons = tuple((c, reason(c, asked.trouble, asked.user_id)[0]) for c in asked.candidates)
-    order = tuple(free(asked.candidates, asked.trouble, asked.user_id))
+    order = tuple(free(asked.candidates, asked.trouble, asked.user_id)[asked.reserved :])
     if asked.held is not None:
         return Choice("kept", f"You have desktop {asked.held} already.", reasons=reasons)
     if asked.removing:
@@ -68,6 +70,8 @@ def choose(asked: Asked) -> Choice:
     if asked.queued:
         people = "1 person is" if asked.queued == 1 else f"{asked.queued} people are"
         return Choice("queued", f"{people} before you; you are called when it is your turn.", reasons=reasons)
+    if asked.booked:
+        return Choice("queued", asked.booked, reasons=reasons)
     if order:
         best = order[0]
         if best.state == "spare":

@@ -17,7 +17,7 @@ from backend.events import move, record
 from backend.storage.models import Disk, StorageDomain
 from backend.tasks.command import Actor, Plain
 from backend.vms.models import Template
-from pools import facts, leases
+from pools import booked, bookings, facts, leases
 from pools.models import LIVE, Lease, Pool
 from pools.rules import PROTOCOLS, RIGHTS, Policy, require_policy
 
@@ -41,6 +41,11 @@ class CreatePool(Plain):
     per_user: int = 1
     call_s: int = 0
     extend_while_waiting: bool = False
+    book_desktops: int = 0
+    book_ahead_s: int = 1_209_600
+    book_longest_s: int = 28_800
+    book_open: int = 3
+    book_hold_s: int = 900
     type: str = "floating"
     stateless: bool = True
     rights: tuple[str, ...] = RIGHTS
@@ -118,6 +123,11 @@ POLICY = (
     "per_user",
     "call_s",
     "extend_while_waiting",
+    "book_desktops",
+    "book_ahead_s",
+    "book_longest_s",
+    "book_open",
+    "book_hold_s",
     "rights",
     "protocols",
 )
@@ -156,6 +166,11 @@ class EditPool(OnPool):
     per_user: int | None = None
     call_s: int | None = None
     extend_while_waiting: bool | None = None
+    book_desktops: int | None = None
+    book_ahead_s: int | None = None
+    book_longest_s: int | None = None
+    book_open: int | None = None
+    book_hold_s: int | None = None
     stateless: bool | None = None
     rights: tuple[str, ...] | None = None
     protocols: tuple[str, ...] | None = None
@@ -209,6 +224,14 @@ class RemovePool(OnPool):
         pool = get(tx, Pool, self.pool_id)
         Pool.machine.next(pool.state, "remove", pool.name)
         live = tx.scalar(sa.select(sa.func.count()).where(Lease.pool_id == pool.id, Lease.state.not_in(("returning", "ended"))))
+        ahead = len(booked.opened(tx, pool.id))
+        if ahead and not live and not self.force:
+            raise Impossible(
+                "bookings_open",
+                f"Pool {pool.name} has {'1 booking' if ahead == 1 else f'{ahead} bookings'}. Remove it by force: they are "
+                "cancelled.",
+                bookings=ahead,
+            )
         if live and not self.force:
             people = "1 lease of pool {} is" if live == 1 else f"{live} leases of pool {{}} are"
             raise Impossible(
@@ -223,6 +246,8 @@ class RemovePool(OnPool):
         live = sa.select(Lease).where(Lease.pool_id == pool.id, sa.text(LIVE)).order_by(Lease.queue_place)
         for lease in tx.scalars(live.with_for_update()):
             leases.give_back(tx, lease, "reclaimed", f"Pool {pool.name} is being removed.", now)
+        for booking, _ in booked.opened(tx, pool.id):
+            bookings.cancel(tx, booking, "The pool is being removed.", actor.name, now)
 
 
 @dataclass(frozen=True)
@@ -306,7 +331,8 @@ class ExtendLease(_OnLease):
             raise Invalid("bad_length", "A lease can be extended by one minute to 366 days.", fields=["seconds"])
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> dict[str, Any]:
-        end = leases.prolong(tx, get(tx, Lease, self.lease_id, lock=True), self.seconds)
+        booked.guard(tx, get(tx, Lease, self.lease_id).pool_id)
+        end = leases.prolong(tx, get(tx, Lease, self.lease_id, lock=True), self.seconds, now)
         return {"ends_at": end.isoformat()}
 
 

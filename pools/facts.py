@@ -38,6 +38,11 @@ def policy_of(pool: Pool) -> Policy:
         per_user=pool.per_user,
         call_s=pool.call_s,
         extend_while_waiting=pool.extend_while_waiting,
+        book_desktops=pool.book_desktops,
+        book_ahead_s=pool.book_ahead_s,
+        book_longest_s=pool.book_longest_s,
+        book_open=pool.book_open,
+        book_hold_s=pool.book_hold_s,
         rights=tuple(pool.rights),
         protocols=tuple(pool.protocols),
     )

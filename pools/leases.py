@@ -14,16 +14,23 @@ from backend.changes import touch
 from backend.db import Tx, get
 from backend.errors import Impossible
 from backend.events import move
-from pools import facts, members
-from pools.models import LIVE, Lease, Pool, PoolMember
+from pools import booked, facts, members
+from pools.capacity import BOOKED
+from pools.models import LIVE, Booking, Lease, Pool, PoolMember
 from pools.rules import ATTEMPTS, FREE, Action, extended_end, lease_end
 
 NEW_VERSION = "new_version"  # the end reason of a lease whose desktop is made of a new version
 
 
-def ask(tx: Tx, pool: Pool, user_id: UUID, why: str, now: datetime, priority: int = 0) -> Lease:
-    """A new lease, at the end of its priority in the pool's queue. Nobody is told of it: the caller says what becomes of it."""
-    lease = Lease(pool_id=pool.id, user_id=user_id, state=Lease.machine.initial, why=why, asked_at=now, priority=priority)
+def ask(
+    tx: Tx, pool: Pool, user_id: UUID, why: str, now: datetime, priority: int = 0, booking_id: UUID | None = None
+) -> Lease:
+    """A new lease, at the end of its priority in the pool's queue; who has booked goes first. Nobody is told of it: the
+    caller says what becomes of it."""
+    lease = Lease(
+        pool_id=pool.id, user_id=user_id, state=Lease.machine.initial, why=why, asked_at=now, booking_id=booking_id,
+        priority=priority if booking_id is None else BOOKED,
+    )  # fmt: skip
     tx.add(lease)
     tx.flush()
     return lease
@@ -68,11 +75,24 @@ def assign(tx: Tx, lease: Lease, member: PoolMember, now: datetime, words: dict[
 def ready(
     tx: Tx, lease: Lease, pool: Pool, entitled_until: datetime | None, now: datetime, words: dict[str, Any] | None = None
 ) -> None:
-    """The desktop is up: the lease's time begins (or goes on, when this is not its first desktop)."""
+    """The desktop is up: the lease's time begins (or goes on, when this is not its first desktop). It ends with its booking,
+    or before the desktop is booked by others; the caller holds `booked.guard`."""
     times: dict[str, Any] = {}
     if lease.starts_at is None:
-        times = {"starts_at": now, "ends_at": lease_end(now, pool.lease_s, entitled_until)}
-    move(tx, lease, "ready", why="", off_wanted=False, called_until=None, words=words or facts.words(tx, lease), **times)
+        times = {"starts_at": now} | _ends(tx, lease, pool, entitled_until, now)
+    move(tx, lease, "ready", **({"why": ""} | times), off_wanted=False, called_until=None, words=words or facts.words(tx, lease))
+
+
+def _ends(tx: Tx, lease: Lease, pool: Pool, entitled_until: datetime | None, now: datetime) -> dict[str, Any]:
+    """When a lease that begins now ends, and what to tell when that is early."""
+    booking = tx.get(Booking, lease.booking_id, populate_existing=True) if lease.booking_id else None
+    if booking is not None and booking.ends_at > now:
+        return {"ends_at": min(booking.ends_at, entitled_until or booking.ends_at)}
+    wanted, latest = lease_end(now, pool.lease_s, entitled_until), booked.limit(tx, pool, now, lease_id=lease.id)
+    if latest is None or (wanted is not None and wanted <= latest):
+        return {"ends_at": wanted}
+    latest = max(latest, now)
+    return {"ends_at": latest, "why": booked.ends_early(latest)}
 
 
 def requeue(tx: Tx, lease: Lease, why: str, now: datetime, *, counts: bool = True) -> None:
@@ -176,9 +196,11 @@ def end(tx: Tx, lease: Lease, now: datetime) -> None:
     move(tx, lease, "end", words=facts.words(tx, lease), ended_at=now, period=Range(given, max(now, given)))
 
 
-def extend(tx: Tx, lease: Lease, entitled_until: datetime | None) -> datetime:
-    """One more extension, by the pool's policy, or `Impossible` in words; answers the new end."""
+def extend(tx: Tx, lease: Lease, entitled_until: datetime | None, now: datetime) -> datetime:
+    """One more extension, by the pool's policy, or `Impossible` in words; answers the new end. The caller holds
+    `booked.guard`."""
     pool = get(tx, Pool, lease.pool_id)
+    latest = _latest(tx, lease, pool, now) if lease.state in ("active", "expiring") and lease.ends_at else None
     end = extended_end(
         state=lease.state,
         ends_at=lease.ends_at,
@@ -187,16 +209,34 @@ def extend(tx: Tx, lease: Lease, entitled_until: datetime | None) -> datetime:
         waiting=facts.queued(tx, pool.id),
         entitled_until=entitled_until,
     )
+    why = ""
+    if latest is not None and latest < end:
+        end, why = latest, booked.ends_early(latest)
     words = {**facts.words(tx, lease), "ends_at": _clock(end)}
-    move(tx, lease, "extend", words=words, ends_at=end, extensions_used=lease.extensions_used + 1, why="")
+    move(tx, lease, "extend", words=words, ends_at=end, extensions_used=lease.extensions_used + 1, why=why)
     return end
 
 
-def prolong(tx: Tx, lease: Lease, seconds: int) -> datetime:
-    """An administrator moves the end on, whatever the policy says."""
+def _latest(tx: Tx, lease: Lease, pool: Pool, now: datetime) -> datetime | None:
+    """The latest end that an extension may have because of bookings (None: any), or `Impossible` when it is reached."""
+    assert lease.ends_at is not None
+    if lease.booking_id is not None and (booking := tx.get(Booking, lease.booking_id)) is not None and booking.ends_at > now:
+        raise Impossible("booked", "This desktop is yours by a booking: change the end of the booking instead.")
+    latest = booked.limit(tx, pool, now, lease_id=lease.id)
+    if latest is not None and latest <= lease.ends_at:
+        raise Impossible("booked", f"The lease cannot be extended: after {_clock(latest)} the desktops are booked.")
+    return latest
+
+
+def prolong(tx: Tx, lease: Lease, seconds: int, now: datetime) -> datetime:
+    """An administrator moves the end on, whatever the policy says, but not into bookings. The caller holds `booked.guard`."""
     if lease.ends_at is None:
         raise Impossible("no_end", "This lease has no end, so there is nothing to extend.")
     end = lease.ends_at + timedelta(seconds=seconds)
+    latest = _latest(tx, lease, get(tx, Pool, lease.pool_id), now)
+    if latest is not None and latest < end:
+        raise Impossible("booked", f"After {_clock(latest)} the desktops are booked; extend by less, or cancel a booking.",
+                         latest=latest.isoformat())
     move(tx, lease, "extend", words={**facts.words(tx, lease), "ends_at": _clock(end)}, ends_at=end, why="")
     return end
 

@@ -23,7 +23,7 @@ from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import cancel, submit
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
-from pools import facts, leases, members, versions
+from pools import booked, capacity, facts, leases, members, versions
 from pools.member_commands import AddMember, RemoveMember, ResetMember
 from pools.models import LIVE, Assignment, Lease, Pool, PoolMember
 from pools.remake import RemakeMember
@@ -82,6 +82,7 @@ class LeaseLoop(FromRows):
         for pool in tx.scalars(sa.select(Pool).where(mine).order_by(Pool.name)).all():
             if not my_turn(tx, pool.id):
                 continue
+            booked.guard(tx, pool.id)
             for lease_id, lease in leases_of(tx, entitled, Lease.pool_id == pool.id):
                 if lease_step(lease, pool.warn_s, now) is not None:
                     with alone(tx, lease=str(lease_id)):
@@ -230,12 +231,19 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None)
     candidates, trouble = facts.candidates(tx, pool.id), members.trouble_now(pool, now)
     dedicated = pool.type == "dedicated"
     anybodys = [] if dedicated else [c.member_id for c in free(candidates, trouble)]
+    bookings, none_left = booked.any_open(tx, pool.id), False
     for lease in queue:
+        kept = 0
+        if bookings and lease.booking_id is None:
+            kept = booked.reserved(tx, pool, now)  # the best ones wait for who has booked
+            none_left = none_left or capacity.must_wait(booked.limit(tx, pool, now), now, pool.lease_s)
+            if len(anybodys) <= kept or (none_left and lease.starts_at is None):
+                continue
         with alone(tx, lease=str(lease.id)):
             if dedicated and (why := own_broken(candidates, lease.user_id)):
                 leases.fail(tx, lease, why, now)
                 continue
-            theirs = [c.member_id for c in free(candidates, trouble, lease.user_id)] if dedicated else anybodys
+            theirs = [c.member_id for c in free(candidates, trouble, lease.user_id)] if dedicated else anybodys[kept:]
             member = leases.take_member(tx, pool.id, theirs, from_queue=True)
             if member is None and dedicated:
                 continue  # others may have a desktop of their own that is free
@@ -245,6 +253,7 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None)
             if served is not None:
                 served(tx, lease, member, candidates, now)
             leases.assign(tx, lease, member, now, words=facts.words(tx, lease, member.vm_id))
+            anybodys = [id for id in anybodys if id != member.id]
             touch(tx, "pool", pool.id, pool_id=pool.id)
 
 
@@ -325,6 +334,7 @@ class SpareLoop(FromRows):
             return
         counts["creating"] = max(counts.get("creating", 0), making)
         queued, spares = (facts.queued(tx, pool.id), pool.spares) if pool.state == "up" else (0, 0)
+        spares = min(pool.size, spares + booked.reserved(tx, pool, now))
         plan = wanted(counts, queued, pool.size if staying else 0, spares)
         for _ in range(plan.create):
             number, pool.next_member = pool.next_member, pool.next_member + 1

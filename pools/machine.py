@@ -1,4 +1,4 @@
-"""LEASE, MEMBER, POOL and ROLLOUT tables. Pure."""
+"""LEASE, MEMBER, POOL, ROLLOUT and BOOKING tables. Pure."""
 
 from backend.states import StateTable
 
@@ -20,6 +20,8 @@ LEASE = StateTable(
         ("active", "extend"): "active",
         ("active", "shorten"): "active",  # the entitlement ends before the lease was to
         ("expiring", "shorten"): "expiring",
+        ("active", "rebook"): "active",  # it ends with its booking, which has another end now
+        ("expiring", "rebook"): "active",
         ("active", "expire"): "grace",  # after an outage the warning may have been missed
         ("expiring", "expire"): "grace",
         ("active", "recall"): "grace",  # a new version of the desktop takes its place
@@ -85,5 +87,27 @@ ROLLOUT = StateTable(
         ("running", "succeed"): "succeeded",
         ("rolling_back", "rolled_back"): "rolled_back",
         **{(state, "cancel"): "cancelled" for state in ("running", "halted", "rolling_back")},
+    },
+)
+
+BOOKING = StateTable(
+    "booking",
+    "booked",
+    {
+        ("booked", "prepare"): "preparing",  # its desktops are booted
+        ("preparing", "put_off"): "booked",  # it was moved to a later time
+        ("booked", "begin"): "running",  # after an outage the preparing may have been missed
+        ("preparing", "begin"): "running",
+        ("running", "release"): "running",  # desktops that nobody used are given to others
+        ("running", "unused"): "ended",
+        ("running", "end"): "ended",
+        ("preparing", "end"): "ended",  # after an outage the whole period may have been missed
+        ("booked", "end"): "ended",
+        ("booked", "edit"): "booked",
+        ("preparing", "edit"): "preparing",
+        ("running", "edit"): "running",
+        ("booked", "cancel"): "cancelled",
+        ("preparing", "cancel"): "cancelled",
+        ("running", "cancel"): "cancelled",
     },
 )

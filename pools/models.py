@@ -1,4 +1,4 @@
-"""Pool, PoolMember, Assignment, Rollout and Lease rows."""
+"""Pool, PoolMember, Assignment, Rollout, Lease and Booking rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db import Base, HasId, ref
-from pools.machine import LEASE, MEMBER, POOL, ROLLOUT
+from pools.machine import BOOKING, LEASE, MEMBER, POOL, ROLLOUT
 
 LIVE = "state <> 'ended'"
 OPEN = "state IN ('running', 'halted', 'rolling_back')"  # rollouts that have not ended
+NOT_OVER = "state IN ('booked', 'preparing', 'running')"  # bookings
 
 
 class Pool(HasId, Base):
@@ -42,6 +43,11 @@ class Pool(HasId, Base):
     per_user: Mapped[int] = mapped_column(default=1, server_default="1")
     call_s: Mapped[int] = mapped_column(default=0, server_default="0")  # time to answer for who is called; 0: nobody is
     extend_while_waiting: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
+    book_desktops: Mapped[int] = mapped_column(default=0, server_default="0")  # most that a person may book at once; 0: none
+    book_ahead_s: Mapped[int] = mapped_column(default=1_209_600, server_default="1209600")  # how far ahead
+    book_longest_s: Mapped[int] = mapped_column(default=28_800, server_default="28800")  # how long one booking may be
+    book_open: Mapped[int] = mapped_column(default=3, server_default="3")  # bookings a person may have that are not over
+    book_hold_s: Mapped[int] = mapped_column(default=900, server_default="900")  # unused desktops are freed then; 0: never
     pause_why: Mapped[str] = mapped_column(default="", server_default="")  # for the people of a paused pool
     rights: Mapped[list[str]] = mapped_column(default=lambda: ["start", "shutdown", "reset"])
     protocols: Mapped[list[str]] = mapped_column(default=lambda: ["vnc", "spice"])  # offered, preferred first
@@ -141,3 +147,34 @@ class Lease(HasId, Base):
     end_reason: Mapped[str | None]
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # members that broke under it
     off_wanted: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # the holder switched it off
+    booking_id: Mapped[UUID | None] = ref("booking.id", ondelete="SET NULL")  # it is one of these desktops
+
+
+class Booking(HasId, Base):
+    """Desktops of a pool that are kept for a person, or for a group, from `starts_at` until `ends_at`."""
+
+    __tablename__ = "booking"
+    __table_args__ = (sa.Index("ix_booking_open", "pool_id", "starts_at", postgresql_where=sa.text(NOT_OVER)),)
+    kind = "booking"
+    machine = BOOKING
+    pool_id: Mapped[UUID] = ref("pool.id", ondelete="CASCADE")
+    user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE", index=True)  # who booked
+    group_id: Mapped[UUID | None] = ref("user_group.id", ondelete="CASCADE", index=True)  # whom it is for, besides
+    series_id: Mapped[UUID | None]  # of bookings that one rule made: the first one's id
+    title: Mapped[str] = mapped_column(default="", server_default="")
+    state: Mapped[str] = mapped_column(default=BOOKING.initial)
+    why: Mapped[str] = mapped_column(default="", server_default="")  # what is wrong with it, or why it ended
+    desktops: Mapped[int]
+    kept: Mapped[int]  # of these, not freed for others yet
+    starts_at: Mapped[datetime]
+    ends_at: Mapped[datetime]
+    made_at: Mapped[datetime]
+    changed_at: Mapped[datetime]
+    revision: Mapped[int] = mapped_column(default=0, server_default="0")  # how often it was changed, as calendars count it
+    released: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # what nobody used was freed
+    late: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # told that not all were ready in time
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.title or f"of {self.desktops} desktop{'s' if self.desktops != 1 else ''}"

@@ -45,6 +45,11 @@ class Policy:
     per_user: int = 1
     call_s: int = 0
     extend_while_waiting: bool = False
+    book_desktops: int = 0
+    book_ahead_s: int = 1_209_600
+    book_longest_s: int = 28_800
+    book_open: int = 3
+    book_hold_s: int = 900
     rights: tuple[str, ...] = RIGHTS
     protocols: tuple[str, ...] = PROTOCOLS
 
@@ -90,6 +95,21 @@ def require_policy(policy: Policy) -> None:
         "An extension lasts between one minute and 366 days.", "extend_s",
     )  # fmt: skip
     refuse_if(not 0 <= p.call_s <= 3600, "Who is called has between 0 seconds and one hour to answer.", "call_s")
+    refuse_if(
+        not 0 <= p.book_desktops <= 10_000,
+        "A booking of a person takes between 0 desktops (they book none) and 10,000.", "book_desktops",
+    )  # fmt: skip
+    refuse_if(
+        not 3600 <= p.book_ahead_s <= 366 * 86_400, "People book between one hour and 366 days ahead.", "book_ahead_s"
+    )
+    refuse_if(
+        not 300 <= p.book_longest_s <= 31 * 86_400, "A booking lasts between five minutes and 31 days.", "book_longest_s"
+    )
+    refuse_if(not 1 <= p.book_open <= 1000, "A person has between 1 and 1,000 bookings.", "book_open")
+    refuse_if(
+        not 0 <= p.book_hold_s <= 86_400,
+        "Booked desktops that nobody uses are kept for between 0 seconds (until the end) and one day.", "book_hold_s",
+    )  # fmt: skip
     refuse_if(not 1 <= p.per_user <= 100, "A person may hold between 1 and 100 desktops of a pool.", "per_user")
     _known(p.rights, RIGHTS, "rights", "right")
     _known(p.protocols, PROTOCOLS, "protocols", "protocol")

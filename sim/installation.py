@@ -28,6 +28,7 @@ from backend.tasks.models import Task
 from backend.tasks.runner import Runner
 from broker import decisions
 from hostapi.types import Outcome
+from pools.booking_loop import BookingLoop
 from pools.loop import LeaseLoop, SpareLoop
 from pools.models import Pool
 from pools.rollouts import RolloutLoop
@@ -88,8 +89,13 @@ class Installation:
 
     def new_loops(self) -> list[Loop]:
         """The loops that look after hosts and leases, as another manager process would have them."""
-        return [Monitor(self.door, self.clock), LeaseLoop(self.clock, decisions.served), SpareLoop(self.clock),
-                RolloutLoop(self.clock)]
+        return [
+            Monitor(self.door, self.clock),
+            LeaseLoop(self.clock, decisions.served),
+            SpareLoop(self.clock),
+            RolloutLoop(self.clock),
+            BookingLoop(self.clock),
+        ]
 
     # -- what is there -----------------------------------------------------------------------------
     def add_host(self, name: str = "alpha", *, memory_mib: int = 65_536, cpus: int = 16) -> UUID:

@@ -34,6 +34,7 @@ _PARENTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "member": ("pool_member", (("pool", "pool_id"),)),
     "rollout": ("rollout", (("pool", "pool_id"),)),
     "snapshot": ("vm_snapshot", (("vm", "vm_id"),)),
+    "booking": ("booking", (("pool", "pool_id"),)),
 }
 
 
@@ -57,6 +58,11 @@ def grants_of_many(tx: Tx, user_ids: Iterable[UUID], role: str) -> dict[UUID, li
     for row in tx.execute(by_group.where(Permission.role == role, Membership.user_id.in_(people))):
         found[row.user_id].append(_grant(row))
     return found
+
+
+def grants_of_group(tx: Tx, group_id: UUID) -> list[Grant]:
+    """The permissions that the group itself was given."""
+    return [_grant(row) for row in tx.execute(_GRANTS.where(Permission.group_id == group_id))]
 
 
 _GRANTS = sa.select(
@@ -143,7 +149,7 @@ def see_permit(kind: str) -> str:
         "member": "pool.see", "rollout": "pool.see", "snapshot": "vm.see", "guestsession": "vm.see",
         "disk": "storage.see", "storagedomain": "storage.see", "datacenter": "cluster.see",
         "group": "user.see", "permission": "user.see", "session": "user.see", "token": "user.see", "directory": "user.see",
-        "decision": "lease.see",
+        "decision": "lease.see", "booking": "lease.see",
     }.get(kind, f"{kind}.see")
 
 
