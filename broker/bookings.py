@@ -117,13 +117,17 @@ def _shown(tx: Tx, row: Booking, pool: Pool, user_id: UUID, sees: bool, theirs: 
     return Shown(row, pool.name, name, who, group.name if group else "", theirs, editable)
 
 
-def mine(tx: Tx, user_id: UUID, now: datetime) -> list[Shown]:
-    """The person's bookings that are not over, and those that ended within a week, the next one first."""
+def mine(tx: Tx, user_id: UUID, now: datetime, *, soon: bool = False) -> list[Shown]:
+    """The person's bookings that are not over, and those that ended within a week, the next one first; `soon`: those alone
+    that go on now or begin within a day."""
     lately = sa.or_(Booking.changed_at > now - WEEK, Booking.ends_at > now - WEEK)
+    if soon:
+        lately = sa.false()
     rows = tx.execute(
         sa.select(Booking, Pool)
         .join(Pool, Pool.id == Booking.pool_id)
         .where(booked.of_person(user_id), sa.or_(Booking.state.in_(OPEN), lately))
+        .where(Booking.starts_at < now + timedelta(days=1) if soon else sa.true())
         .order_by(Booking.state.not_in(OPEN), Booking.starts_at)
         .limit(200)
     )

@@ -97,7 +97,7 @@ def read(document: dict[str, Any]) -> Description:
                 fields[plural] = tuple((item.get("allOf") or [item])[0]["properties"])
     nouns = {plural: noun for noun, plural in plurals.items()}
     actions = {}
-    for path, methods in paths.items():
+    for path, methods in sorted(paths.items(), key=lambda pair: pair[0].startswith("/me/")):  # a person's own way goes before
         for method in ("post", "delete"):
             if method in methods and (action := _action(path, method, methods[method], nouns)) is not None:
                 actions[action.noun, action.verb] = action

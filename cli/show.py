@@ -18,6 +18,7 @@ COLUMNS = {
     "members": ("vm", "state", "pool", "user", "owner", "why"),
     "rollouts": ("id", "pool", "template", "version", "state", "progress", "failures", "why"),
     "leases": ("id", "user", "pool", "vm", "state", "ends_at"),
+    "bookings": ("id", "user", "name", "pool", "state", "desktops", "starts_at", "ends_at"),
     "templates": ("name", "version", "state", "memory_mib", "vcpus"),
     "storagedomains": ("name", "state", "host", "path", "free_mib", "total_mib"),
     "users": ("full_name", "display_name", "enabled", "auto_launch", "group"),

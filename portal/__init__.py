@@ -31,7 +31,7 @@ class Portal(Flask):
 
 def create_app(parts: Parts) -> Flask:
     """The portal of these parts: pages, REST, change stream, health."""
-    from portal import admin, api, auth, errors, kiosk, live, log, proxies, security, transaction, user
+    from portal import admin, api, auth, bookings, errors, kiosk, live, log, proxies, security, transaction, user
 
     app = Portal("portal", static_folder=str(web_folder("static")), template_folder=str(web_folder("templates")))
     app.extensions["parts"] = parts
@@ -48,6 +48,6 @@ def create_app(parts: Parts) -> Flask:
         PREFERRED_URL_SCHEME="https",
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    for part in (proxies, log, security, transaction, errors, auth, api, live, user, kiosk, admin):
+    for part in (proxies, log, security, transaction, errors, auth, api, live, user, kiosk, bookings, admin):
         part.install(app)
     return app

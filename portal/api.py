@@ -8,6 +8,7 @@ from typing import Any
 from flask import Blueprint, Flask, request
 
 from portal import (
+    api_bookings,
     api_commands,
     api_desktops,
     api_devices,
@@ -31,8 +32,9 @@ def install(app: Flask) -> None:
     api = Blueprint("api", __name__, url_prefix=PREFIX)
     commands = api_commands.routes(app.extensions["parts"].commands)
     described: list[Route] = []
-    for routes in (api_session.routes, api_tokens.routes, api_desktops.routes, api_lists.routes, api_pools.routes,
-                   api_hosts.routes, api_directories.routes, api_devices.routes, commands, live.routes, openapi.routes):
+    for routes in (api_session.routes, api_tokens.routes, api_desktops.routes, api_bookings.routes, api_lists.routes,
+                   api_pools.routes, api_hosts.routes, api_directories.routes, api_devices.routes, commands, live.routes,
+                   openapi.routes):
         for route, view in routes.found:
             view = _signed_in(view) if route.signed_in else no_cookie(view)
             api.add_url_rule(route.path, route.endpoint, view, methods=[route.method])

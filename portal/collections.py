@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from backend.clusters.models import Cluster
 from backend.db import Tx
 from backend.devices.models import Device
+from backend.directory.models import Group
 from backend.directory.rights import grants_of, see_permit, visible
 from backend.errors import NotFound
 from backend.hosts.models import Host
@@ -18,8 +19,9 @@ from backend.storage.models import StorageDomain
 from backend.vms.models import Template, Vm
 from broker.access import EFFECTS
 from broker.models import AccessRule, ConsoleSession, Decision
-from pools.machine import LEASE, MEMBER, POOL, ROLLOUT
-from pools.models import LIVE, Assignment, Lease, Pool, PoolMember, Rollout
+from pools.booking_rules import OPEN
+from pools.machine import BOOKING, LEASE, MEMBER, POOL, ROLLOUT
+from pools.models import LIVE, Assignment, Booking, Lease, Pool, PoolMember, Rollout
 from pools.rollout_rules import MODES
 from portal.auth import person
 from portal.parts import parts
@@ -75,6 +77,10 @@ POOLS = Kind("pools", "pool", Pool.id, {
     "per_user": Field(Pool.per_user, "number"), "call_s": Field(Pool.call_s, "number"),
     "extend_while_waiting": Field(Pool.extend_while_waiting, "yesno"), "pause_why": Field(Pool.pause_why),
     "trouble": Field(Pool.trouble, about="why desktops cannot be made or started just now"),
+    "book_desktops": Field(Pool.book_desktops, "number"), "book_ahead_s": Field(Pool.book_ahead_s, "number"),
+    "book_longest_s": Field(Pool.book_longest_s, "number"), "book_open": Field(Pool.book_open, "number"),
+    "book_hold_s": Field(Pool.book_hold_s, "number"),
+    "bookings": Field(_count(Booking, sa.and_(Booking.pool_id == Pool.id, Booking.state.in_(OPEN))), "number"),
     "rights": Field(Pool.rights, "texts"), "protocols": Field(Pool.protocols, "texts"),
 }, below("pool", pool=Pool.id, cluster=Pool.cluster_id))
 
@@ -119,9 +125,20 @@ LEASES = Kind("leases", "lease", Lease.id, {
     "ends_at": Field(Lease.ends_at, "time"), "grace_until": Field(Lease.grace_until, "time"),
     "ended_at": Field(Lease.ended_at, "time"), "end_reason": Field(Lease.end_reason),
     "priority": Field(Lease.priority, "number"), "called_until": Field(Lease.called_until, "time"),
-    "extensions_used": Field(Lease.extensions_used, "number"),
+    "extensions_used": Field(Lease.extensions_used, "number"), "booking_id": Field(Lease.booking_id, ID),
 }, or_own("lease", Lease.user_id, pool=Lease.pool_id, cluster=_cluster_of_pool(Lease.pool_id)),
     name="user", order=(("asked_at", True),))
+
+BOOKINGS = Kind("bookings", "booking", Booking.id, {
+    "id": Field(Booking.id, ID), "name": Field(Booking.title), "state": Field(Booking.state, "choice", tuple(BOOKING.states)),
+    "why": Field(Booking.why), "pool": Field(name_of(Pool, Booking.pool_id)), "pool_id": Field(Booking.pool_id, ID),
+    "user": Field(person_name(Booking.user_id)), "user_id": Field(Booking.user_id, ID),
+    "group": Field(name_of(Group, Booking.group_id)), "group_id": Field(Booking.group_id, ID),
+    "desktops": Field(Booking.desktops, "number"), "kept": Field(Booking.kept, "number"),
+    "starts_at": Field(Booking.starts_at, "time"), "ends_at": Field(Booking.ends_at, "time"),
+    "made_at": Field(Booking.made_at, "time"), "series_id": Field(Booking.series_id, ID),
+}, or_own("booking", Booking.user_id, pool=Booking.pool_id, cluster=_cluster_of_pool(Booking.pool_id)),
+    name="user", order=(("starts_at", True),))
 
 CONSOLES = Kind("consoles", "console", ConsoleSession.id, {
     "id": Field(ConsoleSession.id, ID), "user": Field(person_name(ConsoleSession.user_id)),
@@ -162,7 +179,8 @@ ACCESSRULES = Kind("accessrules", "accessrule", AccessRule.id, {
 }, anywhere("accessrule"), order=(("position", False),))
 
 COLLECTIONS: dict[str, Kind] = {
-    kind.plural: kind for kind in (*BACKEND, POOLS, MEMBERS, ROLLOUTS, LEASES, CONSOLES, DECISIONS, ACCESSRULES)
+    kind.plural: kind
+    for kind in (*BACKEND, POOLS, MEMBERS, ROLLOUTS, LEASES, BOOKINGS, CONSOLES, DECISIONS, ACCESSRULES)
 }
 BY_KIND: dict[str, Kind] = {kind.kind: kind for kind in COLLECTIONS.values()}
 

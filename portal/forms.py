@@ -68,6 +68,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "timezone": ("Time zone", "For instance Europe/Berlin."),
     "calendar_name": ("Name", "For instance “Office hours”."),
     "user_id": ("Person", "It belongs to them from now on, and nobody else gets it."),
+    "book_desktops": ("Desktops a booking", "How many desktops a person may book at once. 0: only who runs the pool books."),
+    "book_ahead_s": ("Booked ahead", "How far ahead people may book."),
+    "book_longest_s": ("Longest booking", "How long a person's booking may be."),
+    "book_open": ("Bookings a person", "How many bookings that are not over one person may have."),
+    "book_hold_s": ("Unused ones kept", "Booked desktops that nobody has taken by then are free for others. 0: until the end."),
     "rights": ("Its holder may", ""),
     "protocols": ("Consoles", "How a desktop can be opened."),
     "vm_name": ("Name", "Letters, digits and dashes; the guest is told this name."),
@@ -148,6 +153,7 @@ SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("Desktops", ("pool_name", "description", "template_id", "domain_id", "type", "stateless", "size", "spares")),
         ("Leases", ("lease_s", "per_user", "extensions", "extend_s", "extend_while_waiting", "warn_s", "grace_s", "shutdown_s",
                     "call_s")),
+        ("Bookings", ("book_desktops", "book_ahead_s", "book_longest_s", "book_open", "book_hold_s")),
         ("What people may do", ("rights", "protocols")),
     )
     for name in ("pool.create", "pool.edit")

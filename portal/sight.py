@@ -66,7 +66,7 @@ class Sight:
         for change in news:
             if self._plainly(change) or (change.kind, change.id) in asked:
                 shown.append((change.at, change.kind, change.id))
-            elif change.pool_id in self.pools and change.kind in ("pool", "member", "lease"):
+            elif change.pool_id in self.pools and change.kind in ("pool", "member", "lease", "booking"):
                 shown.append((change.at, "pool", str(change.pool_id)))
         return shown
 

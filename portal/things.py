@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from portal.thing import Thing
 from portal.things_access import ACCESSRULES, DEVICES
-from portal.things_desktops import CONSOLES, DECISIONS, LEASES, MEMBERS, POOLS, ROLLOUTS, TEMPLATES
+from portal.things_desktops import BOOKINGS, CONSOLES, DECISIONS, LEASES, MEMBERS, POOLS, ROLLOUTS, TEMPLATES
 from portal.things_people import CALENDARS, DIRECTORIES, GROUPS, PERMISSIONS, SESSIONS, TOKENS, USERS
 from portal.things_places import CLUSTERS, DATACENTERS, DISKS, HOSTS, STORAGEDOMAINS
 from portal.things_vms import GUESTSESSIONS, SNAPSHOTS, VMS
@@ -17,6 +17,7 @@ THINGS: dict[str, Thing] = {
         MEMBERS,
         ROLLOUTS,
         LEASES,
+        BOOKINGS,
         DECISIONS,
         VMS,
         SNAPSHOTS,
@@ -44,7 +45,7 @@ THINGS: dict[str, Thing] = {
 BY_KIND: dict[str, Thing] = {t.kind: t for t in THINGS.values()}
 
 SIDE_BAR: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Desktops", ("pools", "leases", "vms", "templates", "consoles")),
+    ("Desktops", ("pools", "leases", "bookings", "vms", "templates", "consoles")),
     ("Infrastructure", ("hosts", "storagedomains", "clusters", "datacenters")),
     ("People", ("users", "groups", "permissions", "directories", "sessions", "tokens")),
     ("Access", ("calendars", "devices", "accessrules")),

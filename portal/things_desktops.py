@@ -40,6 +40,11 @@ POOLS = Thing(
         Column("per_user", "Desktops a person", "number"),
         Column("call_s", "Time to answer a call", "length"),
         Column("extend_while_waiting", "Extend while others wait", "yesno"),
+        Column("book_desktops", "Desktops a booking", "number"),
+        Column("book_ahead_s", "Booked ahead", "length"),
+        Column("book_longest_s", "Longest booking", "length"),
+        Column("book_open", "Bookings a person", "number"),
+        Column("book_hold_s", "Unused ones kept", "length"),
         Column("rights", "Its people may", "list"),
         Column("protocols", "Consoles", "list"),
     ),
@@ -72,9 +77,15 @@ POOLS = Thing(
             "Rollouts of new versions", "rollouts", "pool_id = {id}",
             ("template", "version", "state", "progress", "created_at", "why"),
         ),
+        Part(
+            "Bookings",
+            "bookings",
+            "pool_id = {id} and state != ended and state != cancelled sortby starts_at",
+            ("user", "name", "state", "desktops", "starts_at", "ends_at"),
+        ),
     ),
     (("pool.create", "Create pool"),),
-    live=("member", "lease", "vm", "rollout"),
+    live=("member", "lease", "vm", "rollout", "booking"),
     hints=("waiting > 0", "broken > 0", "state = removing"),
 )
 
@@ -255,6 +266,53 @@ LEASES = Thing(
     name="user",
     live=("console", "decision"),
     hints=("state = queued", "state = expiring", "state != ended sortby ends_at"),
+)
+
+BOOKINGS = Thing(
+    "bookings",
+    "booking",
+    "Bookings",
+    "icon:calendar-days",
+    "Desktops that are kept for people, and made ready for them, at a later time.",
+    (
+        Column("user", "Booked by", "name"),
+        Column("name", "What for"),
+        STATE,
+        Column("pool", "Pool", "link", "pools"),
+        Column("desktops", "Desktops", "number"),
+        Column("starts_at", "From", "clock"),
+        Column("ends_at", "Until", "clock"),
+        WHY,
+    ),
+    (
+        Column("pool", "Pool", "link", "pools"),
+        Column("name", "What for"),
+        Column("group", "For the group"),
+        Column("desktops", "Desktops", "number"),
+        Column("kept", "Kept of them", "number"),
+        Column("starts_at", "From", "clock"),
+        Column("ends_at", "Until", "clock"),
+        Column("made_at", "Made", "ago"),
+        WHY,
+    ),
+    (
+        Button(
+            "booking.cancel",
+            "Cancel booking",
+            "icon:calendar-x",
+            within("booked", "preparing", "running"),
+            danger=True,
+            fields=("message",),
+            ask="Its desktops are free for others. Who has one of them already keeps it until the end.",
+        ),
+    ),
+    (
+        Part("Leases", "leases", "booking_id = {id}", ("user", "state", "vm", "ends_at")),
+        Part("Events", "events", "object_id = {id}", link=False),
+    ),
+    name="user",
+    live=("lease",),
+    hints=("state = running", "state = booked sortby starts_at"),
 )
 
 DECISIONS = Thing(

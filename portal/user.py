@@ -15,6 +15,7 @@ from backend.directory import internal, sessions, tokens
 from backend.directory.models import Directory, User, WebSession
 from backend.directory.names import INTERNAL
 from backend.errors import Invalid, NotFound, Refused
+from broker import bookings
 from broker import connect as broker
 from portal import api_hosts, auth, desktops, devices, views
 from portal.api_tokens import NewToken, make
@@ -133,8 +134,9 @@ def _login_page(sentence: str = "", severity: str = "info", name: str = "", wron
 @pages.get("/")
 def desktops_page() -> str:
     """Everything the person may use, as cards; asked by the page itself, the cards alone."""
-    cards = desktops.cards(tx(), person().user_id, now())
-    return render_template("user/cards.html" if is_partial() else "user/desktops.html", desktops=cards, area="user")
+    cards, booked = desktops.cards(tx(), person().user_id, now()), bookings.mine(tx(), person().user_id, now(), soon=True)
+    template = "user/cards.html" if is_partial() else "user/desktops.html"
+    return render_template(template, desktops=cards, booked=booked, area="user")
 
 
 @pages.post("/desktops/<uuid:id>/connect")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import sqlalchemy as sa
 from flask import Flask, flash, g, redirect, request
 from flask_login import current_user
 from werkzeug.wrappers import Response
@@ -12,6 +14,7 @@ from werkzeug.wrappers import Response
 from backend.directory import rights
 from backend.directory.rights import see_permit
 from backend.directory.rules import Grant, places
+from pools.models import Booking, Pool
 from portal import assets, auth, words
 from portal.auth import own_address
 from portal.parts import parts
@@ -25,6 +28,13 @@ def now() -> datetime:
     return g.now  # type: ignore[no-any-return]
 
 
+def zone() -> ZoneInfo:
+    """The time zone of the reader's browser, which its pages' script tells by a cookie; UTC when nobody has told."""
+    if "zone" not in g:
+        g.zone = words.zone(request.cookies.get("timezone", ""))
+    return g.zone  # type: ignore[no-any-return]
+
+
 def grants() -> list[Grant]:
     """What the person who asks may do, read once a request."""
     if "grants" not in g:
@@ -35,6 +45,11 @@ def grants() -> list[Grant]:
 def may_anywhere(permit: str) -> bool:
     """Whether the person has the permit on anything at all: then the page about such things is theirs to see."""
     return bool(places(grants(), permit, now()))
+
+
+def bookable() -> bool:
+    """Whether there is anything to book for anybody: then pages lead to the bookings."""
+    return bool(tx().scalar(sa.select(sa.or_(sa.exists().where(Pool.book_desktops > 0), sa.exists(sa.select(Booking.id))))))
 
 
 def may_on(permit: str, kind: str, id: Any) -> bool:
@@ -51,6 +66,7 @@ _BELOW = {
     "member": _POOLED,
     "rollout": _POOLED,
     "lease": _POOLED,
+    "booking": _POOLED,
     "decision": _POOLED,
     "vm": _POOLED | {"vm"},
     "console": _POOLED | {"vm"},
@@ -113,8 +129,12 @@ def install(app: Flask) -> None:
         zip=zip,
         ago=lambda value: words.ago(value, now()),
         left=lambda value: words.left(value, now()),
+        clock=lambda value: words.clock(value, zone(), now()),
+        told=lambda sentence: words.told(sentence, zone(), now()),
     )
-    app.jinja_env.globals.update(state_look=words.look, server_time=lambda: words.iso(now()), may_see=may_see, may_on=may_on)
+    app.jinja_env.globals.update(
+        state_look=words.look, server_time=lambda: words.iso(now()), zone=zone, may_see=may_see, may_on=may_on, bookable=bookable
+    )  # fmt: skip
 
     @app.context_processor
     def who() -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 BUSY = "icon:loader-circle"
 
@@ -102,6 +104,11 @@ _LOOKS: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
         "grace": ("In grace", _ODD),
         "returning": ("Going back", _WORK),
     },
+    "booking": {
+        "booked": ("Booked", ("teal", "icon:calendar-check")),
+        "preparing": ("Being made ready", _WORK),
+        "running": ("Now", _GOOD),
+    },
     "member": {
         "creating": ("Being made", _WORK),
         "ready": ("Off, free", ("grey", "icon:circle-dashed")),
@@ -152,6 +159,32 @@ def utc(value: Any) -> str:
     """The time in full."""
     at = moment(value)
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if at else ""
+
+
+def zone(name: str) -> ZoneInfo:
+    """The time zone of this name; UTC for what is none."""
+    try:
+        return ZoneInfo(name) if re.fullmatch(r"[A-Za-z0-9_+/-]{1,60}", name) else ZoneInfo("UTC")
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return ZoneInfo("UTC")
+
+
+def clock(value: Any, where: ZoneInfo, now: datetime) -> str:
+    """A moment on the reader's clock: 14:00 today, Tue 24 Nov 14:00 on another day."""
+    at = moment(value)
+    if at is None:
+        return ""
+    at, today = at.astimezone(where), now.astimezone(where).date()
+    day = "" if at.date() == today else f"{at:%a %-d %b} " if abs((at.date() - today).days) < 300 else f"{at:%-d %b %Y} "
+    return f"{day}{at:%H:%M}" + (" UTC" if str(where) == "UTC" else "")
+
+
+_SAID = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d) UTC")
+
+
+def told(sentence: str, where: ZoneInfo, now: datetime) -> str:
+    """A sentence of the broker's with its times on the reader's clock."""
+    return _SAID.sub(lambda said: clock(datetime.fromisoformat(said[1]).replace(tzinfo=UTC), where, now), sentence)
 
 
 def span(seconds: float) -> str:

@@ -19,7 +19,7 @@ from backend.hosts.models import Host
 from backend.storage.models import Disk, StorageDomain
 from backend.vms.models import Template, Vm
 from broker.models import AccessRule
-from pools.models import Lease, Pool, PoolMember
+from pools.models import Booking, Lease, Pool, PoolMember
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # where the told clock of conftest starts
 _numbers = itertools.count(1)
@@ -347,3 +347,15 @@ def a_lease(
             }
         ),
     )
+
+
+def a_booking(
+    tx: Tx, pool: Pool, user: User, *, starts_at: datetime, hours: float = 1, now: datetime = NOW, **fields: Any
+) -> Booking:
+    """A booking of the pool by this person."""
+    desktops = fields.pop("desktops", 1)
+    return _add(tx, Booking(**{
+        "pool_id": pool.id, "user_id": user.id, "desktops": desktops, "kept": desktops, "starts_at": starts_at,
+        "ends_at": starts_at + timedelta(hours=hours), "made_at": now, "changed_at": now, "state": Booking.machine.initial,
+        **fields,
+    }))  # fmt: skip

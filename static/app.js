@@ -101,6 +101,14 @@ function tick() {
 }
 setInterval(tick, 1000);
 
+// The server writes times by this browser's clock: it is told the time zone by a cookie, and asked again if it knew another.
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
+if (!document.cookie.split("; ").includes(`timezone=${zone}`)) {
+  document.cookie = `timezone=${zone}; path=/; max-age=31536000; samesite=lax; secure`;
+  const known = document.querySelector("[data-zone]")?.dataset.zone;
+  if (known && known !== zone && document.cookie.includes(`timezone=${zone}`)) location.reload();
+}
+
 // ---- live pictures of screens: only of cards in view, only while the page is -----------------------------------
 // A picture is hidden until there is one, and what is hidden is never in view: its frame is watched instead.
 const inView = new Set();

@@ -111,6 +111,8 @@ class Place:
         member = make.a_member(tx, pool, "leased", host=host)
         spare = make.a_member(tx, pool, "ready", host=host)
         lease = make.a_lease(tx, pool, alice, member=member, now=now)
+        pool.book_desktops = 1
+        booking = make.a_booking(tx, pool, alice, starts_at=now + timedelta(days=1), now=now, title="Thesis")
         own = make.a_vm(tx, "alices-own")
         make.a_permission(tx, alice, own)
         rollout = Rollout(pool_id=pool.id, from_template_id=template.id, to_template_id=template.id, mode="batches", batch=1,
@@ -153,7 +155,7 @@ class Place:
             "calendar": calendar.id,
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
             "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
-            "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "guestsession": inside.id,
+            "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "guestsession": inside.id, "booking": booking.id,
         }
 
     def as_(self, name: str | None) -> Asker:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -82,8 +83,13 @@ def send(right: str = "root", fine: frozenset[int] = frozenset({303}), **known: 
 
 
 DESKTOP = {"id": "@pool"}
+DAY = f"{ToldClock().now() + timedelta(days=2):%Y-%m-%d}"
 NEW_POOL = {"name": "New", "template_id": "@template", "size": 1}
 USER_BOB = {"user_id": "@bob"}
+
+BOOKING = {"id": "@booking"}
+BOOK = {"pool_id": "@pool", "starts_at": f"{DAY}T12:00:00Z", "ends_at": f"{DAY}T13:00:00Z"}
+BOOK_FORM = {"pool": "@pool", "day": DAY, "starts": "12:00", "ends": "13:00", "timezone": "UTC"}
 
 TABLE: dict[str, Case] = {
     # about
@@ -119,6 +125,17 @@ TABLE: dict[str, Case] = {
     "POST api.lease_return": alice(path={"id": "@lease"}, body={}),
     "POST api.lease_extend": alice(path={"id": "@lease"}, body={}),
     "GET api.vm_screen": Case("alice", frozenset({404}), None, path={"id": "@vm"}),  # no picture yet; bob's is in test_api.py
+    # bookings: alice's own, and what the pool's administrator does with them
+    "GET api.my_bookings": everybody(),
+    "POST api.book": Case("alice", frozenset({201}), body=BOOK),
+    "POST api.my_booking_edit": Case("alice", path=BOOKING, body={"name": "Other"}),
+    "POST api.my_booking_cancel": Case("alice", path=BOOKING, body={}),
+    "GET api.booking_ics": Case("alice", path=BOOKING),
+    "GET api.pool_calendar": Case("alice", path=DESKTOP),
+    "GET api.pool_ics": Case("alice", path=DESKTOP),
+    "POST api.booking_create": command("keeper", body=BOOK | {"user_id": "@alice"}),
+    "POST api.booking_edit": command("keeper", "booking", body={"name": "Other"}, wrong="alice"),
+    "POST api.booking_cancel": command("keeper", "booking", body={}),
     # lists of parts
     "GET api.pool_members": Case("keeper", path=DESKTOP),
     "GET api.entitlements": Case("keeper", path=DESKTOP),
@@ -228,6 +245,15 @@ PAGES: dict[str, Case] = {
     "POST user.act": send("alice", path={**DESKTOP, "verb": "extend"}, wrong="root", no=frozenset({303, 403, 404})),
     "POST user.viewer_file": send("alice", OK, path=DESKTOP, wrong="root", no=frozenset({303, 403, 404})),
     "GET user.screen": page("alice", frozenset({204, 404}), path={"vm_id": "@vm"}),
+    "GET bookings.mine": everybody(stranger=TO_SIGN_IN),
+    "GET bookings.ask": everybody(stranger=TO_SIGN_IN),
+    "POST bookings.book": send("alice", form=BOOK_FORM),
+    "GET bookings.one": page("alice", path=BOOKING),
+    "POST bookings.change": send("alice", path=BOOKING, form=BOOK_FORM),
+    "POST bookings.cancel": send("alice", path=BOOKING, no=frozenset({303, 404})),
+    "GET bookings.calendar": page("alice", path=DESKTOP),
+    "GET bookings.calendar_file": page("alice", path=DESKTOP),
+    "GET bookings.booking_file": page("alice", path=BOOKING),
     "GET user.account": everybody(stranger=TO_SIGN_IN),
     "POST user.create_token": everybody(form={"token_name": "x", "may": "all", "days": "30"}, stranger=frozenset({401, 403})),
     "POST user.revoke_token": send("keeper", path={"id": "@token"}),
@@ -387,6 +413,6 @@ def test_lists_show_nothing_to_who_has_nothing_and_all_to_who_may_see_all(place:
 
 def counts(place: Place) -> dict[str, int]:
     """How many rows there are of what a person can see or do."""
-    tables = ("task", "permission", "user_account", "pool", "vm", "host", "lease", "event", "ticket", "resource_lock")
+    tables = ("task", "permission", "user_account", "pool", "vm", "host", "lease", "event", "ticket", "resource_lock", "booking")
     with place.parts.sessions() as tx:
         return {name: tx.scalar(sa.text(f"SELECT count(*) FROM {name}")) or 0 for name in tables}
