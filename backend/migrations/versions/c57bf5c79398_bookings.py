@@ -34,7 +34,8 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_booking'))
     )
     op.create_index(op.f('ix_booking_group_id'), 'booking', ['group_id'], unique=False)
-    op.create_index('ix_booking_open', 'booking', ['pool_id', 'starts_at'], unique=False, postgresql_where=sa.text("state IN ('booked', 'preparing', 'running')"))
+    op.create_index('ix_booking_open', 'booking', ['pool_id', 'starts_at'], unique=False,
+                    postgresql_where=sa.text("state IN ('booked', 'preparing', 'running')"))
     op.create_index(op.f('ix_booking_user_id'), 'booking', ['user_id'], unique=False)
     op.add_column('lease', sa.Column('booking_id', sa.UUID(), nullable=True))
     op.create_foreign_key(op.f('fk_lease_booking_id'), 'lease', 'booking', ['booking_id'], ['id'], ondelete='SET NULL')
