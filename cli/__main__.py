@@ -168,6 +168,39 @@ device = Noun("device", help="Thin clients: add, enroll, revoke.")
 cli.add_command(task)
 cli.add_command(directory)
 cli.add_command(device)
+booking = Noun("booking", help="Book desktops of a pool, change and cancel bookings, see a pool's calendar.")
+cli.add_command(booking)
+
+
+@booking.command()
+@click.argument("pool")
+@click.option("--from", "since", metavar="TIME", help="2026-11-24T00:00:00Z; left out: now.")
+@click.option("--until", metavar="TIME", help="Left out: a week later.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON, with the groups that you may book for.")
+@click.pass_obj
+def calendar(session: Session, pool: str, since: str | None, until: str | None, json_: bool) -> None:
+    """What is booked in a pool, and how many desktops can be booked when."""
+    client = session.client()
+    query = {name: value for name, value in (("from", since), ("until", until)) if value}
+    told = client.ask("GET", f"/pools/{actions.find(client, 'pools', pool)}/calendar", query=query)
+    if json_:
+        show.as_json(told)
+    else:
+        show.rows("bookings", told["items"], ("starts_at", "ends_at", "desktops", "name", "user", "state", "id"))
+        show.rows("free", told["free"], ("from", "until", "desktops"))
+
+
+@booking.command()
+@click.argument("id", required=False)
+@click.option("--pool", help="The whole calendar of this pool instead.")
+@click.pass_obj
+def ics(session: Session, id: str | None, pool: str | None) -> None:
+    """A booking as a file for your calendar, on standard output."""
+    if (id is None) == (pool is None):
+        raise click.UsageError("Say the id of a booking, or --pool.")
+    client = session.client()
+    where = f"/pools/{actions.find(client, 'pools', pool)}" if pool else f"/bookings/{id}"
+    sys.stdout.write(client.ask("GET", f"{where}/calendar.ics"))
 
 
 @task.command()

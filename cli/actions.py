@@ -108,6 +108,8 @@ def find(client: Client, plural: str, text: str) -> str:
     items = client.ask("GET", f"/{plural}", query={"search": f"{field} = {_quoted(text)}{live}", "max": 2})["items"]
     if plural == "templates":
         items = _version(client, text)
+    if not items and plural == "pools":  # who only uses a pool sees it among their desktops
+        items = [d for d in client.ask("GET", "/me/desktops")["items"] if d["kind"] == "pool" and d["name"] == text]
     if len(items) != 1:
         few = "no" if not items else "more than one"
         hint = "" if not items else " Give its id."

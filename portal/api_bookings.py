@@ -29,6 +29,8 @@ BOOKING = {"type": "object", "required": ["id", "pool_id", "state", "desktops", 
 BOOKINGS = {"type": "object", "required": ["items"], "properties": {"items": {"type": "array", "items": BOOKING}}}
 CALENDAR = {"type": "object", "required": ["size", "items", "free"], "properties": {
     "pool": _TEXT, "size": {"type": "integer"}, "from": _WHEN, "until": _WHEN, "may_book": {"type": "boolean"},
+    "groups": {"type": "array", "description": "those that you may book for", "items": {
+        "type": "object", "properties": {"id": _TEXT, "name": _TEXT}}},
     "items": {"type": "array", "items": BOOKING},
     "free": {"type": "array", "items": {"type": "object", "properties": {
         "from": _WHEN, "until": _WHEN, "desktops": {"type": "integer"}}}}}}
@@ -115,8 +117,10 @@ def pool_calendar(id: str) -> Response:
     """Of other people's bookings one sees the number of desktops alone, unless one may see the pool's leases."""
     since, until = _period()
     seen = bookings.calendar(tx(), user_id=person().user_id, pool_id=read_uuid(id, "pool"), since=since, until=until, now=now())
+    groups = bookings.groups(tx(), person().user_id, seen.runs) if seen.may_book else []
     return answer({
         "pool": seen.pool.name, "size": seen.size, "from": plain(since), "until": plain(until), "may_book": seen.may_book,
+        "groups": [{"id": str(group.id), "name": group.name} for group in groups],
         "items": [booking_json(shown) for shown in seen.bookings],
         "free": [{"from": plain(a), "until": plain(b), "desktops": n} for a, b, n in seen.free],
     })

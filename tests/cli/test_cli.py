@@ -7,6 +7,7 @@ import socket
 import ssl
 import stat
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -257,3 +258,22 @@ def test_a_token_is_made_used_listed_and_revoked(cli: Cli) -> None:
     assert text not in alice("tokens", "--json").out
     assert alice("token", "revoke", "night run").code == 0
     assert robot("whoami").code == 3
+
+
+def test_a_person_books_changes_and_cancels(cli: Cli) -> None:
+    cli = cli.as_("alice")
+    start = (datetime.now(UTC) + timedelta(days=3)).replace(microsecond=0)
+    made = cli("booking", "create", "Exam", "--pool", "Desktops", "--starts-at", start.isoformat(), "--ends-at",
+               (start + timedelta(hours=2)).isoformat(), "--json")
+    assert made.code == 0, made.err
+    id = json.loads(made.out)["booking"]["id"]
+    told = cli("booking", "calendar", "Desktops")
+    assert told.code == 0 and "Exam" in told.out and "Thesis" in told.out, told
+    file = cli("booking", "ics", id)
+    assert file.out.startswith("BEGIN:VCALENDAR") and f"UID:{id}@localhost" in file.out
+    assert cli("booking", "edit", id, "--name", "Oral exam").code == 0
+    assert "Oral exam" in cli("bookings", "state = booked").out
+    none = cli("booking", "create", "Too long", "--pool", "Desktops", "--starts-at", start.isoformat(), "--ends-at",
+               (start + timedelta(hours=12)).isoformat())
+    assert none.code == 1 and "8 hours at most" in none.err
+    assert cli("booking", "cancel", id).code == 0
