@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = 'c57bf5c79398'
-down_revision = '8c1453b3bb63'
+revision = '1c2bc5de5feb'
+down_revision = 'b9f1a8922c40'
 phase = "pre"  # pre: may run while the old processes do; post: only after they are gone
 
 
