@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -21,6 +23,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from PIL import Image
 
 from agent import config as settings
 from agent.config import AgentConfig
@@ -207,6 +210,64 @@ def test_an_agent_killed_while_a_guest_boots_goes_on_waiting_for_it(agent: Agent
     assert outcome.state == "done" and outcome.result.hostname == spec.name
     agent.done("shutdown_vm", vm_id=spec.vm_id, timeout_s=60)
     assert agent.running() == set()
+
+
+def test_a_suspended_guest_goes_on_and_opens_to_no_earlier_ticket(agent: Agent, image: guest.GuestImage) -> None:
+    """With what only a real guest shows: its screen, its files, and a power button that reboots."""
+    spec = agent.vm(image)
+    agent.done("await_boot", vm_id=spec.vm_id, timeout_s=BOOT_S, within_s=BOOT_S)
+    before = agent.client.screens((spec.vm_id,))[0].webp
+    agent.done("guest_action", vm_id=spec.vm_id, action="message", text="It ends at 17:00 %s \\033[2J $(poweroff)")
+    assert _inside(agent, spec, "cat /run/message") == "It ends at 17:00 %s \\033[2J $(poweroff)"
+    wait(lambda: _red(agent.client.screens((spec.vm_id,))[0].webp) > _red(before) + 500, "the banner shows it")
+    agent.done("guest_action", vm_id=spec.vm_id, action="lock", text="")
+    wait(lambda: _inside(agent, spec, "cat /sys/class/tty/tty0/active") == "tty2", "its screen is locked")
+    snapshot = {"vm_id": spec.vm_id, "domain_path": str(agent.root / "domain"), "volume_id": spec.disks[0].volume_id,
+                "snapshot_id": uuid4()}
+    _inside(agent, spec, "echo kept > /home/guest/file; sync")
+    assert agent.done("snapshot_volume", **snapshot) is True
+    _inside(agent, spec, "echo later > /home/guest/file; sync; echo memory > /run/file")
+    agent.ticket(spec, "vnc", "sesame12", issued_ms=10)
+    assert agent.vnc(spec, "sesame12")
+    path = Path(str(agent.root / "domain" / "saved" / f"{spec.vm_id}-1.save"))
+    agent.done("suspend_vm", vm_id=spec.vm_id, path=str(path))
+    assert agent.running() == set() and b"sesame12" not in path.read_bytes()[:65536]
+    agent.kill()
+    agent.start()
+    agent.done("restore_vm", spec=spec, path=str(path))
+    assert not path.exists() and not agent.vnc(spec, "sesame12") and not agent.vnc(spec, "closed")
+    assert _inside(agent, spec, "cat /run/file") == "memory"  # it went on, it did not boot
+    agent.ticket(spec, "vnc", "sesame34", issued_ms=11)
+    assert agent.vnc(spec, "sesame34")
+    _inside(agent, spec, "echo '#!/bin/sh' > /sbin/agent; echo exec sleep 9999 >> /sbin/agent; sync; pkill qemu-ga &")
+    agent.done("reboot_vm", vm_id=spec.vm_id, timeout_s=90, within_s=120)  # by its power button
+    agent.done("stop_vm", vm_id=spec.vm_id)
+    back = {name: value for name, value in snapshot.items() if name != "vm_id"}
+    agent.done("revert_volume", **back)
+    agent.done("start_vm", spec=spec)
+    agent.done("await_boot", vm_id=spec.vm_id, timeout_s=BOOT_S, within_s=BOOT_S)
+    assert _inside(agent, spec, "cat /home/guest/file") == "kept"
+
+
+def _inside(agent: Agent, spec: VmSpec, script: str) -> str:
+    """What a shell inside the guest says."""
+
+    def ask(command: str, **arguments: Any) -> Any:
+        question = json.dumps({"execute": command, "arguments": arguments})
+        argv = ["virsh", "-q", "-c", agent.uri, "qemu-agent-command", spec.name, question]
+        return json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)["return"]
+
+    pid = ask("guest-exec", path="/bin/sh", arg=["-c", script], **{"capture-output": True})["pid"]
+    while not (status := ask("guest-exec-status", pid=pid))["exited"]:
+        time.sleep(0.1)
+    return base64.b64decode(status.get("out-data", "")).decode().strip()
+
+
+def _red(webp: bytes) -> int:
+    """How many red points a picture has."""
+    picture = Image.open(io.BytesIO(webp)).convert("RGB")
+    colors = picture.getcolors(picture.width * picture.height) or []
+    return sum(count for count, (r, g, b) in colors if r > 120 and g < 60 and b < 60)  # type: ignore[misc]
 
 
 def test_a_libvirtd_that_dies_is_waited_for(agent: Agent, private_libvirtd: PrivateLibvirtd) -> None:
