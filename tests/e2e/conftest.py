@@ -46,4 +46,4 @@ def tab(browser: Browser, site: Site) -> Iterator[Callable[..., Tab]]:
     complaints = [complaint for each in opened for complaint in each.complaints]
     for each in opened:
         each.close()
-    assert complaints == []
+    assert complaints == [], "\n".join(complaints)
