@@ -38,7 +38,7 @@ def main() -> int:
             for figure in import_module(f"bench.{name}").run(say):
                 figures.append(figure)
         except (SystemExit, OSError, AssertionError) as wrong:
-            failed.append(f"{name} did not get to its end: {str(wrong) or type(wrong).__name__}")
+            failed.append(f"{name} did not get to its end: {str(wrong)[:500] or type(wrong).__name__}")
     console.print(table(f"Leasehold, measured in {monotonic() - began:.0f} s", figures))
     for sentence in failed:
         console.print(f"[red]{escape(sentence)}[/]", highlight=False)
