@@ -171,7 +171,8 @@ def _guard(tx: Tx, user_id: UUID, pool_id: UUID) -> None:
 def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: int, wish: _Wish) -> Answer:
     """A new request: give a free desktop, or a place in the queue, or refuse; and keep why."""
     counts, trouble = facts.counts(tx, pool.id), members.trouble_now(pool, wish.now)
-    booking = booked.for_person(tx, pool.id, wish.user_id, wish.now)
+    some = booked.any_open(tx, pool.id)
+    booking = booked.for_person(tx, pool.id, wish.user_id, wish.now) if some else None
     priority = priority if booking is None else BOOKED
     asked = Asked(
         pool=pool.name,
@@ -184,8 +185,8 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: in
         queued=facts.queued(tx, pool.id, priority),
         hopeless=hopeless(counts, pool.size),
         trouble=trouble,
-        booked="" if booking else booked.must_wait(tx, pool, wish.user_id, wish.now)[0],
-        reserved=0 if booking else booked.reserved(tx, pool, wish.now),
+        booked=booked.must_wait(tx, pool, wish.user_id, wish.now)[0] if some and booking is None else "",
+        reserved=booked.reserved(tx, pool, wish.now) if some and booking is None else 0,
     )
     choice = choose(asked)
     kept: dict[str, Any] = {

@@ -45,8 +45,8 @@ def require_sensible(wish: Wish, size: int, pool: str, now: datetime) -> None:
     if wish.starts_at - now > FAREST:
         raise Invalid("too_far", f"Bookings are made up to {FAREST.days} days ahead.", fields=["starts_at"])
     if not 1 <= wish.desktops <= size:
-        raise Invalid("bad_number", f"Pool {pool} has {size} desktop{'s' if size != 1 else ''}: book between 1 and {size}.",
-                      fields=["desktops"])
+        there = "1 desktop: book that one" if size == 1 else f"{size} desktops: book between 1 and {size}"
+        raise Invalid("bad_number", f"Pool {pool} has {there}.", fields=["desktops"])
     if len(wish.title) > 100 or not wish.title.isprintable():
         raise Invalid("bad_title", "A title has up to 100 characters, in one line.", fields=["title"])
 

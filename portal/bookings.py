@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from flask import Blueprint, Flask, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as Answer
@@ -15,7 +14,7 @@ from backend.errors import Invalid, Refused
 from broker import bookings
 from pools.booking_rules import Wish
 from pools.models import Pool
-from portal import api_bookings
+from portal import api_bookings, words
 from portal import week as weeks
 from portal.auth import person
 from portal.transaction import rollback, tx
@@ -130,7 +129,7 @@ def _asked() -> dict[str, str]:
     after = soon + timedelta(hours=2)
     first = {"pool": "", "day": f"{soon:%Y-%m-%d}", "starts": f"{soon:%H:%M}", "ends": f"{after:%H:%M}", "desktops": "1",
              "group": "", "title": "", "weeks": "1", "timezone": str(zone())}
-    return first | {name: value for name, value in request.args.items() if name in first}
+    return first | {name: value for name, value in request.args.items() if name in first and name != "timezone"}
 
 
 def _given(shown: bookings.Shown) -> dict[str, str]:
@@ -174,7 +173,7 @@ def _again(given: dict[str, str], no: Refused, shown: bookings.Shown | None = No
 
 def _times(given: dict[str, str]) -> tuple[datetime, datetime]:
     """From when until when, on the clock that the form was shown by; an end that is no later is on the next day."""
-    clock = _zone(given["timezone"])
+    clock = words.zone(given["timezone"])
     try:
         day = date.fromisoformat(given["day"])
         starts, ends = time.fromisoformat(given["starts"]), time.fromisoformat(given["ends"])
@@ -182,10 +181,6 @@ def _times(given: dict[str, str]) -> tuple[datetime, datetime]:
         return datetime.combine(day, starts, clock).astimezone(UTC), datetime.combine(last, ends, clock).astimezone(UTC)
     except (ValueError, OverflowError):
         raise Invalid("bad_time", "Choose a day, and times such as 14:00.", fields=["day"]) from None
-
-
-def _zone(name: str) -> ZoneInfo:
-    return zone() if name == str(zone()) else ZoneInfo("UTC")
 
 
 def _day(text: str) -> date:

@@ -49,7 +49,10 @@ def may_anywhere(permit: str) -> bool:
 
 def bookable() -> bool:
     """Whether there is anything to book for anybody: then pages lead to the bookings."""
-    return bool(tx().scalar(sa.select(sa.or_(sa.exists().where(Pool.book_desktops > 0), sa.exists(sa.select(Booking.id))))))
+    if "bookable" not in g:
+        some = sa.select(sa.or_(sa.exists().where(Pool.book_desktops > 0), sa.exists(sa.select(Booking.id))))
+        g.bookable = bool(tx().scalar(some))
+    return g.bookable  # type: ignore[no-any-return]
 
 
 def may_on(permit: str, kind: str, id: Any) -> bool:
