@@ -474,6 +474,12 @@ class TestVms:
         said = submit(root, "/admin/do/vm.snapshot", vm_id=vm, snapshot_name="Before lunch", back=f"/admin/vms/{vm}")
         assert "Take a snapshot of VM desktops-1: begun." in follow(root, said)
 
+    def test_a_message_needs_its_text(self, place: Place) -> None:
+        with place.sessions.begin() as tx:
+            tx.get_one(Vm, place.ids["vm"]).guest = {"hostname": "desktops-1"}
+        said = place.as_("root").post(f"/api/v1/vms/{place.ids['vm']}/message", {})
+        assert said.status_code == 422 and "text" in said.get_json()["error"]["message"]
+
     def test_a_snapshot_has_its_buttons(self, place: Place) -> None:
         root, snapshot = place.browser("root"), place.ids["snapshot"]
         where = f"/admin/question?plural=snapshots&id={snapshot}&command=vm.remove_snapshot&word=Remove"

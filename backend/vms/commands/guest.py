@@ -20,7 +20,7 @@ class _InGuest(OnVm):
     """What the guest agent is asked to do."""
 
     steps = ("act",)
-    action, text, said = "", "", ""
+    action, said = "", ""
 
     def check(self, tx: Tx) -> None:
         vm = get(tx, Vm, self.vm_id)
@@ -35,7 +35,10 @@ class _InGuest(OnVm):
         self.check(tx)
         vm = get(tx, Vm, self.vm_id)
         assert vm.host_id is not None
-        return Call(vm.host_id, "guest_action", {"vm_id": vm.id, "action": self.action, "text": self.text})
+        return Call(vm.host_id, "guest_action", {"vm_id": vm.id, "action": self.action, "text": self._text()})
+
+    def _text(self) -> str:
+        return ""
 
     def act_done(self, tx: Tx, job: Job, result: Any) -> None:
         record(tx, self.said, get(tx, Vm, self.vm_id), actor=job.actor.name, task_id=job.task_id)
@@ -49,6 +52,9 @@ class MessageVm(_InGuest):
     text: str
     name, permission, verb = "vm.message", "vm.operate", "Send a message to"
     action, said = "message", "vm.message_shown"
+
+    def _text(self) -> str:
+        return self.text
 
     def check(self, tx: Tx) -> None:
         super().check(tx)

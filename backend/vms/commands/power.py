@@ -127,8 +127,8 @@ class Starting(Booting):
 
 @dataclass(frozen=True)
 class StartVm(Starting):
-    """Run a VM on the host the scheduler picks, and wait until its guest has booted. One that was suspended goes on
-    where it was; if what was saved cannot be used it stays suspended."""
+    """Run a VM on the host the scheduler picks, and wait until its guest has booted.
+    One that was suspended goes on where it was; if what was saved cannot be used it stays suspended."""
 
     vm_id: UUID
     name, permission, steps = "vm.start", "vm.operate", ("launch", "boot")

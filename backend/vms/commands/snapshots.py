@@ -74,8 +74,8 @@ class _OnSnapshot(_OnDisk):
 
 @dataclass(frozen=True)
 class SnapshotVm(_OnDisk):
-    """Keep what is on a VM's disk now, to go back to. While it runs its file systems are frozen for a moment,
-    if its guest agent can; what is only in its memory is not kept."""
+    """Keep what is on a VM's disk now, to go back to; what is only in its memory is not kept.
+    While it runs its file systems are frozen for a moment, if its guest agent can."""
 
     vm_id: UUID
     snapshot_name: str
