@@ -28,7 +28,19 @@ from broker.rules import SHOWN, Asked, choose
 from pools import booked, facts, leases, members
 from pools.capacity import BOOKED
 from pools.models import Lease, Pool, PoolMember
-from pools.rules import FREE, HOLDING, WANTING, Candidate, entitled, entitled_again, free, hopeless, not_now, priority_of
+from pools.rules import (
+    FREE,
+    HOLDING,
+    WANTING,
+    Candidate,
+    entitled,
+    entitled_again,
+    free,
+    hopeless,
+    not_now,
+    priority_of,
+    surplus,
+)
 
 __all__ = [
     "Answer", "Desktop", "Done", "act", "auto_launch", "connect", "desktops", "extend", "give_back", "leave_queue",
@@ -184,6 +196,7 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: in
         per_user=pool.per_user,
         queued=facts.queued(tx, pool.id, priority),
         hopeless=hopeless(counts, pool.size),
+        surplus=surplus(counts, pool.size) if pool.type == "floating" else 0,
         trouble=trouble,
         booked=booked.must_wait(tx, pool, wish.user_id, wish.now)[0] if some and booking is None else "",
         reserved=booked.reserved(tx, pool, wish.now) if some and booking is None else 0,
@@ -337,7 +350,7 @@ def _starting(tx: Tx, vm: Vm, lease: Lease | None, boot_s: float, now: datetime)
 def _waiting(tx: Tx, pool: Pool, lease: Lease, now: datetime) -> Answer:
     """The place in the queue, when the turn comes, and what the pool is doing about it."""
     place = facts.position(tx, lease)
-    estimate = facts.wait_s(tx, pool, place, now)
+    estimate = facts.wait_s(tx, pool, place, now) if not pool.trouble else None  # nobody knows how long that lasts
     counts = facts.counts(tx, pool.id)
     if sentence := paused(pool):
         why = sentence

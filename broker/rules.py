@@ -31,6 +31,7 @@ class Asked:
     trouble: str = ""  # why nothing can be started at the moment
     booked: str = ""  # a sentence while the desktops that are free are booked by others
     reserved: int = 0  # of the free ones, so many wait for people who have booked
+    surplus: int = 0  # free desktops that are to go, because the pool was made smaller
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def choose(asked: Asked) -> Choice:
     """The choice for this person. Nobody who asks now goes before somebody of their priority who waits already."""
     reasons = tuple((c, reason(c, asked.trouble, asked.user_id)[0]) for c in asked.candidates)
     order = tuple(free(asked.candidates, asked.trouble, asked.user_id)[asked.reserved :])
+    order = order[: max(0, len(order) - asked.surplus)]
     if asked.held is not None:
         return Choice("kept", f"You have desktop {asked.held} already.", reasons=reasons)
     if asked.removing:

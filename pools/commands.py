@@ -313,7 +313,9 @@ class ReclaimLease(_OnLease):
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         why = self.message.strip() or "Your administrator has taken the desktop back."
-        leases.give_back(tx, get(tx, Lease, self.lease_id, lock=True), "reclaimed", why, now)
+        lease = get(tx, Lease, self.lease_id, lock=True)
+        record(tx, "lease.reclaimed", lease, actor=actor.name, **facts.words(tx, lease))
+        leases.give_back(tx, lease, "reclaimed", why, now)
 
 
 @dataclass(frozen=True)
@@ -326,13 +328,13 @@ class ExtendLease(_OnLease):
 
     def check(self, tx: Tx) -> None:
         lease = get(tx, Lease, self.lease_id)
-        Lease.machine.next(lease.state, "extend", "of this person")
+        Lease.machine.next(lease.state, "prolong", "of this person")
         if not 60 <= self.seconds <= 366 * 86_400:
             raise Invalid("bad_length", "A lease can be extended by one minute to 366 days.", fields=["seconds"])
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> dict[str, Any]:
         booked.guard(tx, get(tx, Lease, self.lease_id).pool_id)
-        end = leases.prolong(tx, get(tx, Lease, self.lease_id, lock=True), self.seconds, now)
+        end = leases.prolong(tx, get(tx, Lease, self.lease_id, lock=True), self.seconds, actor.name, now)
         return {"ends_at": end.isoformat()}
 
 

@@ -169,12 +169,14 @@ def give_back(tx: Tx, lease: Lease, reason: str, why: str, now: datetime) -> Non
     if lease.state in ("returning", "ended"):
         return
     words = facts.words(tx, lease)
+    told = {"returned": "{user} gave it back.", "entitlement_ended": "the right of {user} to it has ended."}.get(reason, why)
+    words["why"] = told.format(**words) if told is not why else why  # what people read of somebody else
     if lease.state != "queued":
-        move(tx, lease, "give_back", words={**words, "why": why}, end_reason=reason, why=why)
+        move(tx, lease, "give_back", words=words, end_reason=reason, why=why)
     elif reason == "returned":
         move(tx, lease, "leave", words=words, end_reason="left_queue", why="You left the queue.", ended_at=now)
     else:
-        fail(tx, lease, why, now, reason)
+        move(tx, lease, "turn_away", words=words, end_reason=reason, why=why, ended_at=now)
     touch(tx, "pool", lease.pool_id, pool_id=lease.pool_id)  # everybody's place in the queue may be another one
 
 
@@ -228,7 +230,7 @@ def _latest(tx: Tx, lease: Lease, pool: Pool, now: datetime) -> datetime | None:
     return latest
 
 
-def prolong(tx: Tx, lease: Lease, seconds: int, now: datetime) -> datetime:
+def prolong(tx: Tx, lease: Lease, seconds: int, actor: str, now: datetime) -> datetime:
     """An administrator moves the end on, whatever the policy says, but not into bookings. The caller holds `booked.guard`."""
     if lease.ends_at is None:
         raise Impossible("no_end", "This lease has no end, so there is nothing to extend.")
@@ -237,7 +239,8 @@ def prolong(tx: Tx, lease: Lease, seconds: int, now: datetime) -> datetime:
     if latest is not None and latest < end:
         raise Impossible("booked", f"After {_clock(latest)} the desktops are booked; extend by less, or cancel a booking.",
                          latest=latest.isoformat())
-    move(tx, lease, "extend", words={**facts.words(tx, lease), "ends_at": _clock(end)}, ends_at=end, why="")
+    words = {**facts.words(tx, lease), "ends_at": _clock(end), "actor": actor}
+    move(tx, lease, "prolong", words=words, ends_at=end, why="")
     return end
 
 

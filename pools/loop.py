@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -38,6 +39,7 @@ from pools.rules import (
     member_name,
     member_step,
     own_broken,
+    surplus,
     wanted,
 )
 
@@ -204,7 +206,8 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
             if member is not None:
                 members.set_aside(tx, member, why)
         case "died":
-            leases.requeue(tx, lease, "Your desktop went down by itself.", now, counts=False)
+            gone = f"Desktop {vm.name} went down by itself." if vm is not None else "It was removed."
+            leases.requeue(tx, lease, gone, now, counts=False)
         case "send_back":
             assert member is not None
             reset(tx, member, now)
@@ -221,7 +224,8 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None)
             .execution_options(**_FRESH)
         )
     )  # fmt: skip
-    if queue and hopeless(facts.counts(tx, pool.id), pool.size):
+    counts = facts.counts(tx, pool.id)
+    if queue and hopeless(counts, pool.size):
         for lease in queue:
             with alone(tx, lease=str(lease.id)):
                 leases.fail(tx, lease, "No desktop of the pool works: all of them have been set aside.", now)
@@ -231,6 +235,7 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None)
     candidates, trouble = facts.candidates(tx, pool.id), members.trouble_now(pool, now)
     dedicated = pool.type == "dedicated"
     anybodys = [] if dedicated else [c.member_id for c in free(candidates, trouble)]
+    anybodys = anybodys[: max(0, len(anybodys) - surplus(counts, pool.size))]
     bookings, none_left = booked.any_open(tx, pool.id), False
     for lease in queue:
         kept = 0
@@ -336,6 +341,8 @@ class SpareLoop(FromRows):
         queued, spares = (facts.queued(tx, pool.id), pool.spares) if pool.state == "up" else (0, 0)
         spares = min(pool.size, spares + booked.reserved(tx, pool, now))
         plan = wanted(counts, queued, pool.size if staying else 0, spares)
+        if pool.trouble:  # one is enough to find out whether it is over
+            plan = replace(plan, create=min(plan.create, 1), warm=min(plan.warm, 1))
         for _ in range(plan.create):
             number, pool.next_member = pool.next_member, pool.next_member + 1
             with alone(tx, pool=pool.name):

@@ -8,6 +8,7 @@ LEASE = StateTable(
     {
         ("queued", "assign"): "starting",
         ("queued", "leave"): "ended",
+        ("queued", "turn_away"): "ended",  # the right has ended, the pool goes, or an administrator says so
         ("queued", "fail"): "ended",  # nothing that could come free works
         ("starting", "ready"): "active",
         ("starting", "requeue"): "queued",  # the member broke on the way; the place in the queue is kept
@@ -18,6 +19,8 @@ LEASE = StateTable(
         ("active", "warn"): "expiring",
         ("expiring", "extend"): "active",
         ("active", "extend"): "active",
+        ("expiring", "prolong"): "active",  # by an administrator
+        ("active", "prolong"): "active",
         ("active", "shorten"): "active",  # the entitlement ends before the lease was to
         ("expiring", "shorten"): "expiring",
         ("active", "rebook"): "active",  # it ends with its booking, which has another end now

@@ -79,6 +79,7 @@ def well(tx: Tx, pool: Pool) -> None:
     """Something was made or started: whatever the trouble was, it is over."""
     if pool.trouble:
         pool.trouble, pool.retry_at = "", None
+        record(tx, "pool.well", pool)
         touch(tx, "pool", pool.id, pool_id=pool.id)
 
 

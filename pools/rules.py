@@ -222,7 +222,8 @@ def extended_end(
 ) -> datetime:
     """The end after one more extension, or `Impossible` with the reason why there is none."""
     if state not in ("active", "expiring"):
-        raise Impossible("wrong_state", f"This lease is {state}; only a running lease can be extended.", state=state)
+        how = {"queued": "has not begun", "starting": "has not begun", "grace": "has ended"}.get(state, f"is {state}")
+        raise Impossible("wrong_state", f"Your lease {how}; only a running one can be extended.", state=state)
     if ends_at is None:
         raise Impossible("no_end", "This lease has no end, so there is nothing to extend.")
     if used >= policy.extensions:
@@ -379,6 +380,11 @@ def hopeless(counts: Mapping[str, int], size: int) -> bool:
     """Whether no desktop can come free by itself: all that may be made are made, and all are set aside."""
     total = sum(counts.get(state, 0) for state in STATES)
     return total >= size and counts.get("broken", 0) == total
+
+
+def surplus(counts: Mapping[str, int], size: int) -> int:
+    """How many free desktops are to go, because the pool was made smaller; those that are set aside go before them."""
+    return max(0, sum(counts.get(state, 0) for state in STATES if state != "broken") - size)
 
 
 MemberStep = Literal["created", "warmed", "fell", "broke", "adopt", "reset", "remove"]

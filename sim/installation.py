@@ -45,16 +45,17 @@ class _Door:
 
     So one told second is the same, however fast the machine is on which it is told."""
 
-    def __init__(self, world: World, door: SimDoor, name: str) -> None:
-        self._world, self._door, self._name = world, door, name
+    def __init__(self, place: Installation, door: SimDoor, name: str) -> None:
+        self._place, self._door, self._name = place, door, name
         self.report, self.screens, self.cancel = door.report, door.screens, door.cancel
 
     def ask(self, uid: UUID, verb: str, args: Any, *, wait_s: float) -> Outcome:
-        self._world.host(self._name).wake()
+        self._place.sim.host(self._name).wake()
         for _ in range(round(LONGEST_S / LOOK_S)):
             outcome = self._door.ask(uid, verb, args, wait_s=LOOK_S)
             if outcome.state != "running" or self._door.settled():
                 break
+        self._place.waits += outcome.state == "running"
         return outcome
 
 
@@ -74,12 +75,13 @@ class Installation:
         self.sessions, self.clock = sessions, clock
         self.keyring = keyring or Keyring(b"k" * 32)
         self.sim = World(clock, boot_s=boot_s, shutdown_s=shutdown_s)
+        self.waits = 0  # how often a host said that a step must wait for a later time
         self.runner = self.new_runner()
         self.loops: list[Loop] = [*self.new_loops(), *more_loops]
 
     def door(self, host_id: UUID, address: str, port: int) -> _Door:
         """How the manager reaches the host whose address is its name."""
-        return _Door(self.sim, self.sim.door(address), address)
+        return _Door(self, self.sim.door(address), address)
 
     def new_runner(self, name: str = "manager") -> Runner:
         """One more runner, as another manager process would have."""
@@ -149,14 +151,17 @@ class Installation:
         self.runner.beat()
         for loop in self.loops:
             tick(self.sessions, loop)
-        self.work(self.runner)
+        self.work([self.runner])
         self.clock.sleep(seconds)
 
-    def work(self, runner: Runner) -> None:
-        """Take the tasks that are due further, each several steps; one that waits for its host is left waiting."""
-        for _ in range(2 * self.live_tasks() + 4):
-            if not runner.step():
+    def work(self, runners: Sequence[Runner]) -> None:
+        """Take the tasks that are due as far as they can go, until each of them waits for its host."""
+        waiting, live = 0, self.live_tasks()
+        while waiting < live:
+            before = self.waits
+            if not any([runner.step() for runner in runners]):  # a list: each of them takes a step
                 return
+            waiting = waiting + 1 if self.waits > before else 0
             self.clock.sleep(0.001)  # so that tasks take turns: the claim goes by time
 
     def run_until(self, true: Callable[[Tx], Any], what: str = "it", *, limit_s: float = 600, step_s: float = 1.0) -> Any:

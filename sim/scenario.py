@@ -85,7 +85,7 @@ def read_world(file: Path, sessions: Sessions) -> Story:
     policy = (*sorted(sa.inspect(Pool).columns.keys()), *NOT_POLICY)
     for name, fields in world.get("pools", {"Desktops": {}}).items():
         _known(file, f"pool {name}", fields, policy)
-        story.place.add_pool(name, **fields)
+        story.place.add_pool(name, **{**fields, **({"lease_s": None} if fields.get("lease_s") == 0 else {})})
     with story.place.tx() as tx:
         for name, fields in world.get("calendars", {}).items():
             _known(file, f"calendar {name}", fields, sa.inspect(Calendar).columns.keys())

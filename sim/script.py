@@ -16,9 +16,9 @@ from backend.hosts.models import Host
 from backend.tasks.models import Task
 from backend.vms.models import Vm
 from pools import facts
-from pools.models import Lease, Pool, PoolMember
+from pools.models import Pool, PoolMember
 from sim import commands, deeds, telling
-from sim.story import LONGEST, PASSING, Story, Wrong
+from sim.story import LONGEST, Story, Wrong
 
 NAME = r"[\w@.-]+(?<![,.:])"
 WHO = rf"(?P<who>{NAME}(?:(?:, ?| and ){NAME})*)"
@@ -108,7 +108,7 @@ def until_holding(story: Story, who: str, what: str) -> None:
           "until alice is expiring", "until desktops-1 is broken", "until alpha is up", "until all is quiet")
 def until_state(story: Story, who: str, state: str) -> None:
     if state == "quiet":
-        return wait(story, lambda tx: _quiet(tx), "all is quiet")
+        return wait(story, story.is_quiet, "all is quiet")
 
     def one(tx: Tx, name: str) -> bool:
         if name in story.people:
@@ -133,13 +133,6 @@ def until_event(story: Story, code: str) -> None:
 def wait(story: Story, true: Callable[[Tx], bool], what: str) -> None:
     if not story.until(true, story.clock.now() + LONGEST):
         raise Wrong(f"did not come true within {telling.length(LONGEST.total_seconds())}: {what}.")
-
-
-def _quiet(tx: Tx) -> bool:
-    tasks = tx.scalar(sa.select(sa.func.count()).where(Task.state.in_(("queued", "running"))))
-    passing = tx.scalar(sa.select(sa.func.count()).where(PoolMember.state.in_(PASSING)))
-    leases = tx.scalar(sa.select(sa.func.count()).where(Lease.state.in_(("starting", "returning"))))
-    return not (tasks or passing or leases)
 
 
 def span(words: str) -> timedelta:

@@ -22,7 +22,7 @@ from backend.tasks.command import Actor
 from backend.tasks.models import Task
 from backend.vms.models import Vm
 from broker.models import Decision
-from pools import facts
+from pools import booked, facts
 from pools.models import Lease, Pool, PoolMember
 from pools.rules import HOLDING
 from sim import make, telling
@@ -33,6 +33,7 @@ QUIET_TICKS = 3  # rounds without news after which the managers are not asked fo
 IDLE_STEP_S = 600.0  # … but after twice as long each time, up to this; what is due at a known time comes at its time
 NOT_TOLD = ("enroll", "screens")  # no agent enrolls in a story, and nobody looks at pictures
 LONGEST = timedelta(hours=12)  # that `until` waits
+REST_TICKS = 3  # that nothing is new in the end: a host is asked every two seconds
 SETTLE_S = 300  # that everything has at the end to come to rest
 TAKEN = ("leased", "broken", "kept")
 PASSING = ("creating", "warming", "resetting", "removing")
@@ -125,18 +126,16 @@ class Story:
         """One round of every manager, and what is new by it."""
         for manager in self.managers:
             manager.tick()
-        for _ in range(2 * self.place.live_tasks() + 4 if self.managers else 0):
-            if not any([manager.runner.step() for manager in self.managers]):  # a list: each of them takes a step
-                break
-            self.clock.sleep(0.001)  # so that tasks take turns: the claim goes by time
+        if self.managers:
+            self.place.work([manager.runner for manager in self.managers])
         self.tell()
 
     def until(self, true: Any, end: datetime, *, step_s: float = IDLE_STEP_S) -> bool:
         """Rounds, one a second or fewer while nothing happens, until it is true or this time has come."""
+        if true is not None and self._holds(true):
+            return True
         while True:
             began = self.clock.now()
-            if true is not None and self._holds(true):
-                return True
             self.tick()
             if true is not None and self._holds(true):
                 return True
@@ -149,6 +148,10 @@ class Story:
         """Somebody did something: it is told, and looked at closely what comes of it."""
         self._quiet = 0
         self.tell()
+
+    def is_quiet(self, tx: Tx) -> bool:
+        """Whether nothing is new, and nothing is on its way."""
+        return self._quiet > REST_TICKS and not self._unrest(tx)
 
     def _holds(self, true: Any) -> Any:
         with self.place.tx() as tx:
@@ -257,7 +260,7 @@ class Story:
         """Let everything come to rest, and look whether all is as it must be after every story."""
         if not self.managers:
             raise Wrong("The story ends without a manager; let it end with “manager up”.")
-        if not self.until(self._unrest_is_over, self.clock.now() + timedelta(seconds=SETTLE_S), step_s=1.0):
+        if not self.until(self.is_quiet, self.clock.now() + timedelta(seconds=SETTLE_S), step_s=1.0):
             with self.place.tx() as tx:
                 raise Wrong(f"After {SETTLE_S} s still not at rest: {'; '.join(self._unrest(tx))}.")
         with self.place.tx() as tx:
@@ -274,9 +277,6 @@ class Story:
             found = telling.page(tx, self.log, self.people[name], self.clock.now())
             return [f"{pool}: {key if key.startswith('queued') else words}" for pool, (key, words) in found.items()]
 
-    def _unrest_is_over(self, tx: Tx) -> bool:
-        return not self._unrest(tx)
-
     def _unrest(self, tx: Tx) -> list[str]:
         """What is still on its way, or has no answer yet."""
         found = [f"task “{title}” ({message})" for title, message in
@@ -289,6 +289,8 @@ class Story:
             assert pool is not None
             if state != "queued":
                 found.append(f"a lease is {state}")
+            elif booked.any_open(tx, pool_id):
+                continue  # then desktops may rightly wait for those who booked them
             elif pool.size > sum(counts.get(s, 0) for s in TAKEN) and pool.state == "up" and not pool.trouble:
                 found.append(f"somebody waits for {pool.name}, which has desktops ({telling.counted(counts)})")
         return found

@@ -50,7 +50,7 @@ class Log:
 
     def text(self) -> str:
         """All of it."""
-        return "\n".join(self.lines) + "\n"
+        return "\n".join(folded(self.lines)) + "\n"
 
 
 def events_after(tx: Tx, last: int) -> list[tuple[int, str, str]]:
@@ -116,6 +116,26 @@ def together(lines: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     for who, line in lines:
         by_line.setdefault(line, []).append(who)
     return [(names(who), line) for line, who in by_line.items()]
+
+
+def folded(lines: Sequence[str]) -> list[str]:
+    """Lines of a time, in each of which every number is that of the line before or the next one, told by the first and last."""
+    found: list[str] = []
+    run: list[str] = []
+    for line in [*lines, ""]:
+        if run and not _goes_on(run[-1], line):
+            found += run if len(run) < 5 else [run[0], f"{' ' * 12}… and {len(run) - 2} more so …", run[-1]]
+            run = []
+        run.append(line)
+    return found
+
+
+def _goes_on(one: str, next: str) -> bool:
+    a, b = re.split(r"(\d+)", one), re.split(r"(\d+)", next)
+    if a[::2] != b[::2] or (one[2:3] == ":" and one[:8] != next[:8]):
+        return False
+    steps = {int(y) - int(x) for x, y in zip(a[1::2], b[1::2], strict=True)} - {0}
+    return steps in ({1}, {-1})
 
 
 def names(who: Sequence[str]) -> str:
