@@ -31,6 +31,7 @@ from pools.rules import (
     member_step,
     next_action,
     require_policy,
+    surplus,
     wanted,
 )
 
@@ -372,3 +373,9 @@ def test_entitled(grants: list[Grant], answer: tuple[bool, datetime | None]) -> 
 
 def test_what_is_held_and_free_are_states() -> None:
     assert set(HOLDING) <= set(LEASE.states) and set(FREE) <= set(MEMBER.states)
+
+
+def test_surplus_is_what_is_above_the_size_and_works() -> None:
+    assert surplus({"leased": 2, "ready": 1}, 1) == 2
+    assert surplus({"leased": 2, "broken": 3}, 2) == 0  # those that are set aside go first
+    assert surplus({"spare": 1}, 3) == 0
