@@ -113,7 +113,7 @@ def test_nobody_comes(world: World) -> None:
     booking = book(world, alice, pool_id, 600, HOUR, 2)
     until_begun(world, booking)
     assert connect(world, bob, pool_id).state == "queued"
-    world.run_until(lambda tx: tx.get(Booking, booking.id).state == "ended", "it is given up", limit_s=400)
+    world.run_until(lambda tx: tx.get(Booking, booking.id).state == "ended", "it is given up", limit_s=400, step_s=5)
     assert told(world, "booking.unused")
     world.run_until(lambda tx: connect(world, bob, pool_id).state == "ready", "bob's desktop", limit_s=60)
 
@@ -125,7 +125,7 @@ def test_what_is_not_used_is_freed_for_others(world: World) -> None:
     booking = book(world, teacher, pool_id, 300, HOUR, 3, group_id=group_id)
     until_begun(world, booking)
     assert connect(world, students[0], pool_id).state == "ready"
-    world.run_until(lambda tx: tx.get(Booking, booking.id).kept == 1, "the others are freed", limit_s=400)
+    world.run_until(lambda tx: tx.get(Booking, booking.id).kept == 1, "the others are freed", limit_s=400, step_s=5)
     assert told(world, "booking.release") and "2 desktops" in told(world, "booking.release")[0]
     assert connect(world, walk_in, pool_id).state == "ready"
     late = connect(world, students[1], pool_id)  # too late for the booking, but one is free
