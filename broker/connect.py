@@ -22,7 +22,7 @@ from backend.vms.models import Vm
 from broker import decisions, reach, tickets
 from broker.access import Verdict, Whence, told
 from broker.desktops import Desktop, auto_launch, desktops, paused
-from broker.holding import Done, act, extend, give_back, leave_queue, no_desktop, submit_for
+from broker.holding import Done, act, extend, extension_refused, give_back, leave_queue, no_desktop, submit_for
 from broker.models import Ticket
 from broker.rules import SHOWN, Asked, choose
 from pools import booked, facts, leases, members
@@ -43,7 +43,8 @@ from pools.rules import (
 )
 
 __all__ = [
-    "Answer", "Desktop", "Done", "act", "auto_launch", "connect", "desktops", "extend", "give_back", "leave_queue",
+    "Answer", "Desktop", "Done", "act", "auto_launch", "connect", "desktops", "extend", "extension_refused", "give_back",
+    "leave_queue",
 ]  # fmt: skip
 CLIENTS = ("browser", "native")
 _FRESH = {"populate_existing": True}
@@ -137,7 +138,7 @@ def _connect_pool(tx: Tx, pool: Pool, path: Path, wish: _Wish, another: bool) ->
         opens = entitled_again(grants, path, wish.now)
         if not mine and opens is None:
             raise no_desktop(pool.id)
-        raise Denied("entitlement_ended", not_now(pool.name, opens), opens_at=opens.isoformat() if opens else None)
+        return _closed(tx, pool, opens, wish)
     wish = _reached(tx, pool.name, pool.id, pool.protocols, wish)
     if (no := _elsewhere(tx, pool, wish)) is not None:
         return no
@@ -145,6 +146,16 @@ def _connect_pool(tx: Tx, pool: Pool, path: Path, wish: _Wish, another: bool) ->
     if mine and (not another or mine[-1].state == "queued"):
         return _of_lease(tx, pool, mine[-1] if another else mine[0], until, wish)
     return _decide(tx, pool, len(mine), until, priority_of(grants, path, wish.now), wish)
+
+
+def _closed(tx: Tx, pool: Pool, opens: datetime | None, wish: _Wish) -> Answer:
+    """The refusal, kept as a decision, when the person may not use the pool now."""
+    sentence = not_now(pool.name, opens)
+    decisions.keep(
+        tx, user_id=wish.user_id, pool_id=pool.id, outcome="refused", sentence=sentence, reasons=(), now=wish.now,
+    )  # fmt: skip
+    no = Denied("entitlement_ended", sentence, opens_at=opens.isoformat() if opens else None)
+    return Answer("refused", sentence, refusal=no)
 
 
 def _reached(tx: Tx, name: str, pool_id: UUID | None, offered: list[str], wish: _Wish) -> _Wish:

@@ -10,9 +10,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from backend.db import Tx
-from broker.models import Decision
 from broker.rules import told
-from pools.models import Lease, PoolMember
+from pools.models import Decision, Lease, PoolMember
 from pools.rules import Candidate, reason
 
 

@@ -22,6 +22,7 @@ from backend.vms.models import Vm
 from broker import tickets
 from broker.desktops import OWN_ACTIONS
 from pools import booked, facts, leases
+from pools.decisions import note
 from pools.models import Lease, Pool
 from pools.rules import HOLDING, entitled
 
@@ -69,6 +70,13 @@ def extend(tx: Tx, *, user_id: UUID, lease_id: UUID, now: datetime) -> Lease:
         raise Denied("entitlement_ended", f"Your right to pool {pool.name} has ended.")
     leases.extend(tx, lease, until, now)
     return lease
+
+
+def extension_refused(tx: Tx, *, user_id: UUID, lease_id: UUID, why: str, now: datetime) -> None:
+    """Keep that, and why, the person's lease was not extended: after the refused transaction, in one of its own."""
+    lease = tx.get(Lease, lease_id)
+    if lease is not None and lease.user_id == user_id:
+        note(tx, lease, "not_extended", why, now)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Ticket, ConsoleSession, Decision and AccessRule rows."""
+"""Ticket, ConsoleSession and AccessRule rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backend.db import Base, HasId, Json, ref
+from backend.db import Base, HasId, ref
 from backend.states import StateTable
 
 TICKET = StateTable("ticket", "minted", {
@@ -60,21 +60,6 @@ class ConsoleSession(HasId, Base):
     end_reason: Mapped[str | None]
     bytes_to_client: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
     bytes_to_vm: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
-
-
-class Decision(HasId, Base):
-    """What the broker decided for a person and why: the candidates, and for each the reason."""
-
-    __tablename__ = "decision"
-    kind = "decision"
-    at: Mapped[datetime]
-    user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE")
-    pool_id: Mapped[UUID | None] = ref("pool.id", ondelete="CASCADE")
-    lease_id: Mapped[UUID | None] = ref("lease.id", ondelete="CASCADE", index=True)
-    outcome: Mapped[str]  # kept | given | starting | queued | refused
-    vm_id: Mapped[UUID | None]
-    sentence: Mapped[str]  # for the person
-    candidates: Mapped[Json]  # {"members": [{"vm_id", "name", "state", "reason"}, …], "access": {"from", "sentence", …}}
 
 
 class AccessRule(HasId, Base):

@@ -16,6 +16,7 @@ from backend.errors import Impossible
 from backend.events import move
 from pools import booked, facts, members
 from pools.capacity import BOOKED
+from pools.decisions import note
 from pools.models import LIVE, Booking, Lease, Pool, PoolMember
 from pools.rules import ATTEMPTS, FREE, Action, extended_end, lease_end
 
@@ -119,8 +120,9 @@ def call(tx: Tx, lease: Lease, pool: Pool, now: datetime) -> None:
     move(tx, lease, "call", words={**facts.words(tx, lease), "until": _clock(until)}, called_until=until, why=why)
 
 
-def shorten(tx: Tx, lease: Lease, until: datetime) -> None:
+def shorten(tx: Tx, lease: Lease, until: datetime, now: datetime) -> None:
     """The entitlement ends before the lease was to: it ends with it."""
+    note(tx, lease, "shortened", f"Your right to this pool ends at {_clock(until)}, and the lease with it.", now)
     move(tx, lease, "shorten", words={**facts.words(tx, lease), "ends_at": _clock(until)}, ends_at=until)
 
 
@@ -133,6 +135,7 @@ def renew(tx: Tx, lease: Lease) -> None:
 def fail(tx: Tx, lease: Lease, why: str, now: datetime, reason: str = "failed") -> None:
     """No desktop for this request; the person reads why."""
     over = {"ended_at": now, "end_reason": reason, "period": None, "vm_id": None}
+    note(tx, lease, "ended", why, now)
     move(tx, lease, "fail", words=facts.words(tx, lease), why=why, **over)
 
 
@@ -158,6 +161,7 @@ def recall(tx: Tx, lease: Lease, pool: Pool, why: str, now: datetime) -> None:
     if lease.state == "starting":
         requeue(tx, lease, why, now, counts=False)
         return
+    note(tx, lease, "recalled", why, now)
     until = now + timedelta(seconds=pool.grace_s)
     words = {**facts.words(tx, lease), "grace_until": _clock(until), "why": why}
     why = f"{why} Save your work now: the desktop is about to be shut down."
@@ -171,6 +175,8 @@ def give_back(tx: Tx, lease: Lease, reason: str, why: str, now: datetime) -> Non
     words = facts.words(tx, lease)
     told = {"returned": "{user} gave it back.", "entitlement_ended": "the right of {user} to it has ended."}.get(reason, why)
     words["why"] = told.format(**words) if told is not why else why  # what people read of somebody else
+    if reason != "returned":
+        note(tx, lease, "ended", why, now)
     if lease.state != "queued":
         move(tx, lease, "give_back", words=words, end_reason=reason, why=why)
     elif reason == "returned":

@@ -176,7 +176,7 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
             leases.give_back(tx, lease, "entitlement_ended", f"Your right to pool {pool.name} has ended.", now)
         case "shorten":
             assert entitled_until is not None
-            leases.shorten(tx, lease, entitled_until)
+            leases.shorten(tx, lease, entitled_until, now)
         case "call":
             leases.call(tx, lease, pool, now)
             members.well(tx, pool)

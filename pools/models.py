@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backend.db import Base, HasId, ref
+from backend.db import Base, HasId, Json, ref
 from pools.machine import BOOKING, LEASE, MEMBER, POOL, ROLLOUT
 
 LIVE = "state <> 'ended'"
@@ -178,3 +178,19 @@ class Booking(HasId, Base):
     def name(self) -> str:
         """What people call it."""
         return self.title or f"of {self.desktops} desktop{'s' if self.desktops != 1 else ''}"
+
+
+
+class Decision(HasId, Base):
+    """What was decided for a person and why; where desktops were looked at, each with its reason."""
+
+    __tablename__ = "decision"
+    kind = "decision"
+    at: Mapped[datetime]
+    user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE")
+    pool_id: Mapped[UUID | None] = ref("pool.id", ondelete="CASCADE")
+    lease_id: Mapped[UUID | None] = ref("lease.id", ondelete="CASCADE", index=True)
+    outcome: Mapped[str]  # kept | given | starting | queued | refused | not_extended | shortened | recalled | swapped | ended
+    vm_id: Mapped[UUID | None]
+    sentence: Mapped[str]  # for the person
+    candidates: Mapped[Json]  # {"members": [{"vm_id", "name", "state", "reason"}, …], "access": {"from", "sentence", …}}

@@ -27,6 +27,7 @@ from portal.api_directories import Grant, grant
 from portal.api_hosts import enroll_command, may_look
 from portal.auth import actor, aside
 from portal.collections import COLLECTIONS, found, listed, viewer
+from portal.explain import explanation
 from portal.parts import parts
 from portal.routes import read_uuid
 from portal.thing import Thing
@@ -56,6 +57,8 @@ def beside(thing: Thing, row: dict[str, Any]) -> dict[str, Any]:
             "may_entitle": views.may_on("pool.entitle", "pool", id),
             "rollout": under_way[0] if under_way else None,
         }
+    if thing.kind == "lease":
+        return {"why": explanation(UUID(row["id"]))}
     if thing.kind == "rollout":
         return {"rollout": row}
     if thing.kind == "directory":

@@ -11,6 +11,7 @@ import msgspec
 from cryptography import x509
 from flask import Response, make_response, request
 
+from backend.errors import Refused
 from backend.tasks.submit import submit
 from broker import connect as broker
 from broker import tickets, viewer
@@ -21,7 +22,7 @@ from portal.auth import actor, holder
 from portal.devices import whence
 from portal.parts import parts
 from portal.routes import PREFIX, Routes, accepted, answer, body, now, plain, read_uuid
-from portal.transaction import commit, tx
+from portal.transaction import commit, rollback, tx
 
 routes = Routes("me")
 
@@ -95,7 +96,14 @@ def lease_extend(id: str) -> Response:
     given, lease_id = body(Seconds), read_uuid(id, "lease")
     if given.seconds is not None:
         return accepted(submit(tx(), ExtendLease(lease_id, given.seconds), actor(), now()))
-    return answer({"lease": lease_json(broker.extend(tx(), user_id=holder().user_id, lease_id=lease_id, now=now()))})
+    user_id = holder().user_id
+    try:
+        return answer({"lease": lease_json(broker.extend(tx(), user_id=user_id, lease_id=lease_id, now=now()))})
+    except Refused as no:
+        rollback()
+        broker.extension_refused(tx(), user_id=user_id, lease_id=lease_id, why=no.message, now=now())
+        commit()
+        raise
 
 
 @routes.route("POST", "/leases/<id>/return", "Give your desktop back, or leave the queue.", tag="leases", answers={200: LEASE})

@@ -18,10 +18,10 @@ from backend.search.tables import BACKEND, anywhere, below, name_of, or_own, per
 from backend.storage.models import StorageDomain
 from backend.vms.models import Template, Vm
 from broker.access import EFFECTS
-from broker.models import AccessRule, ConsoleSession, Decision
+from broker.models import AccessRule, ConsoleSession
 from pools.booking_rules import OPEN
 from pools.machine import BOOKING, LEASE, MEMBER, POOL, ROLLOUT
-from pools.models import LIVE, Assignment, Booking, Lease, Pool, PoolMember, Rollout
+from pools.models import LIVE, Assignment, Booking, Decision, Lease, Pool, PoolMember, Rollout
 from pools.rollout_rules import MODES
 from portal.auth import person
 from portal.parts import parts

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from flask import request
 
 from backend.db import Tx, get
-from backend.errors import Impossible, NotFound
+from backend.errors import Impossible, NotFound, Refused
 from broker import connect as broker
 from broker import tickets
 from broker.connect import Desktop
@@ -20,6 +20,8 @@ from pools.models import Lease, Pool
 from portal.api_desktops import face
 from portal.devices import whence
 from portal.parts import parts
+from portal.transaction import commit, rollback
+from portal.transaction import tx as transaction
 
 IDLE = {
     "available": "Ready for you to take",
@@ -134,6 +136,7 @@ class Waiting:
     position: int | None = None
     estimate_s: int | None = None
     steps: tuple[Stage, ...] = field(default_factory=tuple)
+    lease_id: UUID | None = None  # whose story tells why
 
 
 def cards(tx: Tx, user_id: UUID, now: datetime) -> list[Card]:
@@ -173,12 +176,14 @@ def waiting(tx: Tx, who: Any, card: Card, now: datetime) -> Waiting:
     if answer is None:
         last = _last_lease(tx, who.user_id, card.id)
         text = f"{last.why} " if last is not None and last.why and last.end_reason != "returned" else ""
-        return Waiting("none", "You have no desktop here now", f"{text}Connect gives you one.")
+        lease_id = last.id if last is not None else None
+        return Waiting("none", "You have no desktop here now", f"{text}Connect gives you one.", lease_id=lease_id)
     if answer.state == "off":
         return Waiting("none", "The desktop is switched off", "Connect starts it.")
+    lease_id = card.desktop.lease.id if card.desktop.lease is not None else None
     if answer.state == "queued":
         steps = (Stage("Waiting for a desktop", "now"), Stage("Starting", "later"), Stage("Ready", "later"))
-        return Waiting("queued", "You wait for a desktop", answer.sentence, answer.position, answer.estimate_s, steps)
+        return Waiting("queued", "You wait for a desktop", answer.sentence, answer.position, answer.estimate_s, steps, lease_id)
     found = Stage("A desktop is yours", "done", answer.vm_name)
     if answer.state == "ready":
         return Waiting(
@@ -187,7 +192,7 @@ def waiting(tx: Tx, who: Any, card: Card, now: datetime) -> Waiting:
     left = f"about {answer.estimate_s} s left" if answer.estimate_s else ""
     text = " · ".join(part for part in (answer.message, left) if part)
     steps = (found, Stage("Starting", "now", text, answer.progress), Stage("Ready", "later"))
-    return Waiting("starting", "Your desktop is starting", answer.sentence, steps=steps)
+    return Waiting("starting", "Your desktop is starting", answer.sentence, steps=steps, lease_id=lease_id)
 
 
 def _last_lease(tx: Tx, user_id: UUID, pool_id: UUID) -> Lease | None:
@@ -204,13 +209,24 @@ def act(tx: Tx, who: Any, card: Card, verb: str, now: datetime) -> str:
     if lease is None:
         raise Impossible("no_lease", "You hold no desktop here, so there is nothing to give back or to extend.")
     if verb == "extend":
-        broker.extend(tx, user_id=who.user_id, lease_id=lease.id, now=now)
+        _extend(tx, who.user_id, lease.id, now)
         return "You have the desktop for longer now."
     if verb == "leave":
         broker.leave_queue(tx, user_id=who.user_id, lease_id=lease.id, now=now)
         return "You left the queue."
     broker.give_back(tx, user_id=who.user_id, lease_id=lease.id, now=now)
     return f"{card.desktop.name} is given back."
+
+
+def _extend(tx: Tx, user_id: UUID, lease_id: UUID, now: datetime) -> None:
+    """A refusal is a decision too, and is kept."""
+    try:
+        broker.extend(tx, user_id=user_id, lease_id=lease_id, now=now)
+    except Refused as no:
+        rollback()
+        broker.extension_refused(transaction(), user_id=user_id, lease_id=lease_id, why=no.message, now=now)
+        commit()
+        raise
 
 
 def viewer_file(tx: Tx, who: Any, id: UUID, now: datetime) -> str | None:

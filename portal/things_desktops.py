@@ -253,7 +253,6 @@ LEASES = Thing(
         ),
     ),
     (
-        Part("Why: what the broker decided", "decisions", "lease_id = {id}"),
         Part(
             "Consoles",
             "consoles",
@@ -261,7 +260,6 @@ LEASES = Thing(
             ("vm", "protocol", "client", "address", "started_at", "ended_at", "end_reason"),
             link=False,
         ),
-        Part("Events", "events", "object_id = {id}", link=False),
     ),
     name="user",
     live=("console", "decision"),

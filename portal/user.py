@@ -22,6 +22,7 @@ from portal.api_tokens import NewToken, make
 from portal.auth import actor, aside, person
 from portal.collections import listed
 from portal.desktops import Card
+from portal.explain import explanation
 from portal.transaction import commit, rollback, tx
 from portal.views import is_partial, now, say
 
@@ -196,6 +197,12 @@ def act(id: UUID, verb: str) -> Answer | str:
         return render_template("user/lease_bar.html", desktop=_card(id), sentence=sentence)
     say(sentence)
     return redirect(url_for("user.desktops"), 303)
+
+
+@pages.get("/leases/<uuid:id>/why")
+def why(id: UUID) -> str:
+    """Why the person's lease is as it is."""
+    return render_template("user/why.html", why=explanation(id), area="user")
 
 
 @pages.post("/desktops/<uuid:id>/viewer")

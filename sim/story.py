@@ -21,9 +21,8 @@ from backend.storage.models import StorageDomain
 from backend.tasks.command import Actor
 from backend.tasks.models import Task
 from backend.vms.models import Vm
-from broker.models import Decision
 from pools import booked, facts
-from pools.models import Lease, Pool, PoolMember
+from pools.models import Decision, Lease, Pool, PoolMember
 from pools.rules import HOLDING
 from sim import make, telling
 from sim.clock import ToldClock

@@ -16,8 +16,8 @@ from backend.errors import Denied, Impossible, Invalid, NotFound
 from backend.tasks.models import Task
 from backend.vms.models import Vm
 from broker import connect as broker
-from broker.models import Decision, Ticket
-from pools.models import Lease, Pool, PoolMember
+from broker.models import Ticket
+from pools.models import Decision, Lease, Pool, PoolMember
 from pools.rules import HOLDING
 from tests import make
 from tests.make import NOW

@@ -12,8 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from backend.tasks.models import Task
-from broker.models import Decision
-from pools.models import Lease, Pool
+from pools.models import Decision, Lease, Pool
 from tests.e2e import flows
 from tests.e2e.demo import furnish
 from tests.e2e.flows import DESKTOP, PHONE, Tab, chromium

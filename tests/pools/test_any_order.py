@@ -21,11 +21,10 @@ from backend.tasks.command import SYSTEM
 from backend.tasks.submit import submit
 from backend.vms.models import Vm
 from broker import connect as broker
-from broker.models import Decision
 from pools import facts
 from pools.commands import EditPool, ReclaimLease
 from pools.member_commands import RepairMember
-from pools.models import Lease, Pool, PoolMember
+from pools.models import Decision, Lease, Pool, PoolMember
 from pools.rules import HOLDING
 from tests.conftest import ToldClock
 from tests.postgres import Cluster

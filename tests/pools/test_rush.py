@@ -10,9 +10,8 @@ import sqlalchemy as sa
 
 from backend.db import new_sessions
 from broker import connect as broker
-from broker.models import Decision
 from pools import facts
-from pools.models import Lease
+from pools.models import Decision, Lease
 from tests.conftest import ToldClock
 from tests.world import World
 

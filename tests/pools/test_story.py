@@ -20,12 +20,11 @@ from backend.tasks.models import Task
 from backend.tasks.submit import submit
 from backend.vms.models import Vm
 from broker import connect as broker
-from broker.models import Decision
 from pools import facts
 from pools.commands import EditPool, ReclaimLease, RemovePool
 from pools.loop import LeaseLoop, SpareLoop
 from pools.member_commands import RepairMember
-from pools.models import Lease, Pool, PoolMember
+from pools.models import Decision, Lease, Pool, PoolMember
 from tests.make import a_permission, a_vm
 from tests.world import World
 

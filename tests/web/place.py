@@ -25,8 +25,8 @@ from backend.storage.models import Disk
 from backend.tasks.command import Actor
 from backend.tasks.models import Task
 from backend.vms.models import GuestSession, Vm, VmSnapshot
-from broker.models import ConsoleSession, Decision, Ticket
-from pools.models import Rollout
+from broker.models import ConsoleSession, Ticket
+from pools.models import Decision, Rollout
 from portal import Parts, create_app
 from portal.auth import COOKIE
 from tests import make

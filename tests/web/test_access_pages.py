@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from backend.devices.models import Device
 from backend.devices.rules import digest, read_code
 from backend.tasks.models import Task
-from broker.models import AccessRule, Decision
+from broker.models import AccessRule
+from pools.models import Decision
 from tests import make
 from tests.web.place import Place
 from tests.web.test_admin_pages import follow, submit

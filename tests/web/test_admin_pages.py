@@ -389,7 +389,7 @@ class TestWhy:
     def test_a_lease_shows_what_the_broker_decided_and_why(self, place: Place) -> None:
         with place.sessions.begin() as tx:
             vm = tx.get_one(Vm, place.ids["vm"])
-            from broker.models import Decision
+            from pools.models import Decision
 
             tx.get_one(Decision, place.ids["decision"]).candidates = {
                 "members": [{"vm_id": str(vm.id), "name": "desktops-1", "state": "spare", "reason": "spare, free and up: chosen"}]

@@ -123,6 +123,7 @@ TABLE: dict[str, Case] = {
     "POST api.desktop_reset": alice(DONE, path=DESKTOP, body={}),
     "GET api.ticket_viewer": alice(path={"id": "@ticket"}),
     "POST api.lease_return": alice(path={"id": "@lease"}, body={}),
+    "GET api.lease_explain": Case("alice", path={"id": "@lease"}),
     "POST api.lease_extend": alice(path={"id": "@lease"}, body={}),
     "GET api.vm_screen": Case("alice", frozenset({404}), None, path={"id": "@vm"}),  # no picture yet; bob's is in test_api.py
     # bookings: alice's own, and what the pool's administrator does with them
@@ -254,6 +255,7 @@ PAGES: dict[str, Case] = {
     "GET bookings.calendar": page("alice", path=DESKTOP),
     "GET bookings.calendar_file": page("alice", path=DESKTOP),
     "GET bookings.booking_file": page("alice", path=BOOKING),
+    "GET user.why": page("alice", path={"id": "@lease"}),
     "GET user.account": everybody(stranger=TO_SIGN_IN),
     "POST user.create_token": everybody(form={"token_name": "x", "may": "all", "days": "30"}, stranger=frozenset({401, 403})),
     "POST user.revoke_token": send("keeper", path={"id": "@token"}),
