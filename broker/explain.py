@@ -13,7 +13,6 @@ from backend.directory import rights
 from backend.directory.rules import Grant, may
 from backend.errors import NotFound
 from backend.events import Event
-from backend.tasks.models import Task
 from broker.timeline import Moment, for_holder, in_one_sentence, timeline
 from pools import facts
 from pools.models import Decision, Lease
@@ -39,12 +38,13 @@ def explain(tx: Tx, lease_id: UUID, *, user_id: UUID, grants: list[Grant], now: 
     seen = lease is not None and may(grants, "lease.see", rights.path_of(tx, "lease", lease.id), now)
     if lease is None or not (seen or lease.user_id == user_id):
         raise NotFound("not_found", "There is no such lease, or it is not yours.", kind="lease", id=str(lease_id))
-    moments = timeline(_decisions(tx, lease), _events(tx, lease), _tasks(tx, lease) if seen else ())[-MOST:]
+    words = facts.words(tx, lease)
+    moments = timeline(_decisions(tx, lease), _events(tx, lease))[-MOST:]
     return Explanation(
         lease,
-        facts.words(tx, lease)["pool"],
+        words["pool"],
         in_one_sentence(lease.state, lease.why, lease.end_reason),
-        moments if seen else for_holder(moments),
+        moments if seen else for_holder(moments, words["user"]),
         seen,
     )
 
@@ -64,9 +64,3 @@ def _events(tx: Tx, lease: Lease) -> list[tuple[Moment, str]]:
         desktops = sa.and_(desktops, Event.id <= last)
     rows = tx.scalars(sa.select(Event).where(sa.or_(own, desktops)).order_by(Event.id.desc()).limit(MOST)).all()
     return [(Moment(e.at, "event", e.code, e.sentence, e.severity, e.actor_name), str(e.facts.get("why", ""))) for e in rows]
-
-
-def _tasks(tx: Tx, lease: Lease) -> list[Moment]:
-    """What people wanted of it."""
-    rows = tx.scalars(sa.select(Task).where(Task.object_kind == "lease", Task.object_id == lease.id).order_by(Task.id))
-    return [Moment(t.created_at, "task", t.command, f"{t.title}.", who=t.actor_name) for t in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -35,7 +35,7 @@ TOLD_BY_DECISIONS = frozenset({"lease.asked", "lease.shorten"})  # events that s
 
 @dataclass(frozen=True)
 class Moment:
-    """Something of the lease's story. `kind` is decision, event or task; `what` its outcome, code or command; `who` did it."""
+    """Something of the lease's story. `kind` is decision or event, `what` its outcome or code; `who` did it."""
 
     at: datetime
     kind: str
@@ -46,25 +46,27 @@ class Moment:
     candidates: Mapping[str, Any] = field(default_factory=dict)
 
 
-def timeline(decisions: Iterable[Moment], events: Iterable[tuple[Moment, str]], tasks: Iterable[Moment] = ()) -> list[Moment]:
+def timeline(decisions: Iterable[Moment], events: Iterable[tuple[Moment, str]]) -> list[Moment]:
     """Everything in order; at the same time, what was decided stands before what came of it. `events` come with the reason
     that they give: one that only repeats a decision is left out."""
     decided = list(decisions)
     told = {moment.sentence for moment in decided}
     happened = [moment for moment, why in events if why not in told and moment.what not in TOLD_BY_DECISIONS]
-    order = {"task": 0, "decision": 1, "event": 2}
-    return sorted([*decided, *happened, *tasks], key=lambda moment: (moment.at, order[moment.kind]))
+    return sorted([*decided, *happened], key=lambda moment: (moment.at, moment.kind))
 
 
-def for_holder(moments: Iterable[Moment]) -> list[Moment]:
-    """The same without other people: of desktops that were looked at, how many were how; and nobody's name."""
-    return [
-        Moment(m.at, m.kind, m.what, _with(m.sentence, looked_at(m.candidates)), m.severity) for m in moments if m.kind != "task"
-    ]
-
-
-def _with(sentence: str, more: str) -> str:
-    return f"{sentence} {more}" if more else sentence
+def for_holder(moments: Iterable[Moment], holder: str) -> list[Moment]:
+    """The same without other people: of desktops that were looked at, how many were how; and nobody else's name."""
+    told = []
+    for m in moments:
+        sentence = m.sentence
+        if m.who and m.who != holder:
+            if not sentence.startswith(m.who):
+                continue
+            sentence = f"Your administrator{sentence.removeprefix(m.who)}"
+        sentence = f"{sentence} {looked_at(m.candidates)}".strip()
+        told.append(Moment(m.at, m.kind, m.what, sentence, m.severity))
+    return told
 
 
 def looked_at(candidates: Mapping[str, Any]) -> str:
@@ -83,14 +85,3 @@ def in_one_sentence(state: str, why: str, end_reason: str | None) -> str:
     if why and why not in words:
         words.append(why)
     return " ".join(words)
-
-
-def as_text(moments: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines for a terminal, from the moments as REST has them."""
-    lines = []
-    for moment in moments:
-        by = f" ({moment['who']})" if moment.get("who") else ""
-        lines.append(f"{moment['at'][:19].replace('T', ' ')}  {moment['kind']:<8}  {moment['sentence']}{by}")
-        members = (moment.get("candidates") or {}).get("members", ())
-        lines += [f"{'':31}{each['name']}: {each['reason']}" for each in members]
-    return lines

@@ -160,6 +160,25 @@ def api(session: Session, method: str, path: str, body: str | None) -> None:
     show.as_json(session.client().ask(method.upper(), "/" + path.removeprefix("/api/v1").lstrip("/"), given))
 
 
+@cli.group()
+def explain() -> None:
+    """Why something is as it is."""
+
+
+@explain.command("lease")
+@click.argument("lease", metavar="LEASE")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def explain_lease(session: Session, lease: str, json_: bool) -> None:
+    """The story of a lease, by its id or its person's name: what was decided and why, what happened, why it ended."""
+    client = session.client()
+    told = client.ask("GET", f"/leases/{actions.find(client, 'leases', lease)}/explain")
+    if json_:
+        show.as_json(told)
+        return
+    show.story(told)
+
+
 cli.add_command(connect.connect)
 
 task = Noun("task", help="Wait for tasks, cancel them.")

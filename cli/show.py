@@ -58,6 +58,17 @@ def rows(plural: str, items: list[dict[str, Any]], columns: tuple[str, ...] | No
     out.print(f"[dim]{len(items)} {plural if len(items) != 1 else plural.removesuffix('s')}[/]")
 
 
+def story(told: dict[str, Any]) -> None:
+    """The moments of a lease, a line each; below a decision the desktops that were looked at, with their reasons."""
+    sys.stdout.write(f"{told['sentence']}\n\n")
+    for moment in told["moments"]:
+        by = f" ({moment['who']})" if moment.get("who") else ""
+        at = moment["at"][:19].replace("T", " ")
+        sys.stdout.write(f"{at}  {moment['kind']:<8}  {moment['sentence']}{by}\n")
+        for each in moment.get("candidates", {}).get("members", ()):
+            sys.stdout.write(f"{'':31}{each['name']}: {each['reason']}\n")
+
+
 def as_json(value: Any) -> None:
     """JSON, for programs."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

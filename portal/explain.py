@@ -17,7 +17,7 @@ from portal.transaction import tx
 routes = Routes("leases")
 
 MOMENT = {"type": "object", "required": ["at", "kind", "what", "sentence"], "properties": {
-    "at": {"type": "string", "format": "date-time"}, "kind": {"enum": ["decision", "event", "task"]}, "what": {"type": "string"},
+    "at": {"type": "string", "format": "date-time"}, "kind": {"enum": ["decision", "event"]}, "what": {"type": "string"},
     "sentence": {"type": "string"}, "severity": {"type": "string"}, "who": {"type": "string"}, "candidates": {"type": "object"}}}
 EXPLANATION = {"type": "object", "required": ["id", "state", "sentence", "moments"], "properties": {
     "id": {"type": "string"}, "state": {"type": "string"}, "pool": {"type": "string"}, "sentence": {"type": "string"},

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from broker.timeline import END_WORDS, Moment, as_text, for_holder, in_one_sentence, looked_at, timeline
+from broker.timeline import END_WORDS, Moment, for_holder, in_one_sentence, looked_at, timeline
 from tests.make import NOW
 
 
@@ -22,18 +22,20 @@ ENDED = Moment(at(20), "decision", "ended", "Security updates.")  # type: ignore
 ASKED = Moment(at(0), "event", "lease.asked", "alice asked for a desktop of pool D: No desktop is free.")  # type: ignore[arg-type]
 GOT = Moment(at(9), "event", "lease.assign", "alice got desktop d-1 of pool D.")  # type: ignore[arg-type]
 BACK = Moment(at(20), "event", "lease.give_back", "alice's desktop d-1 goes back to pool D: Security updates.")  # type: ignore[arg-type]
-WANTED = Moment(at(20), "task", "lease.reclaim", "End the lease of alice in pool D.", who="root")  # type: ignore[arg-type]
+WANTED = Moment(at(20), "event", "lease.reclaimed", "root ended the lease of alice in pool D.", who="root")  # type: ignore[arg-type]
 
 
 def test_everything_is_told_in_order_and_once() -> None:
-    moments = timeline([ENDED, GIVEN, QUEUED], [(BACK, "Security updates."), (GOT, ""), (ASKED, "")], [WANTED])
-    assert moments == [QUEUED, GIVEN, GOT, WANTED, ENDED]
+    moments = timeline([ENDED, GIVEN, QUEUED], [(BACK, "Security updates."), (WANTED, ""), (GOT, ""), (ASKED, "")])
+    assert moments == [QUEUED, GIVEN, GOT, ENDED, WANTED]
 
 
 def test_the_holder_reads_nobody_elses_name() -> None:
-    told = for_holder([QUEUED, WANTED, ENDED])
+    told = for_holder([QUEUED, WANTED, ENDED], "alice")
     assert [m.sentence for m in told] == [
-        "No desktop is free at the moment. You are next. 5 desktops were looked at: 4 in use, 1 set aside.", "Security updates."
+        "No desktop is free at the moment. You are next. 5 desktops were looked at: 4 in use, 1 set aside.",
+        "Your administrator ended the lease of alice in pool D.",
+        "Security updates.",
     ]  # fmt: skip
     assert not any(m.who or m.candidates for m in told)
 
@@ -53,9 +55,3 @@ def test_what_was_looked_at(candidates: dict[str, object], words: str) -> None:
 ])  # fmt: skip
 def test_one_sentence(given: tuple[str, str, str | None], words: str) -> None:
     assert in_one_sentence(*given) == words
-
-
-def test_a_terminal_shows_the_candidates_below_their_decision() -> None:
-    lines = as_text([{"at": "2026-03-02T08:00:00Z", "kind": "decision", "sentence": "No.", "who": "root", "candidates": LOOKED}])
-    assert lines[0] == "2026-03-02 08:00:00  decision  No. (root)"
-    assert [line.strip() for line in lines[1:]] == ["d-1: leased by bob", "d-2: set aside: it broke"]

@@ -277,3 +277,24 @@ def test_a_person_books_changes_and_cancels(cli: Cli) -> None:
                (start + timedelta(hours=12)).isoformat())
     assert none.code == 1 and "8 hours at most" in none.err
     assert cli("booking", "cancel", id).code == 0
+
+
+def test_a_lease_is_explained_in_full_to_who_runs_the_pool_and_without_names_to_its_holder(cli: Cli) -> None:
+    cli("login", "--user", "keeper", given=f"{PASSWORD}\n")
+    said = cli("explain", "lease", "alice")
+    assert said.code == 0 and said.out.startswith("It runs.\n"), said.err
+    assert "decision  Desktop desktops-1 is ready for you.\n" in said.out and "desktops-2: leased to carol\n" in said.out
+    cli("login", "--user", "alice", given=f"{PASSWORD}\n")
+    own = cli("explain", "lease", "alice")
+    assert own.code == 0 and "1 desktop was looked at" in own.out and "carol" not in own.out
+    assert json.loads(cli("explain", "lease", "alice", "--json").out)["state"] == "active"
+
+
+def test_a_rollout_is_halted_and_rolled_back_by_its_pools_name(cli: Cli) -> None:
+    cli("login", "--user", "keeper", given=f"{PASSWORD}\n")
+    assert "Desktops" in cli("rollouts", "state = running").out
+    refused = cli("pool", "roll-out", "Desktops", "--template", "Small 1", "--mode", "batches", "--batch", "2")
+    assert refused.code == 1 and "under way" in refused.err
+    assert cli("rollout", "halt", "Desktops").code == 0
+    assert cli("rollout", "roll-back", "Desktops").code == 0
+    assert "rolling_back" in cli("rollouts").out
