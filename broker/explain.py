@@ -59,6 +59,8 @@ def _events(tx: Tx, lease: Lease) -> list[tuple[Moment, str]]:
     own = sa.and_(Event.object_kind == "lease", Event.object_id == lease.id)
     first, last = tx.execute(sa.select(sa.func.min(Event.id), sa.func.max(Event.id)).where(own)).one()
     vms = sa.select(Decision.vm_id).where(Decision.lease_id == lease.id, Decision.vm_id.is_not(None))
+    if first is None:
+        return []
     desktops = sa.and_(Event.object_kind == "vm", Event.object_id.in_(vms), Event.code.in_(OF_VM), Event.id >= first)
     if lease.state == "ended":
         desktops = sa.and_(desktops, Event.id <= last)

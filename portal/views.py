@@ -75,7 +75,7 @@ _BELOW = {
     "console": _POOLED | {"vm"},
     "host": frozenset({"system", "datacenter", "cluster", "host"}),
     "cluster": frozenset({"system", "datacenter", "cluster"}),
-    "template": frozenset({"system", "datacenter", "cluster", "template"}),
+    "template": frozenset({"system", "datacenter", "cluster", "template", "pool"}),
     "datacenter": frozenset({"system", "datacenter"}),
     "storagedomain": frozenset({"system", "datacenter", "storagedomain"}),
     "disk": frozenset({"system", "datacenter", "storagedomain"}),

@@ -27,7 +27,7 @@ from backend.vms.machine import SNAPSHOT, TEMPLATE, VM
 from backend.vms.models import GuestSession, Template, Vm, VmSnapshot
 
 # rows of higher floors are known here by table name alone
-POOL = sa.table("pool", sa.column("id"), sa.column("name"), sa.column("cluster_id"))
+POOL = sa.table("pool", sa.column("id"), sa.column("name"), sa.column("cluster_id"), sa.column("template_id"))
 LEASE = sa.table("lease", sa.column("vm_id"), sa.column("user_id"), sa.column("state"))
 
 
@@ -118,13 +118,25 @@ DISKS = Kind("disks", "disk", Disk.id, {
     "template": Field(name_of(Template, Disk.template_id)), "template_id": Field(Disk.template_id, ID),
 }, below("disk", storagedomain=Disk.domain_id))
 
+
+def _who_sees_templates(viewer: Viewer) -> Any:
+    """Besides, who runs a pool sees every version of what its desktops are made from."""
+    seen = below("template", template=Template.id, cluster=Template.cluster_id)(viewer)
+    pools = [id for kind, id in places(viewer.grants, see_permit("template"), viewer.now) if kind == "pool"]
+    if not pools:
+        return seen
+    made_from = sa.orm.aliased(Template)
+    names = sa.select(made_from.name).join(POOL, POOL.c.template_id == made_from.id).where(POOL.c.id.in_(pools))
+    return sa.or_(seen, Template.name.in_(names))
+
+
 TEMPLATES = Kind("templates", "template", Template.id, {
     "id": Field(Template.id, ID), "name": Field(Template.name), "version": Field(Template.version, "number"),
     "description": Field(Template.description), "state": Field(Template.state, _STATE, tuple(TEMPLATE.states)),
     "cluster": Field(name_of(Cluster, Template.cluster_id)), "cluster_id": Field(Template.cluster_id, ID),
     "memory_mib": Field(Template.memory_mib, "number"), "vcpus": Field(Template.vcpus, "number"),
     "guest_agent": Field(Template.guest_agent, "yesno"), "boot_timeout_s": Field(Template.boot_timeout_s, "number"),
-}, below("template", template=Template.id, cluster=Template.cluster_id), order=(("name", False), ("version", True)))
+}, _who_sees_templates, order=(("name", False), ("version", True)))
 
 _HOLDER = sa.select(LEASE.c.user_id).where(LEASE.c.vm_id == Vm.id, LEASE.c.state != "ended").correlate(Vm).scalar_subquery()
 
