@@ -50,6 +50,7 @@ ROOMS_OF_COMMANDS = (
     "pools.commands",
     "pools.member_commands",
     "pools.booking_commands",
+    "pools.spare_commands",
     "broker.access_commands",
     "pools.remake",
     "pools.rollout_commands",
@@ -87,10 +88,11 @@ def loops(
     had no CA of their own. `authority` is the hosts' CA."""
     from backend.directory.loop import RefreshDirectory
     from backend.history import Forget
-    from broker import decisions
+    from broker import consoles, decisions
     from broker.tickets import TicketsLoop
     from pools.booking_loop import BookingLoop
     from pools.loop import LeaseLoop, SpareLoop
+    from pools.quiet_loop import QuietLoop
     from pools.rollouts import RolloutLoop
 
     return [
@@ -103,6 +105,7 @@ def loops(
         SpareLoop(clock),
         RolloutLoop(clock),
         BookingLoop(clock),
+        QuietLoop(clock, consoles.watched),
         TicketsLoop(clock),
         RefreshDirectory(clock, keyring),
     ]

@@ -19,7 +19,7 @@ from backend.hosts.models import Host
 from backend.tasks.models import Task
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
-from broker import decisions, reach, tickets
+from broker import consoles, decisions, reach, tickets
 from broker.access import Verdict, Whence, told
 from broker.desktops import Desktop, auto_launch, desktops, paused
 from broker.holding import Done, act, extend, extension_refused, give_back, leave_queue, no_desktop, submit_for
@@ -81,6 +81,7 @@ class _Wish:
     now: datetime
     whence: Whence = Whence()
     access: Verdict | None = None
+    move: bool | None = None
 
     def over(self, offered: list[str]) -> list[str]:
         """Those of the protocols that can be used from there."""
@@ -98,13 +99,15 @@ def connect(
     now: datetime,
     another: bool = False,
     address: str = "",
+    move: bool | None = None,
 ) -> Answer:
     """Take the person to this desktop: a pool's (theirs, or a new one), or a VM of their own. Asked again and again
     while the answer is starting or queued; only what is new is decided. `another`: one more of the pool, if they may.
-    `address`: where they ask from."""
+    `address`: where they ask from. `move`: what becomes of a console that they have open elsewhere: it is closed, it stays
+    (None), or, if false, they are asked first (`Impossible`, `console_elsewhere`)."""
     if client not in CLIENTS:
         raise Invalid("bad_client", "The client is browser or native.", fields=["client"])
-    wish = _Wish(user_id, session_id, protocol, client, now, reach.whence(tx, session_id, address))
+    wish = _Wish(user_id, session_id, protocol, client, now, reach.whence(tx, session_id, address), move=move)
     pool, center = facts.with_center(tx, desktop_id)
     if pool is not None:
         return _connect_pool(tx, pool, facts.pool_path(tx, pool, center), wish, another)
@@ -307,7 +310,20 @@ def _own_vm(tx: Tx, vm: Vm, wish: _Wish) -> Answer:
     return _starting(tx, vm, None, facts.BOOT_S, wish.now)
 
 
+def _move_here(tx: Tx, vm: Vm, wish: _Wish) -> None:
+    """A console of their own in another place moves here, when the person wants it to."""
+    others = consoles.elsewhere(tx, wish.user_id, vm.id, wish.session_id) if wish.move is not None else []
+    if others and not wish.move:
+        device = f"at {others[0].address}" if others[0].address else "elsewhere"
+        sentence = f"Desktop {vm.name} is open on another of your devices ({device}, since {others[0].started_at:%H:%M} UTC)."
+        raise Impossible("console_elsewhere", sentence, address=others[0].address, since=others[0].started_at.isoformat())
+    if others:
+        ids = [console.ticket_id for console in others]
+        consoles.want_end(tx, sa.select(Ticket.id).where(Ticket.id.in_(ids)), "You moved this console to another device.")
+
+
 def _ready(tx: Tx, vm: Vm, lease: Lease | None, protocol: str, wish: _Wish) -> Answer:
+    _move_here(tx, vm, wish)
     ticket = tickets.mint(
         tx,
         user_id=wish.user_id,

@@ -21,6 +21,7 @@ from backend.events import record
 from backend.vms.models import Vm
 from broker.models import ConsoleSession, Ticket
 from pools.models import Lease
+from pools.quiet import Watched
 
 SILENT_AFTER = timedelta(seconds=60)  # a gateway says every few seconds that its consoles live
 LOST_AFTER = timedelta(seconds=15)  # a new SPICE session of a VM waits no longer than this for one whose gateway is silent
@@ -38,6 +39,7 @@ def open(
     console = ConsoleSession(
         id=id, ticket_id=ticket.id, user_id=ticket.user_id, vm_id=ticket.vm_id, lease_id=ticket.lease_id,
         protocol=ticket.protocol, client=ticket.client, address=address, gateway=gateway, started_at=now, seen_at=now,
+        input_at=now,
     )
     tx.add(console)
     record(tx, "console.opened", console, user=user_name, protocol=ticket.protocol.upper(), vm=vm_name, address=address)
@@ -53,6 +55,16 @@ def others_live(tx: Tx, vm_id: UUID, *, but: UUID, now: datetime) -> bool:
         ConsoleSession.seen_at > now - LOST_AFTER,
     )
     return tx.execute(other.limit(1)).first() is not None
+
+
+def elsewhere(tx: Tx, user_id: UUID, vm_id: UUID, session_id: UUID) -> list[ConsoleSession]:
+    """The person's own open consoles of this VM that belong to another sign-in: another browser or device."""
+    c = ConsoleSession
+    return list(tx.scalars(
+        sa.select(c).join(Ticket, Ticket.id == c.ticket_id)
+        .where(_LIVE, c.end_wanted.is_(None), c.user_id == user_id, c.vm_id == vm_id, Ticket.session_id != session_id)
+        .order_by(c.started_at)
+    ))
 
 
 def want_end(tx: Tx, ticket_ids: sa.Select[UUID], why: str) -> None:
@@ -89,6 +101,17 @@ def end(tx: Tx, id: UUID, *, why: str, now: datetime, to_client: int | None = No
     return True
 
 
+def watched(tx: Tx, pool_id: UUID) -> dict[UUID, Watched]:
+    """For each running lease of the pool whose present desktop was ever opened: how it is watched."""
+    c = ConsoleSession
+    rows = tx.execute(
+        sa.select(c.lease_id, sa.func.bool_or(_LIVE), sa.func.max(c.ended_at), sa.func.max(c.input_at))
+        .join(Lease, sa.and_(Lease.id == c.lease_id, Lease.vm_id == c.vm_id))
+        .where(Lease.pool_id == pool_id, Lease.state.in_(("active", "expiring"))).group_by(c.lease_id)
+    )
+    return {lease_id: Watched(open_, left_at, input_at) for lease_id, open_, left_at, input_at in rows}
+
+
 def unwanted(tx: Tx, gateway: str, now: datetime) -> list[tuple[UUID, str]]:
     """Live consoles of this gateway that must be closed, each with the sentence for its person."""
     c, s, lease = ConsoleSession, WebSession, Lease
@@ -111,9 +134,9 @@ def unwanted(tx: Tx, gateway: str, now: datetime) -> list[tuple[UUID, str]]:
     return [(id, why) for id, why in rows]
 
 
-def seen(tx: Tx, counts: Mapping[UUID, tuple[int, int]], now: datetime) -> set[UUID]:
-    """Write down that these consoles live and how many bytes went to client and VM; answers those whose row had
-    been ended by somebody else, which must be closed."""
+def seen(tx: Tx, counts: Mapping[UUID, tuple[int, int]], touched: Collection[UUID], now: datetime) -> set[UUID]:
+    """Write down that these consoles live, how many bytes went to client and VM, and which a person has used; answers
+    those whose row had been ended by somebody else, which must be closed."""
     if not counts:
         return set()
     downs, ups = [down for down, _ in counts.values()], [up for _, up in counts.values()]
@@ -122,7 +145,8 @@ def seen(tx: Tx, counts: Mapping[UUID, tuple[int, int]], now: datetime) -> set[U
     now_counts = unnested.table_valued("id", "down", "up").render_derived(name="counts")  # PostgreSQL gives no such names itself
     alive = tx.scalars(
         sa.update(ConsoleSession).where(ConsoleSession.id == now_counts.c.id, _LIVE)
-        .values(seen_at=now, bytes_to_client=now_counts.c.down, bytes_to_vm=now_counts.c.up).returning(ConsoleSession.id)
+        .values(seen_at=now, input_at=sa.case((ConsoleSession.id.in_(touched), now), else_=ConsoleSession.input_at),
+                bytes_to_client=now_counts.c.down, bytes_to_vm=now_counts.c.up).returning(ConsoleSession.id)
         .execution_options(synchronize_session=False)
     )
     return set(counts) - set(alive)

@@ -204,7 +204,9 @@ class Gateway:
             to_end = consoles.unwanted(tx, self.settings.gateway_name, now) if living else []
             lost: set[UUID] = set()
             if self._rounds % SEEN_EVERY == 0:
-                lost = consoles.seen(tx, {i: (c.to_client, c.to_vm) for i, c in living.items() if c.booked}, now)
+                booked = {i: c for i, c in living.items() if c.booked}
+                touched = _take_touched(booked)
+                lost = consoles.seen(tx, {i: (c.to_client, c.to_vm) for i, c in booked.items()}, touched, now)
         self._cleaned = True
         for console_id in unwritten:
             del self._unwritten[console_id]
@@ -237,6 +239,14 @@ class Gateway:
             raise Unavailable("no_database", NO_DATABASE) from late
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as broken:
             raise Unavailable("no_database", NO_DATABASE) from broken
+
+
+def _take_touched(living: dict[UUID, LiveConsole]) -> list[UUID]:
+    """The consoles that somebody has used since this was asked last."""
+    touched = [id for id, console in living.items() if console.touched]
+    for id in touched:
+        living[id].touched = False
+    return touched
 
 
 def _quietly(ping: Any) -> None:

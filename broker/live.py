@@ -22,6 +22,7 @@ class LiveConsole:
         self.id: UUID = uuid4()
         self.booked = False  # whether its row is there
         self.to_client = self.to_vm = 0
+        self.touched = False  # whether a person did something since the books were kept last
         self.over = Event()
         self.code, self.why = NORMAL, ""
         self.ping: Callable[[], None] | None = None

@@ -55,6 +55,7 @@ class ConsoleSession(HasId, Base):
     gateway: Mapped[str]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
+    input_at: Mapped[datetime | None]  # the last key, pointer or pasted text
     ended_at: Mapped[datetime | None]
     end_wanted: Mapped[str | None]  # a sentence: why the gateway is to close it
     end_reason: Mapped[str | None]

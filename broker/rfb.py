@@ -72,6 +72,55 @@ def let_in(send: Callable[[bytes], None], exactly: Exactly) -> None:
     send(struct.pack(">I", 0))
 
 
+class Inputs:
+    """Reads what a browser says over VNC, to tell keys and pointer from the questions that viewers ask by themselves."""
+
+    _KEY, _POINTER, _CUT, _ENCODINGS, _SIZE, _FENCE, _QEMU = 4, 5, 6, 2, 251, 248, 255
+    _FIXED = {0: 20, 3: 10, _KEY: 8, _POINTER: 6, 150: 10, 250: 4}  # RFC 6143, 7.5; 150: continuous updates; 250: xvp
+
+    def __init__(self) -> None:
+        self._kept, self._skip, self._lost = b"", 0, False
+
+    def heard(self, data: bytes) -> bool:
+        """Whether there is a key, the pointer or pasted text in these bytes. Once a message is not understood, everything
+        counts as input: nobody is thought idle for the sake of a new viewer."""
+        if self._lost:
+            return True
+        skipped, found = min(self._skip, len(data)), False
+        self._skip -= skipped
+        data = self._kept + data[skipped:]
+        while data and not self._lost:
+            size = self._length(data)
+            if size == 0:
+                break
+            found = found or data[0] in (self._KEY, self._POINTER, self._CUT) or (data[0] == self._QEMU and data[1] == 0)
+            self._skip, data = max(0, size - len(data)), data[size:]
+        self._kept = b"" if self._lost else data
+        return found or self._lost
+
+    def _length(self, data: bytes) -> int:
+        """The length of the message that begins here; 0 when more must come to tell."""
+        if data[0] in self._FIXED:
+            return self._FIXED[data[0]]
+        if len(data) < (2 if data[0] == self._QEMU else 4 if data[0] == self._ENCODINGS else 9 if data[0] == self._FENCE else 8):
+            return 0
+        match data[0]:
+            case self._ENCODINGS:
+                return 4 + 4 * int.from_bytes(data[2:4], "big")
+            case self._CUT:  # the extended clipboard's length is negative
+                return 8 + abs(int.from_bytes(data[4:8], "big", signed=True))
+            case self._SIZE:
+                return 8 + 16 * data[6]
+            case self._FENCE:
+                return 9 + data[8]
+            case self._QEMU if data[1] == 0:
+                return 12
+            case self._QEMU if data[1] == 1:
+                return 10
+        self._lost = True
+        return 0
+
+
 def answer(password: str, challenge: bytes) -> bytes:
     """The challenge encrypted with DES under the password, whose bytes count with their bits reversed (RFC 6143, 7.2.2)."""
     key = bytes(int(f"{byte:08b}"[::-1], 2) for byte in password.encode()[:8].ljust(8, b"\0"))

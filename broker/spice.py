@@ -21,7 +21,7 @@ REPLY = struct.Struct("<I162sIII")  # error, public key, common caps, channel ca
 LINK_BYTES = 4096
 TICKET_BYTES = 128  # an RSA-1024 block
 
-MAIN, DISPLAY = 1, 2
+MAIN, DISPLAY, INPUTS = 1, 2, 3
 CHANNELS = {1: "main", 2: "display", 3: "inputs", 4: "cursor", 5: "playback", 6: "record", 8: "smartcard", 9: "usbredir",
             10: "port", 11: "webdav"}
 AUTH_SELECTION, AUTH_SPICE, AUTH_SASL, MINI_HEADER = (1 << bit for bit in range(4))  # common capabilities
@@ -36,12 +36,13 @@ _COMMON = {1, 2, 3, 6}  # acknowledgements, pong, good-bye
 ALLOWED = {
     MAIN: _COMMON | {101, 104, 105, 106, 107, 108, 112},  # client's name, channels, mouse mode, agent, quality
     DISPLAY: _COMMON | {102, 103, 105},  # stream reports, preferred compression and codecs; DISPLAY_INIT apart
-    3: _COMMON | {101, 102, 103, 104, 111, 112, 113, 114},  # keys, pointer
+    INPUTS: _COMMON | {101, 102, 103, 104, 111, 112, 113, 114},  # keys, pointer
     4: _COMMON,
     5: _COMMON,
     6: _COMMON | {101, 102, 103},  # sound
     **{vmc: _COMMON | {101, 102, 201} for vmc in (8, 9, 10, 11)},  # data, compressed data, port events
 }
+BY_HAND = frozenset({101, 102, 104, 111, 112, 113, 114})  # keys and pointer; the lock keys (103) are told by viewers themselves
 INIT = struct.Struct("<BqBi")  # pixmap cache id, its size in pixels, dictionary id, its window in pixels
 CACHE_PIXELS, WINDOW_PIXELS = 64 << 20, 16 << 20  # more than any viewer asks for
 
@@ -168,6 +169,8 @@ class Messages:
     def __init__(self, channel: int, mini: bool) -> None:
         self._head = struct.Struct("<HI") if mini else struct.Struct("<QHII")
         self._allowed, self.mini, self._buffer, self._skip = ALLOWED[channel], mini, b"", 0
+        self._by_hand = BY_HAND if channel == INPUTS else frozenset()
+        self.touched = False  # whether there was a key or the pointer in what was taken
 
     def take(self, data: bytes) -> bytes:
         """What of the client's bytes, together with what was kept, may be passed on now."""
@@ -209,6 +212,7 @@ class Messages:
         kind, size = self._parse(data, at)
         if kind not in self._allowed or size > self.LARGEST:
             raise SpiceError(INVALID_DATA, f"message {kind} of {size} bytes is not a viewer's")
+        self.touched = self.touched or kind in self._by_hand
         return self._head.size + size
 
     def _tamed(self, message: bytes) -> bytes:

@@ -227,10 +227,16 @@ class SpiceConsoles:
             if main:
                 live.end(code, why)
 
+        def send(data: bytes) -> None:
+            whole = messages.take(data)
+            if messages.touched:
+                live.touched, messages.touched = True, False
+            _send(display, whole)
+
         def up() -> None:
             try:
-                _send(display, messages.take(early))
-                copy(viewer.read, lambda data: _send(display, messages.take(data)), live.count_up)
+                send(early)
+                copy(viewer.read, send, live.count_up)
             except OSError:
                 pass  # an end cut off hard is an end all the same
             except SpiceError as wrong:

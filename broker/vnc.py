@@ -7,7 +7,7 @@ from typing import Any
 
 from broker.live import LiveConsole, move_bytes
 from broker.pump import copy, read
-from broker.rfb import Exactly, let_in
+from broker.rfb import Exactly, Inputs, let_in
 from broker.websocket import WebSocket, WebSocketError
 
 
@@ -21,11 +21,17 @@ def greet(ws: WebSocket) -> Exactly:
 def relay(live: LiveConsole, ws: WebSocket, early: bytes, display: Any, gone: str) -> None:
     """Move bytes between a browser that was let in and a display that was logged in to, until the console is over."""
 
+    inputs = Inputs()
+
+    def send(data: bytes) -> None:
+        live.touched = inputs.heard(data) or live.touched
+        display.sendall(data)
+
     def up() -> None:
         try:
             if early:
-                display.sendall(early)
-            copy(ws.recv, display.sendall, live.count_up)
+                send(early)
+            copy(ws.recv, send, live.count_up)
         except WebSocketError as wrong:
             live.end(wrong.code, str(wrong))
 

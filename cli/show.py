@@ -17,6 +17,7 @@ COLUMNS = {
     "pools": ("name", "state", "members", "leased", "waiting", "size", "spares"),
     "members": ("vm", "state", "pool", "user", "owner", "why"),
     "rollouts": ("id", "pool", "template", "version", "state", "progress", "failures", "why"),
+    "spareplans": ("pool", "calendar", "spares"),
     "leases": ("id", "user", "pool", "vm", "state", "ends_at"),
     "bookings": ("id", "user", "name", "pool", "state", "desktops", "starts_at", "ends_at"),
     "templates": ("name", "version", "state", "memory_mib", "vcpus"),

@@ -46,6 +46,11 @@ class CreatePool(Plain):
     book_longest_s: int = 28_800
     book_open: int = 3
     book_hold_s: int = 900
+    spares_learn: bool = False
+    idle_s: int = 0
+    idle_action: str = "nothing"
+    disconnect_s: int = 0
+    disconnect_action: str = "nothing"
     type: str = "floating"
     stateless: bool = True
     rights: tuple[str, ...] = RIGHTS
@@ -128,6 +133,11 @@ POLICY = (
     "book_longest_s",
     "book_open",
     "book_hold_s",
+    "spares_learn",
+    "idle_s",
+    "idle_action",
+    "disconnect_s",
+    "disconnect_action",
     "rights",
     "protocols",
 )
@@ -171,6 +181,11 @@ class EditPool(OnPool):
     book_longest_s: int | None = None
     book_open: int | None = None
     book_hold_s: int | None = None
+    spares_learn: bool | None = None
+    idle_s: int | None = None
+    idle_action: str | None = None
+    disconnect_s: int | None = None
+    disconnect_action: str | None = None
     stateless: bool | None = None
     rights: tuple[str, ...] | None = None
     protocols: tuple[str, ...] | None = None

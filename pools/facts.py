@@ -43,6 +43,11 @@ def policy_of(pool: Pool) -> Policy:
         book_longest_s=pool.book_longest_s,
         book_open=pool.book_open,
         book_hold_s=pool.book_hold_s,
+        spares_learn=pool.spares_learn,
+        idle_s=pool.idle_s,
+        idle_action=pool.idle_action,
+        disconnect_s=pool.disconnect_s,
+        disconnect_action=pool.disconnect_action,
         rights=tuple(pool.rights),
         protocols=tuple(pool.protocols),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import cancel, submit
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
-from pools import booked, capacity, facts, leases, members, versions
+from pools import booked, burden, capacity, facts, leases, members, versions
 from pools.member_commands import AddMember, RemoveMember, ResetMember
 from pools.models import LIVE, Assignment, Lease, Pool, PoolMember
 from pools.remake import RemakeMember
@@ -42,9 +43,12 @@ from pools.rules import (
     surplus,
     wanted,
 )
+from pools.spares import MOST, learned, planned, wanted_spares
 
 log = structlog.get_logger("pools")
 _FRESH = {"populate_existing": True}
+PAST_FOR = timedelta(seconds=60)  # so long it is believed what past weeks said
+AHEAD = timedelta(minutes=15)  # spares are kept for who comes within this time
 NO_RESET = ("wait_for_launch", "unknown", "image_locked")  # VM states in which nothing can be asked of it yet
 
 
@@ -172,6 +176,8 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
     match step:
         case "warn" | "expire" | "take":
             leases.act(tx, lease, step, pool, now)
+            if vm is not None and step != "take":
+                members.tell_guest(tx, vm, _told(lease, step), now)
         case "disentitle":
             leases.give_back(tx, lease, "entitlement_ended", f"Your right to pool {pool.name} has ended.", now)
         case "shorten":
@@ -213,6 +219,13 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
             reset(tx, member, now)
         case "over":
             leases.end(tx, lease, now)
+
+
+def _told(lease: Lease, step: Step) -> str:
+    """What the people inside are shown."""
+    if step == "warn":
+        return f"Your lease of this desktop ends at {lease.ends_at:%H:%M} UTC. Save your work, or extend it in the portal."
+    return f"Your lease has ended. Save your work now: the desktop is shut down at {lease.grace_until:%H:%M:%S} UTC."
 
 
 def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None) -> None:
@@ -284,6 +297,7 @@ class SpareLoop(FromRows):
 
     def __init__(self, clock: Clock, every_s: float = 1.0) -> None:
         self.clock, self.every_s = clock, every_s
+        self._past: dict[UUID, tuple[datetime, int]] = {}  # what past weeks said, and when they were asked
 
     def apply(self, tx: Tx, found: None) -> None:
         now = self.clock.now()
@@ -338,9 +352,12 @@ class SpareLoop(FromRows):
         if pool.retry_at is not None and now < pool.retry_at:
             return
         counts["creating"] = max(counts.get("creating", 0), making)
-        queued, spares = (facts.queued(tx, pool.id), pool.spares) if pool.state == "up" else (0, 0)
-        spares = min(pool.size, spares + booked.reserved(tx, pool, now))
-        plan = wanted(counts, queued, pool.size if staying else 0, spares)
+        queued = facts.queued(tx, pool.id) if pool.state == "up" else 0
+        spares, slack = self._spares(tx, pool, now) if pool.state == "up" else (0, 0)
+        need = partial(wanted, counts, queued, pool.size if staying else 0, spares, slack=slack)
+        plan = need(makes=MOST, starts=MOST)
+        if plan.create or plan.warm:
+            plan = need(makes=burden.makes(tx, pool, now), starts=burden.starts(tx, pool, now))
         if pool.trouble:  # one is enough to find out whether it is over
             plan = replace(plan, create=min(plan.create, 1), warm=min(plan.warm, 1))
         for _ in range(plan.create):
@@ -358,6 +375,18 @@ class SpareLoop(FromRows):
             with alone(tx, member=str(member.id)):
                 if not members.locked(tx, member):
                     member.task_id = submit(tx, RemoveMember(member.id), SYSTEM, now).id
+
+    def _spares(self, tx: Tx, pool: Pool, now: datetime) -> tuple[int, int]:
+        """How many spares are wanted now, and how much surplus is left alone because past weeks are no exact science."""
+        lead = timedelta(seconds=2 * facts.boot_s(tx, pool.id))
+        policy = planned(pool.spares, burden.plans(tx, pool.id), lead, now)
+        past = 0
+        if pool.spares_learn:
+            known = self._past.get(pool.id)
+            if known is None or not known[0] <= now < known[0] + PAST_FOR:
+                known = self._past[pool.id] = (now, learned(burden.asked_before(tx, pool.id, now, max(lead, AHEAD))))
+            past = known[1]
+        return wanted_spares(policy, past, booked.reserved(tx, pool, now), pool.size), past // 4
 
     def _some(
         self, tx: Tx, pool_id: UUID, states: tuple[str, ...], count: int, *, also_kept: bool = False

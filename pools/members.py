@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,11 +11,14 @@ import sqlalchemy as sa
 
 from backend.changes import touch
 from backend.db import Tx, get
+from backend.errors import Refused
 from backend.events import move, record
 from backend.tasks.command import SYSTEM
 from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import submit
+from backend.vms.commands.guest import MessageVm
 from backend.vms.commands.power import StartVm
+from backend.vms.commands.suspend import ResumeVm
 from backend.vms.models import Vm
 from pools import versions
 from pools.models import Assignment, Pool, PoolMember
@@ -23,11 +27,12 @@ PAUSE_S = 15  # before a pool tries again to make or start desktops, after that 
 
 
 def start(tx: Tx, member: PoolMember, now: datetime) -> bool:
-    """Have the member's VM started; False when something else is at it just now, and one must look again."""
+    """Have the member's VM started or resumed; False when something else is at it just now, and one must look again."""
     vm = get(tx, Vm, member.vm_id)
     if vm.state not in ("down", "suspended") or locked(tx, member):
         return False
-    member.task_id = submit(tx, StartVm(vm.id), SYSTEM, now).id
+    command = ResumeVm(vm.id) if vm.state == "suspended" else StartVm(vm.id)
+    member.task_id = submit(tx, command, SYSTEM, now).id
     return True
 
 
@@ -65,6 +70,14 @@ def set_aside(tx: Tx, member: PoolMember, why: str) -> None:
     vm, pool = get(tx, Vm, member.vm_id), get(tx, Pool, member.pool_id)
     versions.broke(tx, member, why)
     move(tx, member, "broke", words={"vm": vm.name, "pool": pool.name}, why=why)
+
+
+def tell_guest(tx: Tx, vm: Vm, text: str, now: datetime) -> None:
+    """Have the people inside a VM shown this, if its guest agent answers; that it cannot be shown now harms nothing."""
+    if vm.state != "up" or vm.guest is None:
+        return
+    with suppress(Refused), tx.begin_nested():
+        submit(tx, MessageVm(vm.id, text), SYSTEM, now)
 
 
 def pause(tx: Tx, pool: Pool, why: str, now: datetime) -> None:

@@ -48,12 +48,28 @@ class Pool(HasId, Base):
     book_longest_s: Mapped[int] = mapped_column(default=28_800, server_default="28800")  # how long one booking may be
     book_open: Mapped[int] = mapped_column(default=3, server_default="3")  # bookings a person may have that are not over
     book_hold_s: Mapped[int] = mapped_column(default=900, server_default="900")  # unused desktops are freed then; 0: never
+    spares_learn: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # more spares when past weeks say so
+    idle_s: Mapped[int] = mapped_column(default=0, server_default="0")  # so long without input; 0: never
+    idle_action: Mapped[str] = mapped_column(default="nothing", server_default="nothing")  # pools.quiet.ACTIONS
+    disconnect_s: Mapped[int] = mapped_column(default=0, server_default="0")  # so long without a console
+    disconnect_action: Mapped[str] = mapped_column(default="nothing", server_default="nothing")
     pause_why: Mapped[str] = mapped_column(default="", server_default="")  # for the people of a paused pool
     rights: Mapped[list[str]] = mapped_column(default=lambda: ["start", "shutdown", "reset"])
     protocols: Mapped[list[str]] = mapped_column(default=lambda: ["vnc", "spice"])  # offered, preferred first
     next_member: Mapped[int] = mapped_column(default=1, server_default="1")  # number in the next member's name
     trouble: Mapped[str] = mapped_column(default="", server_default="")  # a sentence while desktops cannot be made or started
     retry_at: Mapped[datetime | None]  # nothing is made or started before
+
+
+class SparePlan(HasId, Base):
+    """Another number of spares in the hours of a calendar."""
+
+    __tablename__ = "spare_plan"
+    __table_args__ = (sa.UniqueConstraint("pool_id", "calendar_id"),)
+    kind = "spareplan"
+    pool_id: Mapped[UUID] = ref("pool.id", ondelete="CASCADE")
+    calendar_id: Mapped[UUID] = ref("calendar.id")
+    spares: Mapped[int]
 
 
 class PoolMember(HasId, Base):
@@ -122,11 +138,12 @@ class Lease(HasId, Base):
         sa.Index("uq_lease_live_vm", "vm_id", unique=True, postgresql_where=sa.text(LIVE)),
         sa.Index("ix_lease_live_user", "user_id", "pool_id", postgresql_where=sa.text(LIVE)),
         sa.Index("ix_lease_queue", "pool_id", "priority", "queue_place", postgresql_where=sa.text("state = 'queued'")),
+        sa.Index(None, "pool_id", "asked_at"),
         sa.Index("ix_lease_live_ends", "ends_at", postgresql_where=sa.text(LIVE)),
     )
     kind = "lease"
     machine = LEASE
-    pool_id: Mapped[UUID] = ref("pool.id", ondelete="CASCADE", index=True)
+    pool_id: Mapped[UUID] = ref("pool.id", ondelete="CASCADE")
     user_id: Mapped[UUID] = ref("user_account.id", ondelete="CASCADE")
     vm_id: Mapped[UUID | None] = ref("vm.id", ondelete="SET NULL")
     state: Mapped[str] = mapped_column(default=LEASE.initial)
@@ -143,10 +160,13 @@ class Lease(HasId, Base):
     extensions_used: Mapped[int] = mapped_column(default=0, server_default="0")
     grace_until: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
-    # returned | expired | reclaimed | failed | left_queue | entitlement_ended | no_answer | new_version
+    # returned | expired | reclaimed | failed | left_queue | entitlement_ended | no_answer | new_version | idle | disconnected
     end_reason: Mapped[str | None]
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # members that broke under it
-    off_wanted: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # the holder switched it off
+    off_wanted: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # it is off or suspended on purpose
+    idle_warned_at: Mapped[datetime | None]
+    idle_done_at: Mapped[datetime | None]  # when the pool's policy last did something about it
+    disconnect_done_at: Mapped[datetime | None]
     booking_id: Mapped[UUID | None] = ref("booking.id", ondelete="SET NULL")  # it is one of these desktops
 
 

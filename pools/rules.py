@@ -14,11 +14,12 @@ from uuid import UUID
 from backend.calendars.rules import FAR
 from backend.directory.rules import Grant, Path
 from backend.errors import Impossible, Invalid
+from pools.quiet import Quietness, require_quietness
+from pools.spares import FIRST
 
 RIGHTS = ("start", "shutdown", "reset")
 PROTOCOLS = ("vnc", "spice")
 ATTEMPTS = 3  # desktops that may break under one request before it is told no
-AT_ONCE = 4  # desktops a pool makes at the same time
 HOLDING = ("starting", "active", "expiring", "grace")  # states in which the desktop is the person's
 WANTING = ("queued", *HOLDING)  # … and those that count against a person's number of desktops
 FREE = ("spare", "warming", "ready")  # members that may be given out, best first
@@ -50,6 +51,11 @@ class Policy:
     book_longest_s: int = 28_800
     book_open: int = 3
     book_hold_s: int = 900
+    spares_learn: bool = False
+    idle_s: int = 0
+    idle_action: str = "nothing"
+    disconnect_s: int = 0
+    disconnect_action: str = "nothing"
     rights: tuple[str, ...] = RIGHTS
     protocols: tuple[str, ...] = PROTOCOLS
 
@@ -111,6 +117,7 @@ def require_policy(policy: Policy) -> None:
         "Booked desktops that nobody uses are kept for between 0 seconds (until the end) and one day.", "book_hold_s",
     )  # fmt: skip
     refuse_if(not 1 <= p.per_user <= 100, "A person may hold between 1 and 100 desktops of a pool.", "per_user")
+    require_quietness(Quietness(p.idle_s, p.idle_action, p.disconnect_s, p.disconnect_action))
     _known(p.rights, RIGHTS, "rights", "right")
     _known(p.protocols, PROTOCOLS, "protocols", "protocol")
     refuse_if(not p.protocols, "Offer at least one protocol: vnc or spice.", "protocols")
@@ -360,8 +367,11 @@ class Wanted:
     remove: int = 0
 
 
-def wanted(counts: Mapping[str, int], queued: int, size: int, spares: int) -> Wanted:
-    """Members on demand up to `size`, `spares` of them started and waiting; surplus goes, but never a leased one."""
+def wanted(
+    counts: Mapping[str, int], queued: int, size: int, spares: int, *, slack: int = 0, makes: int = FIRST, starts: int = FIRST
+) -> Wanted:
+    """Members on demand up to `size`, `spares` of them started and waiting; surplus goes, but never a leased one. Surplus
+    spares within the `slack` stay. No more than `makes` are made at once, and `starts` more started now."""
     n = {state: counts.get(state, 0) for state in STATES}
     total = sum(n.values())
     if total > size:
@@ -369,10 +379,11 @@ def wanted(counts: Mapping[str, int], queued: int, size: int, spares: int) -> Wa
         idle = n["ready"] + n["broken"] + (n["kept"] if not size else 0)  # a size of none: the pool is being removed
         return Wanted(remove=min(over, idle), cool=min(max(over - idle, 0), n["spare"]))
     coming = n["ready"] + n["warming"] + n["spare"] + n["creating"] + n["resetting"]
-    create = max(0, min(queued + spares - coming, size - total, AT_ONCE - n["creating"]))
+    create = max(0, min(queued + spares - coming, size - total, makes - n["creating"]))
     started = n["spare"] + n["warming"]
-    warm = max(0, min(n["ready"], spares - started))
-    cool = 0 if queued else max(0, min(n["spare"], started - spares))
+    warm = max(0, min(n["ready"], spares - started, starts))
+    surplus = started - spares
+    cool = 0 if queued or surplus <= slack else max(0, min(n["spare"], surplus))
     return Wanted(create=create, warm=warm, cool=cool)
 
 

@@ -59,6 +59,7 @@ class Connect(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     protocol: Literal["vnc", "spice", "rdp"] | None = None
     client: Literal["browser", "native"] = "browser"
     another: bool = False
+    move: bool | None = None  # a console open elsewhere: true closes it, false asks first (409, console_elsewhere)
 
 
 class Seconds(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,7 +82,7 @@ def desktop_connect(id: str) -> Response:
     protocol = given.protocol or ("spice" if given.client == "native" else None)
     got = broker.connect(
         tx(), user_id=who.user_id, session_id=who.id, desktop_id=read_uuid(id, "desktop"), protocol=protocol,
-        client=given.client, now=now(), another=given.another, address=request.remote_addr or "",
+        client=given.client, now=now(), another=given.another, move=given.move, address=request.remote_addr or "",
     )
     if got.refusal is not None:
         commit()

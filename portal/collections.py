@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from backend.calendars.models import Calendar
 from backend.clusters.models import Cluster
 from backend.db import Tx
 from backend.devices.models import Device
@@ -21,7 +22,8 @@ from broker.access import EFFECTS
 from broker.models import AccessRule, ConsoleSession
 from pools.booking_rules import OPEN
 from pools.machine import BOOKING, LEASE, MEMBER, POOL, ROLLOUT
-from pools.models import LIVE, Assignment, Booking, Decision, Lease, Pool, PoolMember, Rollout
+from pools.models import LIVE, Assignment, Booking, Decision, Lease, Pool, PoolMember, Rollout, SparePlan
+from pools.quiet import ACTIONS
 from pools.rollout_rules import MODES
 from portal.auth import person
 from portal.parts import parts
@@ -75,7 +77,10 @@ POOLS = Kind("pools", "pool", Pool.id, {
     "extensions": Field(Pool.extensions, "number"), "warn_s": Field(Pool.warn_s, "number"),
     "grace_s": Field(Pool.grace_s, "number"), "shutdown_s": Field(Pool.shutdown_s, "number"),
     "per_user": Field(Pool.per_user, "number"), "call_s": Field(Pool.call_s, "number"),
+    "spares_learn": Field(Pool.spares_learn, "yesno"),
     "extend_while_waiting": Field(Pool.extend_while_waiting, "yesno"), "pause_why": Field(Pool.pause_why),
+    "idle_s": Field(Pool.idle_s, "number"), "idle_action": Field(Pool.idle_action, "choice", ACTIONS),
+    "disconnect_s": Field(Pool.disconnect_s, "number"), "disconnect_action": Field(Pool.disconnect_action, "choice", ACTIONS),
     "trouble": Field(Pool.trouble, about="why desktops cannot be made or started just now"),
     "book_desktops": Field(Pool.book_desktops, "number"), "book_ahead_s": Field(Pool.book_ahead_s, "number"),
     "book_longest_s": Field(Pool.book_longest_s, "number"), "book_open": Field(Pool.book_open, "number"),
@@ -116,6 +121,13 @@ ROLLOUTS = Kind("rollouts", "rollout", Rollout.id, {
 }, below("rollout", pool=Rollout.pool_id, cluster=_cluster_of_pool(Rollout.pool_id)),
     name="template", order=(("created_at", True),))
 
+SPAREPLANS = Kind("spareplans", "spareplan", SparePlan.id, {
+    "id": Field(SparePlan.id, ID), "pool": Field(name_of(Pool, SparePlan.pool_id)), "pool_id": Field(SparePlan.pool_id, ID),
+    "calendar": Field(name_of(Calendar, SparePlan.calendar_id)), "calendar_id": Field(SparePlan.calendar_id, ID),
+    "spares": Field(SparePlan.spares, "number"),
+}, below("pool", pool=SparePlan.pool_id, cluster=_cluster_of_pool(SparePlan.pool_id)), name="calendar",
+    order=(("calendar", False),))
+
 LEASES = Kind("leases", "lease", Lease.id, {
     "id": Field(Lease.id, ID), "state": Field(Lease.state, "choice", tuple(LEASE.states)), "why": Field(Lease.why),
     "pool": Field(name_of(Pool, Lease.pool_id)), "pool_id": Field(Lease.pool_id, ID),
@@ -146,7 +158,8 @@ CONSOLES = Kind("consoles", "console", ConsoleSession.id, {
     "vm_id": Field(ConsoleSession.vm_id, ID), "lease_id": Field(ConsoleSession.lease_id, ID),
     "protocol": Field(ConsoleSession.protocol), "client": Field(ConsoleSession.client),
     "address": Field(ConsoleSession.address), "gateway": Field(ConsoleSession.gateway),
-    "started_at": Field(ConsoleSession.started_at, "time"), "seen_at": Field(ConsoleSession.seen_at, "time"),
+    "started_at": Field(ConsoleSession.started_at, "time"), "input_at": Field(ConsoleSession.input_at, "time"),
+    "seen_at": Field(ConsoleSession.seen_at, "time"),
     "ended_at": Field(ConsoleSession.ended_at, "time"), "end_reason": Field(ConsoleSession.end_reason),
     "bytes_to_client": Field(ConsoleSession.bytes_to_client, "number"),
     "bytes_to_vm": Field(ConsoleSession.bytes_to_vm, "number"),
@@ -180,7 +193,7 @@ ACCESSRULES = Kind("accessrules", "accessrule", AccessRule.id, {
 
 COLLECTIONS: dict[str, Kind] = {
     kind.plural: kind
-    for kind in (*BACKEND, POOLS, MEMBERS, ROLLOUTS, LEASES, BOOKINGS, CONSOLES, DECISIONS, ACCESSRULES)
+    for kind in (*BACKEND, POOLS, MEMBERS, ROLLOUTS, SPAREPLANS, LEASES, BOOKINGS, CONSOLES, DECISIONS, ACCESSRULES)
 }
 BY_KIND: dict[str, Kind] = {kind.kind: kind for kind in COLLECTIONS.values()}
 

@@ -33,12 +33,16 @@ CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
         (p, {"vnc": "VNC, in the browser", "spice": "SPICE, in the browser or in remote-viewer"}.get(p, p)) for p in PROTOCOLS
     ),
 }
+_QUIET = (("nothing", "Nothing"), ("lock", "Lock its screen"), ("log_out", "Log the person out"), ("suspend", "Suspend it"),
+          ("shutdown", "Shut it down"), ("end", "End the lease"))
 SELECTS = {
     "mode": (
         ("on_return", "Each desktop when it comes back"),
         ("batches", "In batches, as they come free"),
         ("at_once", "At once: people are warned, then their desktops are taken"),
     ),
+    "idle_action": _QUIET,
+    "disconnect_action": _QUIET,
     "type": (("floating", "Floating: it goes back when the lease ends"), ("dedicated", "Dedicated: it stays its first holder's")),
     "video": (("virtio", "virtio"), ("vga", "VGA"), ("qxl", "QXL")),
     "effect": (("allow", "Allow"), ("deny", "Deny")),
@@ -61,6 +65,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "per_user": ("Desktops a person", "How many desktops of this pool one person may hold."),
     "call_s": ("Time to answer", "Who waited is called and has so long to open the desktop; then the next gets it. 0: no limit."),
     "extend_while_waiting": ("Extend while others wait", "Off: a lease cannot be extended while somebody waits for a desktop."),
+    "spares_learn": ("Learn from past weeks", "More spares at times at which more people came in the last four weeks."),
+    "idle_s": ("Idle after", "So long without a key or the pointer. 0: never."),
+    "idle_action": ("When idle", "Who is still there is warned a minute before."),
+    "disconnect_s": ("Left after", "So long without an open console."),
+    "disconnect_action": ("When left", ""),
     "type": ("Kind", ""),
     "stateless": ("Throw changes away", "On: a lease begins with a desktop as the template is. Off: what people did is kept."),
     "windows": ("Open", "A line each: Mon-Fri 07:30-18:00, daily 22:00-06:00, or a rule of RFC 5545 and times."),
@@ -150,10 +159,12 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
 NUMBER_UNITS = {"memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%"}
 SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     name: (
-        ("Desktops", ("pool_name", "description", "template_id", "domain_id", "type", "stateless", "size", "spares")),
+        ("Desktops", ("pool_name", "description", "template_id", "domain_id", "type", "stateless", "size", "spares",
+                      "spares_learn")),
         ("Leases", ("lease_s", "per_user", "extensions", "extend_s", "extend_while_waiting", "warn_s", "grace_s", "shutdown_s",
                     "call_s")),
         ("Bookings", ("book_desktops", "book_ahead_s", "book_longest_s", "book_open", "book_hold_s")),
+        ("Unused desktops", ("idle_s", "idle_action", "disconnect_s", "disconnect_action")),
         ("What people may do", ("rights", "protocols")),
     )
     for name in ("pool.create", "pool.edit")

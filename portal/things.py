@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from portal.thing import Thing
 from portal.things_access import ACCESSRULES, DEVICES
-from portal.things_desktops import BOOKINGS, CONSOLES, DECISIONS, LEASES, MEMBERS, POOLS, ROLLOUTS, TEMPLATES
+from portal.things_desktops import BOOKINGS, CONSOLES, DECISIONS, LEASES, MEMBERS, POOLS, ROLLOUTS, SPAREPLANS, TEMPLATES
 from portal.things_people import CALENDARS, DIRECTORIES, GROUPS, PERMISSIONS, SESSIONS, TOKENS, USERS
 from portal.things_places import CLUSTERS, DATACENTERS, DISKS, HOSTS, STORAGEDOMAINS
 from portal.things_vms import GUESTSESSIONS, SNAPSHOTS, VMS
@@ -16,6 +16,7 @@ THINGS: dict[str, Thing] = {
         POOLS,
         MEMBERS,
         ROLLOUTS,
+        SPAREPLANS,
         LEASES,
         BOOKINGS,
         DECISIONS,

@@ -31,6 +31,7 @@ POOLS = Thing(
         Column("stateless", "Changes are thrown away", "yesno"),
         Column("size", "Most desktops", "number"),
         Column("spares", "Spares kept running", "number"),
+        Column("spares_learn", "Learns from past weeks", "yesno"),
         Column("lease_s", "A lease lasts", "length"),
         Column("extend_s", "An extension adds", "length"),
         Column("extensions", "Extensions", "number"),
@@ -39,6 +40,10 @@ POOLS = Thing(
         Column("shutdown_s", "Time to shut down", "length"),
         Column("per_user", "Desktops a person", "number"),
         Column("call_s", "Time to answer a call", "length"),
+        Column("idle_s", "Idle after", "length"),
+        Column("idle_action", "When idle"),
+        Column("disconnect_s", "Left after", "length"),
+        Column("disconnect_action", "When left"),
         Column("extend_while_waiting", "Extend while others wait", "yesno"),
         Column("book_desktops", "Desktops a booking", "number"),
         Column("book_ahead_s", "Booked ahead", "length"),
@@ -83,6 +88,7 @@ POOLS = Thing(
             "pool_id = {id} and state != ended and state != cancelled sortby starts_at",
             ("user", "name", "state", "desktops", "starts_at", "ends_at"),
         ),
+        Part("Spares by the hour", "spareplans", "pool_id = {id}", ("calendar", "spares"), link=False),
     ),
     (("pool.create", "Create pool"),),
     live=("member", "lease", "vm", "rollout", "booking"),
@@ -204,6 +210,24 @@ ROLLOUTS = Thing(
     name="template",
     live=("member",),
     hints=("state = running", "state = halted"),
+)
+
+SPAREPLANS = Thing(
+    "spareplans",
+    "spareplan",
+    "Spares by the hour",
+    "icon:calendar-clock",
+    "Pools that keep another number of spares in the hours of a calendar.",
+    (
+        Column("calendar", "In the hours of", "link", "calendars"),
+        Column("spares", "Spares", "number"),
+        Column("pool", "Pool", "link", "pools"),
+    ),
+    buttons=(Button("spareplan.remove", "Remove", "icon:trash-2", ask="The pool's own number of spares counts then."),),
+    creates=(("spareplan.create", "Plan spares"),),
+    name="calendar",
+    detail=False,
+    menu=False,
 )
 
 LEASES = Thing(

@@ -26,11 +26,12 @@ from backend.secrets import Keyring
 from backend.storage.models import StorageDomain
 from backend.tasks.models import Task
 from backend.tasks.runner import Runner
-from broker import decisions
+from broker import consoles, decisions
 from hostapi.types import Outcome
 from pools.booking_loop import BookingLoop
 from pools.loop import LeaseLoop, SpareLoop
 from pools.models import Pool
+from pools.quiet_loop import QuietLoop
 from pools.rollouts import RolloutLoop
 from sim import make
 from sim.world import SimDoor, World
@@ -97,6 +98,7 @@ class Installation:
             SpareLoop(self.clock),
             RolloutLoop(self.clock),
             BookingLoop(self.clock),
+            QuietLoop(self.clock, consoles.watched),
         ]
 
     # -- what is there -----------------------------------------------------------------------------

@@ -131,4 +131,5 @@ class RemoveCalendar(_OnCalendar):
         tx.flush()
 
 
-USERS = (("permission", "entitlement(s)"),)  # tables with a calendar_id, by name: rooms above this one are not imported
+# tables with a calendar_id, by name: rooms above this one are not imported
+USERS = (("permission", "entitlement(s)"), ("spare_plan", "plan(s) of spares"))

@@ -146,7 +146,7 @@ def _admins(tx: Tx, but: UUID | None) -> set[UUID]:
 def see_permit(kind: str) -> str:
     """The permit that lets one see objects of this kind."""
     return {
-        "member": "pool.see", "rollout": "pool.see", "snapshot": "vm.see", "guestsession": "vm.see",
+        "member": "pool.see", "rollout": "pool.see", "spareplan": "pool.see", "snapshot": "vm.see", "guestsession": "vm.see",
         "disk": "storage.see", "storagedomain": "storage.see", "datacenter": "cluster.see",
         "group": "user.see", "permission": "user.see", "session": "user.see", "token": "user.see", "directory": "user.see",
         "decision": "lease.see", "booking": "lease.see",

@@ -41,6 +41,7 @@ class Task(Base):
     __table_args__ = (
         sa.Index("ix_task_due", "not_before", postgresql_where=sa.text("state IN ('queued', 'running')")),
         sa.Index(None, "object_kind", "object_id"),
+        sa.Index(None, "command", "ended_at"),
     )
     kind = "task"
     machine = TASK
