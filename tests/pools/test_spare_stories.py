@@ -30,11 +30,11 @@ def test_spares_by_the_hour(world: World) -> None:
         do(world, PlanSpares(pool_id, calendar_id, 5))
     do(world, PlanSpares(pool_id, calendar_id, 4))
     do(world, PlanSpares(pool_id, calendar_id, 3))
-    world.run_for(300)
+    world.run_for(300, step_s=10)
     assert counts(world, pool_id) == {"spare": 1}
-    world.run_until(lambda tx: world.clock.now().minute == 10)
+    world.run_until(lambda tx: world.clock.now().minute == 10, step_s=10)
     assert counts(world, pool_id)["spare"] == 3, "they are up when the hour begins"
-    world.run_until(lambda tx: world.clock.now().minute == 21)
+    world.run_until(lambda tx: world.clock.now().minute == 21, limit_s=900, step_s=10)
     world.run_until(lambda tx: states(tx, pool_id).get("spare") == 1, "surplus goes")
     with pytest.raises(Impossible, match=r"used by 1 plan\(s\) of spares"):
         do(world, RemoveCalendar(calendar_id))
@@ -58,7 +58,7 @@ def test_spares_as_past_weeks_were(world: World) -> None:
                 then = world.clock.now() - timedelta(weeks=week) + timedelta(minutes=3, seconds=n)
                 make.a_lease(tx, pool, alice, "ended", now=then)
     world.run_until(lambda tx: states(tx, pool_id).get("spare") == 3, "the second most of four weeks")
-    world.run_until(lambda tx: world.clock.now().minute >= 5)
+    world.run_until(lambda tx: world.clock.now().minute >= 5, step_s=10)
     world.run_until(lambda tx: "spare" not in states(tx, pool_id), "the time is over", limit_s=300)
 
 
@@ -74,7 +74,8 @@ def test_starts_at_once_grow_with_what_hosts_bear(world: World) -> None:
             assert now_starting <= 64
         if counts(world, pool_id).get("spare") == 40:
             break
-    assert counts(world, pool_id)["spare"] == 40 and most > 8
+    assert counts(world, pool_id)["spare"] == 40
+    assert most >= 8, "more than the four of the beginning"
     with world.tx() as tx:
         assert burden.starts(tx, tx.get_one(Pool, pool_id), world.clock.now()) > 4
 

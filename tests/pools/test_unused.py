@@ -66,7 +66,7 @@ def happened(world: World, code: str) -> list[str]:
 def test_an_idle_holder_is_warned_comes_back_and_at_last_loses_the_desktop(world: World) -> None:
     _, alice = hold(world, idle_s=300, idle_action="end")
     console = open_console(world, alice)
-    world.run_for(239)
+    world.run_for(239, step_s=3)
     assert not happened(world, "lease.quiet_soon")
     world.run_until(lambda tx: "Press a key to go on." in lease_of(world, alice).why, limit_s=30)
     with world.tx() as tx:
@@ -75,7 +75,7 @@ def test_an_idle_holder_is_warned_comes_back_and_at_last_loses_the_desktop(world
     touch(world, console)
     world.tick()
     assert lease_of(world, alice).why == ""
-    world.run_for(290)
+    world.run_for(290, step_s=2)
     assert lease_of(world, alice).state == "active" and len(happened(world, "lease.quiet_soon")) == 2
     world.run_until(lambda tx: lease_of(world, alice).state == "ended", limit_s=60)
     lease = lease_of(world, alice)
@@ -85,16 +85,16 @@ def test_an_idle_holder_is_warned_comes_back_and_at_last_loses_the_desktop(world
 def test_a_left_desktop_is_locked_once_and_given_back_later(world: World) -> None:
     _, alice = hold(world, idle_s=600, idle_action="end", disconnect_s=20, disconnect_action="lock")
     console = open_console(world, alice)
-    world.run_for(60)
+    world.run_for(60, step_s=2)
     close(world, console)
-    world.run_for(60)
+    world.run_for(60, step_s=2)
     with world.tx() as tx:
         assert len(tx.scalars(sa.select(Task.id).where(Task.command == "vm.lock_guest")).all()) == 1
     close(world, open_console(world, alice))
     world.run_for(40)
     with world.tx() as tx:
         assert len(tx.scalars(sa.select(Task.id).where(Task.command == "vm.lock_guest")).all()) == 2, "once in each absence"
-    world.run_until(lambda tx: lease_of(world, alice).state == "ended", limit_s=700)
+    world.run_until(lambda tx: lease_of(world, alice).state == "ended", limit_s=700, step_s=5)
     assert not happened(world, "lease.quiet_soon"), "nobody was there to be warned"
 
 
@@ -103,7 +103,7 @@ def test_a_suspended_desktop_stays_its_holders_and_connect_resumes_it(world: Wor
     close(world, open_console(world, alice))
     vm_id = lease_of(world, alice).vm_id
     world.run_until(lambda tx: tx.get(Vm, vm_id).state == "suspended", limit_s=60)
-    world.run_for(60)
+    world.run_for(60, step_s=2)
     assert lease_of(world, alice).state == "active", "it did not die: it is asleep"
     assert connect(world, alice, pool_id).state == "starting"
     world.run_until(lambda tx: tx.get(Vm, vm_id).state == "up", limit_s=60)
