@@ -48,6 +48,7 @@ from pools.spares import MOST, learned, planned, wanted_spares
 log = structlog.get_logger("pools")
 _FRESH = {"populate_existing": True}
 PAST_FOR = timedelta(seconds=60)  # so long it is believed what past weeks said
+LEAST_LEAD = timedelta(seconds=60)  # spares for an hour are made ready before it begins
 AHEAD = timedelta(minutes=15)  # spares are kept for who comes within this time
 NO_RESET = ("wait_for_launch", "unknown", "image_locked")  # VM states in which nothing can be asked of it yet
 
@@ -378,7 +379,7 @@ class SpareLoop(FromRows):
 
     def _spares(self, tx: Tx, pool: Pool, now: datetime) -> tuple[int, int]:
         """How many spares are wanted now, and how much surplus is left alone because past weeks are no exact science."""
-        lead = timedelta(seconds=2 * facts.boot_s(tx, pool.id))
+        lead = max(LEAST_LEAD, timedelta(seconds=2 * facts.boot_s(tx, pool.id)))
         policy = planned(pool.spares, burden.plans(tx, pool.id), lead, now)
         past = 0
         if pool.spares_learn:
