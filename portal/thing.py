@@ -11,12 +11,18 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """A field as it is shown. `how` is the cell's kind in admin/cells.html; `of` what it needs to know besides."""
+    """A field as it is shown. `how` is the cell's kind in admin/cells.html; `of` what it needs to know besides;
+    `when` the field without which it tells nothing, so that a detail page leaves it out."""
 
     field: str
     label: str
     how: str = "text"
     of: str = ""
+    when: str = ""
+
+    def says(self, row: Row) -> bool:
+        """Whether it tells anything about this row."""
+        return not self.when or row.get(self.when) not in (None, "", 0, False, "nothing")
 
 
 @dataclass(frozen=True)

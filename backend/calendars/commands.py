@@ -28,7 +28,7 @@ def _require_name(tx: Tx, name: str, but: UUID | None) -> None:
 
 @dataclass(frozen=True)
 class CreateCalendar(Plain):
-    """Name hours that come again, such as Mon-Fri 07:30-18:00, in a time zone; `closed` days are left out."""
+    """Name hours that come again, such as Mon-Fri 07:30-18:00, in a time zone."""
 
     calendar_name: str
     windows: tuple[str, ...]

@@ -26,7 +26,7 @@ from backend.tasks.command import Actor
 from backend.tasks.models import Task
 from backend.vms.models import GuestSession, Vm, VmSnapshot
 from broker.models import ConsoleSession, Ticket
-from pools.models import Decision, Rollout
+from pools.models import Decision, Rollout, SparePlan
 from portal import Parts, create_app
 from portal.auth import COOKIE
 from tests import make
@@ -120,7 +120,10 @@ class Place:
         tx.add(rollout)
         tx.flush()
         group = make.a_group(tx, "Staff")
-        calendar = make.a_calendar(tx, "Mon-Fri 08:00-18:00")
+        calendar, nights = make.a_calendar(tx, "Mon-Fri 08:00-18:00"), make.a_calendar(tx, "daily 22:00-06:00")
+        spare_plan = SparePlan(pool_id=pool.id, calendar_id=nights.id, spares=0)
+        tx.add(spare_plan)
+        tx.flush()
         task = Task(command="vm.start", args={"vm_id": str(own.id)}, title="Start VM alices-own", object_kind="vm",
                     object_id=member.vm_id, actor_id=alice.id, actor_name="alice", state="queued", not_before=now, created_at=now)
         tx.add(task)
@@ -152,7 +155,7 @@ class Place:
             "rollout": rollout.id,
             "vm": member.vm_id, "own_vm": own.id, "disk": tx.scalars(one(Disk.id).where(Disk.vm_id == member.vm_id)).one(),
             "user": alice.id, "group": group.id, "directory": tx.scalars(one(Directory.id)).one(), "permission": entitlement.id,
-            "calendar": calendar.id,
+            "calendar": calendar.id, "spareplan": spare_plan.id,
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
             "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
             "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "guestsession": inside.id, "booking": booking.id,

@@ -188,6 +188,8 @@ TABLE: dict[str, Case] = {
     "POST api.member_remake": command("keeper", "member", body={"template_id": "@template"}),
     "POST api.member_reset": command("keeper", "member", body={}),
     "POST api.member_repair": command("keeper", "member", fine=frozenset({409}), body={}),  # it is not broken
+    "POST api.spareplan_create": command(body={"pool_id": "@pool", "calendar_id": "@calendar", "spares": 0}),
+    "POST api.spareplan_remove": command("keeper", "spareplan", body={}),
     "POST api.member_assign": command("keeper", "member", fine=frozenset({409}), body=USER_BOB),  # the pool is not dedicated
     "POST api.member_unassign": command("keeper", "member", fine=frozenset({409}), body={}),
     "POST api.calendar_create": command(body={"name": "Nights", "windows": ["daily 22:00-06:00"]}),
