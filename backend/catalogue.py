@@ -131,6 +131,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "lease.assign": ("info", "{user} got desktop {vm} of pool {pool}."),
     "lease.requeue": ("warning", "Desktop {vm} failed {user}: {why} Another one is being looked for."),
     "lease.renew": ("info", "{user} asked for a fresh desktop instead of {vm}."),
+    "lease.swap": ("info", "{user} gave desktop {vm} of pool {pool} back for another one."),
     "lease.call": ("info", "{user} is called: desktop {vm} of pool {pool} is theirs until {until}."),
     "lease.shorten": ("info", "The lease of {user} on {vm} ends with their right to pool {pool}, at {ends_at}."),
     "lease.rebook": ("info", "The lease of {user} on {vm} ends with its booking, at {ends_at}."),

@@ -14,7 +14,7 @@ from backend.devices import enrolling
 from backend.directory import rights
 from backend.directory.models import Group, Membership, User, WebSession
 from backend.directory.rules import Grant
-from backend.vms.models import Vm
+from backend.vms.models import Vm, VmSnapshot
 from broker import reach
 from broker.access import Rule, Whence, judge
 from pools import facts
@@ -47,6 +47,7 @@ class Desktop:
     position: int | None = None
     protocols: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
+    snapshots: tuple[VmSnapshot, ...] = ()  # where its holder may take some
     opens_at: datetime | None = None
     blocked: str = ""  # why it cannot be reached from here, if it cannot
 
@@ -120,7 +121,8 @@ def _of_pool(tx: Tx, pool: Pool, held: list[tuple[Lease, Vm | None]]) -> list[De
     for n, (lease, vm) in enumerate(held):
         queued = lease.state == "queued"
         state = "queued" if queued else "ending" if lease.state == "grace" else _power(vm)
-        actions = ("leave",) if queued else ("give_back", *(a for a in pool.rights if _possible(vm, a)))
+        snapshots = snapshots_of(tx, vm) if vm is not None and "snapshot" in pool.rights else ()
+        actions = ("leave",) if queued else ("give_back", *_actions(pool, vm, snapshots))
         left = pool.extensions - lease.extensions_used if lease.ends_at else 0
         if left > 0 and lease.state in ("active", "expiring"):
             actions = ("extend", *actions)
@@ -135,6 +137,7 @@ def _of_pool(tx: Tx, pool: Pool, held: list[tuple[Lease, Vm | None]]) -> list[De
                 extensions_left=max(0, left),
                 position=facts.position(tx, lease) if queued else None,
                 actions=("connect", *actions),
+                snapshots=snapshots,
                 **base,  # type: ignore[arg-type]
             )
         )
@@ -171,11 +174,26 @@ def _power(vm: Vm | None) -> str:
             return "starting"
 
 
+def snapshots_of(tx: Tx, vm: Vm) -> tuple[VmSnapshot, ...]:
+    """The VM's snapshots, the oldest first."""
+    return tuple(tx.scalars(sa.select(VmSnapshot).where(VmSnapshot.vm_id == vm.id).order_by(VmSnapshot.created_at)))
+
+
+def _actions(pool: Pool, vm: Vm | None, snapshots: tuple[VmSnapshot, ...]) -> list[str]:
+    """What may be done with a desktop of the pool now: one goes back only while it is off."""
+    found = [right for right in pool.rights if _possible(vm, right) and not (right == "swap" and pool.type == "dedicated")]
+    if snapshots and vm is not None and vm.state in ("up", "down"):
+        found += ["go_back", "remove_snapshot"] if vm.state == "down" else ["remove_snapshot"]
+    return found
+
+
 def _possible(vm: Vm | None, action: str) -> bool:
     if vm is None:
         return False
     on = ("up", "powering_up", "powering_down", "paused", "reboot_in_progress")
-    states = {"start": ("down", "suspended"), "shutdown": ("up",), "stop": on}
+    states = {
+        "start": ("down", "suspended"), "shutdown": ("up",), "reboot": ("up",), "stop": on, "swap": (*on, "down", "unknown"),
+    }  # fmt: skip
     return vm.state in states.get(action, ("up", "down"))
 
 

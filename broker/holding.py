@@ -13,15 +13,18 @@ from backend.changes import touch
 from backend.db import Tx, get
 from backend.directory import rights
 from backend.directory.rules import may
-from backend.errors import Denied, Impossible, NotFound
+from backend.errors import Denied, Impossible, Invalid, NotFound, Refused
 from backend.tasks.command import Actor
 from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import submit
 from backend.vms.commands.power import ShutdownVm, StartVm, StopVm
+from backend.vms.commands.reboot import RebootVm
+from backend.vms.commands.snapshots import GoBack, RemoveSnapshot, SnapshotVm
 from backend.vms.models import Vm
-from broker import tickets
-from broker.desktops import OWN_ACTIONS
-from pools import booked, facts, leases
+from broker import decisions, tickets
+from broker.desktops import OWN_ACTIONS, paused
+from broker.rules import SHOWN, Asked, choose
+from pools import booked, facts, leases, members
 from pools.decisions import note
 from pools.models import Lease, Pool
 from pools.rules import HOLDING, entitled
@@ -85,15 +88,22 @@ class Done:
 
     sentence: str
     task_id: int | None = None
+    refusal: Refused | None = None  # to raise after commit: the decision must be kept
 
 
-def act(tx: Tx, *, user_id: UUID, desktop_id: UUID, verb: str, now: datetime) -> Done:
-    """Start, shut down or reset (a fresh desktop) a desktop that the person holds, as the pool's rights allow;
-    start, shut down or stop a VM of their own."""
+RIGHT_OF = {"go_back": "snapshot", "remove_snapshot": "snapshot"}  # verbs that go by another one's right
+
+
+def act(
+    tx: Tx, *, user_id: UUID, desktop_id: UUID, verb: str, now: datetime, name: str = "", snapshot_id: UUID | None = None
+) -> Done:
+    """Start, shut down, reboot, reset (a fresh desktop), swap (another one) or snapshot (with a `name`), go back to or remove
+    a snapshot of a desktop that the person holds, as the pool's rights allow; start, shut down or stop a VM of their own."""
     lease, pool, vm = _held(tx, user_id, desktop_id, now)
     allowed = OWN_ACTIONS if pool is None else tuple(pool.rights)
-    if verb not in allowed:
-        raise Denied("action_not_allowed", f"You may not {verb} this desktop; possible: {', '.join(allowed) or 'nothing'}.")
+    if RIGHT_OF.get(verb, verb) not in allowed:
+        what = verb.replace("_", " ")
+        raise Denied("action_not_allowed", f"You may not {what} this desktop; possible: {', '.join(allowed) or 'nothing'}.")
     if lease is not None and lease.state not in ("active", "expiring"):
         how = "is still starting" if lease.state == "starting" else "is about to be taken back"
         raise Impossible("wrong_state", f"Your desktop {how}; this is not possible now.", state=lease.state)
@@ -102,18 +112,64 @@ def act(tx: Tx, *, user_id: UUID, desktop_id: UUID, verb: str, now: datetime) ->
         leases.renew(tx, lease)
         tickets.revoke_for(tx, lease_id=lease.id, why="You asked for a fresh desktop.", now=now)
         return Done("You get a fresh desktop; everything on the old one is thrown away.")
-    if lease is not None:
+    if verb == "swap":
+        assert lease is not None and pool is not None
+        return _swap(tx, lease, pool, vm, now)
+    if lease is not None and verb in ("start", "shutdown", "stop"):
         lease.off_wanted = verb != "start"
         touch(tx, "lease", lease.id, user_id=user_id, pool_id=lease.pool_id)
-    commands: dict[str, Any] = {
-        "start": StartVm(vm.id), "shutdown": ShutdownVm(vm.id, pool.shutdown_s if pool else 120), "stop": StopVm(vm.id),
-    }
-    sentence = {"start": "is starting", "shutdown": "is shutting down", "stop": "is being switched off"}[verb]
+    command, sentence = _command(verb, vm, pool.shutdown_s if pool else 120, name, snapshot_id)
     task = holding(tx, vm)
-    if task is not None and task.command == commands[verb].name:  # asked twice, it is done once
+    if task is not None and task.command == command.name:  # asked twice, it is done once
         return Done(f"Desktop {vm.name} {sentence} already.", task.id)
-    task = _submit(tx, commands[verb], vm, user_id, now)
+    task = _submit(tx, command, vm, user_id, now)
     return Done(f"Desktop {vm.name} {sentence}.", task.id)
+
+
+def _command(verb: str, vm: Vm, shutdown_s: int, name: str, snapshot_id: UUID | None) -> tuple[Any, str]:
+    """What is to be done, and how one says that it is."""
+    match verb:
+        case "start":
+            return StartVm(vm.id), "is starting"
+        case "shutdown":
+            return ShutdownVm(vm.id, shutdown_s), "is shutting down"
+        case "stop":
+            return StopVm(vm.id), "is being switched off"
+        case "reboot":
+            return RebootVm(vm.id, shutdown_s), "is rebooting"
+        case "snapshot":
+            return SnapshotVm(vm.id, name), "is being kept as it is now"
+    if snapshot_id is None:
+        raise Invalid("missing_field", "Say which snapshot.", fields=["snapshot_id"])
+    if verb == "go_back":
+        return GoBack(vm.id, snapshot_id), "is being made as it was"
+    return RemoveSnapshot(vm.id, snapshot_id), "loses a snapshot"
+
+
+def _swap(tx: Tx, lease: Lease, pool: Pool, vm: Vm, now: datetime) -> Done:
+    """Another desktop for the rest of the lease, if one is free and nobody waits for it; else they keep theirs."""
+    if pool.type == "dedicated":
+        raise Impossible("own_desktop", f"Desktop {vm.name} is yours to keep; there is no other one for you.")
+    trouble, counts = members.trouble_now(pool, now), facts.counts(tx, pool.id)
+    kept = 0 if lease.booking_id else booked.reserved(tx, pool, now)
+    looked_at = facts.candidates(tx, pool.id, best=SHOWN)
+    choice = choose(Asked(pool.name, looked_at, trouble=trouble, reserved=kept, paused=paused(pool)))
+    member = leases.take_member(tx, pool.id, [c.member_id for c in choice.order], for_lease=lease)
+    known: dict[str, Any] = {
+        "user_id": lease.user_id, "pool_id": pool.id, "reasons": choice.reasons, "counts": counts, "now": now, "lease": lease,
+    }  # fmt: skip
+    if member is None:
+        because = "others wait for a desktop" if facts.queued(tx, pool.id) else "no other desktop is free"
+        sentence = f"You keep desktop {vm.name}: {because} now."
+        decisions.keep(tx, outcome="refused", sentence=sentence, **known)
+        return Done(sentence, refusal=Impossible("no_other_desktop", sentence, pool=pool.name))
+    up, name = member.state == "spare", get(tx, Vm, member.vm_id).name
+    sentence = f"You get desktop {name} in place of {vm.name}{'' if up else '; it is starting'}. Your time goes on."
+    leases.swap(tx, lease, member, now)
+    tickets.revoke_for(tx, lease_id=lease.id, why="You asked for another desktop.", now=now)
+    decisions.keep(tx, outcome="swapped", sentence=sentence, member=member, **known)
+    touch(tx, "pool", pool.id, pool_id=pool.id)
+    return Done(sentence)
 
 
 def _held(tx: Tx, user_id: UUID, desktop_id: UUID, now: datetime) -> tuple[Lease | None, Pool | None, Vm]:

@@ -19,7 +19,7 @@ from backend.tasks.command import Actor, Plain
 from backend.vms.models import Template
 from pools import booked, bookings, facts, leases
 from pools.models import LIVE, Lease, Pool
-from pools.rules import PROTOCOLS, RIGHTS, Policy, require_policy
+from pools.rules import PROTOCOLS, USUAL_RIGHTS, Policy, require_policy
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class CreatePool(Plain):
     disconnect_action: str = "nothing"
     type: str = "floating"
     stateless: bool = True
-    rights: tuple[str, ...] = RIGHTS
+    rights: tuple[str, ...] = USUAL_RIGHTS
     protocols: tuple[str, ...] = PROTOCOLS
     name, permission = "pool.create", "pool.create"
 

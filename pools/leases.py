@@ -132,6 +132,12 @@ def renew(tx: Tx, lease: Lease) -> None:
     move(tx, lease, "renew", words=facts.words(tx, lease), vm_id=None, period=None, why="You asked for a fresh desktop.")
 
 
+def swap(tx: Tx, lease: Lease, member: PoolMember, now: datetime) -> None:
+    """The holder gets this desktop for the rest of the lease; the one they had goes back."""
+    move(tx, lease, "swap", words=facts.words(tx, lease), vm_id=None, period=None, why="")
+    assign(tx, lease, member, now, facts.words(tx, lease, member.vm_id))
+
+
 def fail(tx: Tx, lease: Lease, why: str, now: datetime, reason: str = "failed") -> None:
     """No desktop for this request; the person reads why."""
     over = {"ended_at": now, "end_reason": reason, "period": None, "vm_id": None}

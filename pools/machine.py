@@ -36,6 +36,8 @@ LEASE = StateTable(
         ("expiring", "requeue"): "queued",
         ("active", "renew"): "queued",  # the holder wants a fresh one
         ("expiring", "renew"): "queued",
+        ("active", "swap"): "queued",  # the holder wants another one, and there is one: it is assigned at once
+        ("expiring", "swap"): "queued",
         ("returning", "end"): "ended",
     },
 )

@@ -17,7 +17,8 @@ from backend.errors import Impossible, Invalid
 from pools.quiet import Quietness, require_quietness
 from pools.spares import FIRST
 
-RIGHTS = ("start", "shutdown", "reset")
+RIGHTS = ("start", "shutdown", "reboot", "reset", "swap", "snapshot")
+USUAL_RIGHTS = ("start", "shutdown", "reset")  # of a pool whose administrator said nothing
 PROTOCOLS = ("vnc", "spice")
 ATTEMPTS = 3  # desktops that may break under one request before it is told no
 HOLDING = ("starting", "active", "expiring", "grace")  # states in which the desktop is the person's
@@ -56,7 +57,7 @@ class Policy:
     idle_action: str = "nothing"
     disconnect_s: int = 0
     disconnect_action: str = "nothing"
-    rights: tuple[str, ...] = RIGHTS
+    rights: tuple[str, ...] = USUAL_RIGHTS
     protocols: tuple[str, ...] = PROTOCOLS
 
 

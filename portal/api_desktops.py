@@ -6,6 +6,7 @@ import ssl
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+from uuid import UUID
 
 import msgspec
 from cryptography import x509
@@ -26,7 +27,14 @@ from portal.transaction import commit, rollback, tx
 
 routes = Routes("me")
 
-VERBS = ("start", "shutdown", "stop", "reset")
+VERBS = {
+    "start": "Start a desktop of yours.", "shutdown": "Shut down a desktop of yours.", "stop": "Stop a desktop of yours.",
+    "reset": "Get a fresh desktop in place of yours.", "reboot": "Reboot a desktop of yours.",
+    "swap": "Get another desktop in place of yours, for the rest of your time.",
+    "snapshot": "Keep what is on the disk of your desktop now, to go back to.",
+    "go_back": "Make your desktop what it was when the snapshot was taken.",
+    "remove_snapshot": "Remove a snapshot of your desktop.",
+}  # fmt: skip
 
 _LEASE = {"type": ["object", "null"], "properties": {
     "id": {"type": "string"}, "state": {"type": "string"}, "ends_at": {"type": ["string", "null"]},
@@ -36,7 +44,8 @@ DESKTOP = {"type": "object", "required": ["id", "name", "kind", "state", "lease"
     "description": {"type": "string"}, "sentence": {"type": "string"}, "vm": {"type": ["object", "null"]}, "lease": _LEASE,
     "position": {"type": ["integer", "null"]}, "protocols": {"type": "array", "items": {"type": "string"}},
     "blocked": {"type": "string", "description": "why it cannot be reached from here; empty when it can"},
-    "actions": {"type": "array", "items": {"type": "string"}}}}
+    "actions": {"type": "array", "items": {"type": "string"}},
+    "snapshots": {"type": "array", "items": {"type": "object"}}}}
 DESKTOPS = {"type": "object", "required": ["items"], "properties": {"items": {"type": "array", "items": DESKTOP}}}
 # For a page, `new WebSocket(url, protocols)`: noVNC's only one, or each channel of a SPICE client. For a native client, a file.
 VIEWER = {"type": "object", "required": ["type", "url"], "properties": {
@@ -66,6 +75,21 @@ class Seconds(msgspec.Struct, forbid_unknown_fields=True):
     """How much longer, when an administrator says so; a holder extends by the pool's policy."""
 
     seconds: int | None = None
+
+
+class NewSnapshot(msgspec.Struct, forbid_unknown_fields=True):
+    """What the snapshot is called."""
+
+    name: str
+
+
+class Snapshot(msgspec.Struct, forbid_unknown_fields=True):
+    """Which snapshot."""
+
+    snapshot_id: UUID
+
+
+BODIES: dict[str, type] = {"snapshot": NewSnapshot, "go_back": Snapshot, "remove_snapshot": Snapshot}
 
 
 @routes.route("GET", "/me/desktops", "Pools you may take from, desktops you hold, VMs that are yours.", answers={200: DESKTOPS})
@@ -116,12 +140,20 @@ def lease_return(id: str) -> Response:
 
 def _declare(verb: str) -> None:
     def act(id: str) -> Response:
-        done = broker.act(tx(), user_id=holder().user_id, desktop_id=read_uuid(id, "desktop"), verb=verb, now=now())
+        given: Any = body(BODIES[verb]) if verb in BODIES else None
+        done = broker.act(
+            tx(), user_id=holder().user_id, desktop_id=read_uuid(id, "desktop"), verb=verb, now=now(),
+            name=getattr(given, "name", ""), snapshot_id=getattr(given, "snapshot_id", None),
+        )  # fmt: skip
+        if done.refusal is not None:
+            commit()
+            raise done.refusal
         task = {"id": str(done.task_id), "href": f"{PREFIX}/tasks/{done.task_id}"} if done.task_id is not None else None
         return answer({"sentence": done.sentence, "task": task}, 202)
 
-    what = "Get a fresh desktop in place of yours." if verb == "reset" else f"{verb.capitalize()} a desktop of yours."
-    routes.route("POST", f"/me/desktops/<id>/{verb}", what, endpoint=f"desktop_{verb}", answers={202: {"type": "object"}})(act)
+    known = {"body": BODIES[verb]} if verb in BODIES else {}
+    address, endpoint = f"/me/desktops/<id>/{verb}", f"desktop_{verb}"
+    routes.route("POST", address, VERBS[verb], endpoint=endpoint, answers={202: {"type": "object"}}, **known)(act)
 
 
 for _verb in VERBS:
@@ -161,6 +193,7 @@ def desktop_json(desktop: Desktop) -> dict[str, Any]:
         "id": str(desktop.id), "name": desktop.name, "kind": desktop.kind, "state": desktop.state,
         "description": desktop.description, "sentence": desktop.sentence, "vm": _vm(desktop.vm_id, desktop.vm_name),
         "lease": lease, "position": desktop.position, "protocols": list(desktop.protocols), "actions": list(desktop.actions),
+        "snapshots": [{"id": str(s.id), "name": s.name, "created_at": plain(s.created_at)} for s in desktop.snapshots],
         "blocked": desktop.blocked,
     }
 

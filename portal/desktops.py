@@ -201,11 +201,16 @@ def _last_lease(tx: Tx, user_id: UUID, pool_id: UUID) -> Lease | None:
     ).first()
 
 
-def act(tx: Tx, who: Any, card: Card, verb: str, now: datetime) -> str:
+def act(tx: Tx, who: Any, card: Card, verb: str, now: datetime, name: str = "", snapshot_id: UUID | None = None) -> str:
     """Do what a button says; answers the sentence for the person."""
     lease = card.desktop.lease
-    if verb in ("start", "shutdown", "stop", "reset"):
-        return broker.act(tx, user_id=who.user_id, desktop_id=card.id, verb=verb, now=now).sentence
+    if verb not in ("extend", "leave", "give_back"):
+        of = {"user_id": who.user_id, "desktop_id": card.id}
+        done = broker.act(tx, verb=verb, now=now, name=name, snapshot_id=snapshot_id, **of)
+        if done.refusal is not None:
+            commit()
+            raise done.refusal
+        return done.sentence
     if lease is None:
         raise Impossible("no_lease", "You hold no desktop here, so there is nothing to give back or to extend.")
     if verb == "extend":

@@ -27,8 +27,12 @@ ROWS = {
     "calendar_id": ("calendars", ""),
     "user_id": ("users", "enabled = yes"),
 }
+RIGHT_WORDS = {
+    "start": "Start it", "shutdown": "Shut it down", "reboot": "Reboot it", "reset": "Get a fresh one",
+    "swap": "Change it for another one", "snapshot": "Take snapshots and go back to them",
+}  # fmt: skip
 CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
-    "rights": tuple((r, {"start": "Start it", "shutdown": "Shut it down", "reset": "Get a fresh one"}.get(r, r)) for r in RIGHTS),
+    "rights": tuple((r, RIGHT_WORDS[r]) for r in RIGHTS),
     "protocols": tuple(
         (p, {"vnc": "VNC, in the browser", "spice": "SPICE, in the browser or in remote-viewer"}.get(p, p)) for p in PROTOCOLS
     ),

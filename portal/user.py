@@ -17,12 +17,13 @@ from backend.directory.names import INTERNAL
 from backend.errors import Invalid, NotFound, Refused
 from broker import bookings
 from broker import connect as broker
-from portal import api_hosts, auth, desktops, devices, views
+from portal import api_desktops, api_hosts, auth, desktops, devices, views
 from portal.api_tokens import NewToken, make
 from portal.auth import actor, aside, person
 from portal.collections import listed
 from portal.desktops import Card
 from portal.explain import explanation
+from portal.routes import read_uuid
 from portal.transaction import commit, rollback, tx
 from portal.views import is_partial, now, say
 
@@ -182,12 +183,17 @@ def lease_bar(id: UUID) -> str:
     return render_template("user/lease_bar.html", desktop=_card(id), sentence="")
 
 
-@pages.post("/desktops/<uuid:id>/<any(start, shutdown, stop, reset, extend, give_back, leave):verb>")
+VERBS = ", ".join((*api_desktops.VERBS, "extend", "give_back", "leave"))
+
+
+@pages.post(f"/desktops/<uuid:id>/<any({VERBS}):verb>")
 def act(id: UUID, verb: str) -> Answer | str:
     """What the card's and the console's buttons do."""
     card = _card(id)
     try:
-        sentence = desktops.act(tx(), person(), card, verb, now())
+        chosen = request.form.get("snapshot_id")
+        snapshot_id = read_uuid(chosen, "snapshot") if chosen else None
+        sentence = desktops.act(tx(), person(), card, verb, now(), request.form.get("name", ""), snapshot_id)
     except Refused as no:
         if not is_partial():
             return _refused(no)

@@ -120,6 +120,12 @@ TABLE: dict[str, Case] = {
     "POST api.desktop_start": alice(DONE, path={"id": "@own_vm"}, body={}),
     "POST api.desktop_shutdown": alice(DONE, path=DESKTOP, body={}),
     "POST api.desktop_stop": alice(frozenset({403}), path=DESKTOP, body={}, no=frozenset({404})),  # no right of this pool
+    "POST api.desktop_reboot": alice(frozenset({403}), path=DESKTOP, body={}, no=frozenset({404})),
+    "POST api.desktop_swap": alice(frozenset({403}), path=DESKTOP, body={}, no=frozenset({404})),
+    "POST api.desktop_snapshot": alice(frozenset({403}), path=DESKTOP, body={"name": "now"}, no=frozenset({404})),
+    "POST api.desktop_go_back": alice(frozenset({403}), path=DESKTOP, body={"snapshot_id": "@snapshot"}, no=frozenset({404})),
+    "POST api.desktop_remove_snapshot": alice(frozenset({403}), path=DESKTOP, body={"snapshot_id": "@snapshot"},
+                                              no=frozenset({404})),
     "POST api.desktop_reset": alice(DONE, path=DESKTOP, body={}),
     "GET api.ticket_viewer": alice(path={"id": "@ticket"}),
     "POST api.lease_return": alice(path={"id": "@lease"}, body={}),
