@@ -16,6 +16,8 @@ END_WORDS = {
     "left_queue": "The queue was left.",
     "entitlement_ended": "The right to the pool ended.",
     "no_answer": "The call was not answered.",
+    "idle": "Nobody used it.",
+    "disconnected": "Nobody was connected to it.",
     "new_version": "A new version of the desktop took its place.",
 }
 STATE_WORDS = {
