@@ -98,7 +98,9 @@ class TestAutoLaunch:
         with place.sessions.begin() as tx:
             bob = tx.get_one(User, place.people["bob"])
             bob.auto_launch = True
-            make.a_permission(tx, bob, tx.get_one(Pool, place.ids["pool"]))
+            pool = tx.get_one(Pool, place.ids["pool"])
+            pool.size = 2
+            make.a_permission(tx, bob, pool)
         client = place.app.test_client()
         sign_in(client, "bob")
         with place.sessions() as tx:
