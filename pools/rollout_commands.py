@@ -25,8 +25,10 @@ from pools.rules import STATES
 
 @dataclass(frozen=True)
 class RollOut(OnPool):
-    """Make a pool's desktops of another version: `at_once` (people are warned, and their desktops taken after the grace),
-    `on_return` (each when it comes back), or in `batches`. One must boot before the others follow."""
+    """Make a pool's desktops of another version of their template; one must boot before the others follow.
+
+    `at_once` people are warned, and their desktops taken after the grace; `on_return` each desktop moves when it comes back;
+    in `batches` no more than so many are out of service at once."""
 
     pool_id: UUID
     template_id: UUID

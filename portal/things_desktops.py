@@ -255,7 +255,6 @@ LEASES = Thing(
         Column("extensions_used", "Extensions used", "number"),
         Column("ended_at", "Ended", "ago"),
         Column("end_reason", "Ended because"),
-        WHY,
     ),
     (
         Button(
