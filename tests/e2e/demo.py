@@ -6,8 +6,13 @@ import signal
 import sys
 import tempfile
 import threading
+from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
+from backend.calendars.models import Calendar
+from backend.directory.models import User
+from pools.models import Pool, SparePlan
 from tests import make
 from tests.e2e.site import PASSWORD, Site, paint_screens
 from tests.postgres import Cluster
@@ -18,7 +23,7 @@ def furnish(site: Site) -> None:
     site.add_host("alpha", "localhost")
     site.add_host("beta", "127.0.0.1")
     paint_screens(site)
-    office = site.world.add_pool("Desktops", size=4, spares=1, description="Office desktops for everybody")
+    office = site.world.add_pool("Desktops", size=4, spares=1, description="Office desktops for everybody", book_desktops=2)
     design = site.world.add_pool("Design", size=1, spares=0, description="Workstations with a large screen")
     site.add_user("admin", "Ada Lovelace", role="system_admin")
     alice = site.add_user("alice", "Alice Adams", on=(office, design))
@@ -26,10 +31,26 @@ def furnish(site: Site) -> None:
     site.add_user("carol", "Carol Clark", on=(design,))
     site.add_user("dave", "Dave Doe")
     site.add_vm("alice-build", alice)
+    _in_time(site, office, alice)
     with site.sessions.begin() as tx:
         make.a_directory(
             tx, "corp.example", "ad", config={"servers": ["ldaps://dc1.corp.example"], "base_dn": "DC=corp,DC=example"}
         )
+
+
+def _in_time(site: Site, pool_id: UUID, user_id: UUID) -> None:
+    """What has to do with hours and days: a calendar, spares by the hour, bookings of the days to come."""
+    with site.sessions.begin() as tx:
+        pool = tx.get_one(Pool, pool_id)
+        hours = Calendar(name="Office hours", windows=["Mon-Fri 07:30-18:00", "Sat 09:00-13:00"], timezone="Europe/Berlin",
+                         closed=["2026-12-24..2027-01-01"], description="When people work here")  # fmt: skip
+        tx.add(hours)
+        tx.flush()
+        tx.add(SparePlan(pool_id=pool.id, calendar_id=hours.id, spares=2))
+        today = site.clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
+        for day, hour, title in ((1, 9, "Introduction"), (2, 14, "Exercises"), (3, 9, "Questions")):
+            starts = today + timedelta(days=day, hours=hour)
+            make.a_booking(tx, pool, tx.get_one(User, user_id), starts_at=starts, hours=2, desktops=2, title=title)
 
 
 def main() -> None:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
+from backend.devices.commands import CreateDevice
+from backend.devices.models import Device
+from backend.devices.rules import digest, new_code, read_code
+from backend.tasks.command import SYSTEM
 from backend.tasks.models import Task
+from backend.tasks.submit import submit
 from pools.models import Decision, Lease, Pool
 from tests.e2e import flows
 from tests.e2e.demo import furnish
@@ -23,11 +29,12 @@ FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
 SHOWN = {  # what the documentation has, by look
     "light-wide": {
         "sign-in", "desktops", "queue", "console", "account", "dashboard", "pools", "pool", "pool-new", "entitle", "leases",
-        "lease-take-back", "decision", "hosts", "vms", "vm", "task", "events",
+        "lease-take-back", "decision", "hosts", "vms", "vm", "task", "events", "bookings", "booking-new", "pool-calendar",
+        "calendar-new", "warning", "kiosk", "why", "devices",
     },
     "dark-wide": {"sign-in", "desktops", "dashboard", "pool"},
-    "light-phone": {"sign-in", "desktops", "console", "pool"},
-    "dark-phone": {"desktops", "queue"},
+    "light-phone": {"sign-in", "desktops", "console", "pool", "bookings", "pool-calendar", "kiosk"},
+    "dark-phone": {"desktops", "queue", "warning"},
 }  # fmt: skip
 
 
@@ -71,6 +78,17 @@ class Album:
         self.take(page, "console")
         page.get_by_role("button", name="Paste text").click()
         self.take(page, "console-paste")
+        lease = self.site.read(lambda tx: tx.scalar(sa.select(Lease.id).join(Pool, Pool.id == Lease.pool_id).where(
+            Pool.name == "Desktops", Lease.state.in_(("active", "expiring")))))  # fmt: skip
+        self.take(page, "why", f"/leases/{lease}/why")
+        self.ends_soon(True)
+        self.take(page, "warning", "/")
+        self.ends_soon(False)
+        self.take(page, "bookings", "/bookings")
+        page.get_by_role("link", name="Book desktops", exact=True).click()
+        self.take(page, "booking-new")
+        pool = self.site.read(lambda tx: tx.scalar(sa.select(Pool.id).where(Pool.name == "Desktops")))
+        self.take(page, "pool-calendar", f"/pools/{pool}/calendar")
         self.take(page, "account", "/account")
         page.goto("/")
         page.locator("#account summary").click()
@@ -80,6 +98,22 @@ class Album:
         flows.sign_in(opened.page, "dave", PASSWORD)
         self.take(opened.page, "no-desktops")
         opened.close()
+        opened = self.tab()
+        self.take(opened.page, "kiosk-enroll", "/kiosk")
+        opened.page.get_by_label("Code").fill(new_device(self.site))
+        opened.page.keyboard.press("Enter")
+        opened.page.get_by_role("heading", name="Welcome").wait_for()
+        self.take(opened.page, "kiosk")
+        opened.close()
+
+    def ends_soon(self, soon: bool) -> None:
+        """Alice's lease of a desktop is about to end, or has its time again."""
+        now = self.site.clock.now()
+        with self.site.sessions.begin() as tx:
+            lease = tx.scalars(sa.select(Lease).join(Pool, Pool.id == Lease.pool_id).where(
+                Pool.name == "Desktops", Lease.state.in_(("active", "expiring")))).one()
+            lease.ends_at = now + timedelta(minutes=4 if soon else 50)
+        self.site.until(lambda tx: tx.get_one(Lease, lease.id).state == "expiring", "alice is warned")
 
     def administration(self) -> None:
         """The pages of an administrator."""
@@ -106,8 +140,13 @@ class Album:
             "events",
             "consoles",
             "sessions",
+            "calendars",
+            "devices",
+            "accessrules",
+            "bookings",
+            "rollouts",
         ):
-            self.take(page, plural, f"/admin/{plural}")
+            self.take(page, f"admin-{plural}" if plural == "bookings" else plural, f"/admin/{plural}")
         self.take(page, "pool", f"/admin/pools/{pool}")
         self.take(page, "pool-new", "/admin/do/pool.create")
         self.take(page, "pool-edit", f"/admin/do/pool.edit?pool_id={pool}")
@@ -117,6 +156,7 @@ class Album:
         page.get_by_label("Person or group").press_sequentially("da")
         self.take(page, "entitle")
         self.take(page, "lease", f"/admin/leases/{id_of(Lease, Lease.state == 'active')}")
+        self.take(page, "calendar-new", "/admin/do/calendar.create")
         self.take(page, "decision", f"/admin/decisions/{id_of(Decision, Decision.outcome == 'given')}")
         self.take(page, "task", f"/admin/tasks/{id_of(Task, Task.command == 'vm.start')}")
         vm = self.site.read(lambda tx: tx.scalar(sa.select(Lease.vm_id).where(Lease.state == "active")))
@@ -135,6 +175,16 @@ class Album:
         page.goto("/admin/pools?search=colour = red")
         self.take(page, "search-wrong")
         opened.close()
+
+
+def new_device(site: Site) -> str:
+    """The code of a thin client that leads to the pool Desktops."""
+    code = new_code()
+    with site.sessions.begin() as tx:
+        pool_id = tx.scalar(sa.select(Pool.id).where(Pool.name == "Desktops"))
+        count = tx.scalar(sa.select(sa.func.count()).select_from(Device)) or 0
+        submit(tx, CreateDevice(f"Library {count + 1}", digest(read_code(code)).hex(), pool_id=pool_id), SYSTEM, site.clock.now())
+    return code
 
 
 def prepare(browser: Browser, site: Site) -> None:
