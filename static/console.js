@@ -20,6 +20,7 @@ let leaving = false;
 let asking = false;
 let opened = false;
 let steady = null;
+let moving = false;  // the person wants the console that is open elsewhere to move here
 
 function show(name) {
   root.dataset.view = name;
@@ -52,13 +53,14 @@ function paint(html) {
 }
 
 // A sentence in place of the screen, with a way on.
-function stop(title, text, { again = true } = {}) {
+function stop(title, text, { again = true, move = false } = {}) {
   leaving = true;
   const card = document.getElementById("stopped").content.cloneNode(true);
   card.querySelector("[data-title]").textContent = title;
   card.querySelector("[data-text]").textContent = text;
   const button = card.querySelector("[data-again]");
-  if (again) button.addEventListener("click", () => { leaving = false; attempts = 0; begin(); }); else button.remove();
+  if (move) button.querySelector(".pf-v6-c-button__text").textContent = "Move it here";
+  if (again) button.addEventListener("click", () => { leaving = false; attempts = 0; moving = move; begin(); }); else button.remove();
   wait.replaceChildren(card);
   show("wait");
   say(title);
@@ -74,13 +76,17 @@ async function open() {
     const answer = await fetch(CONNECT, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-CSRFToken": document.querySelector("meta[name=csrf-token]").content },
-      body: JSON.stringify({ protocol: protocol(), client: "browser" }),
+      body: JSON.stringify({ protocol: protocol(), client: "browser", move: moving }),
     });
     const told = await answer.json();
-    if (answer.status === 201) await watch(told.viewer);
+    if (answer.status === 201) { moving = false; await watch(told.viewer); }
     else if (answer.status === 401) location.reload();
     else if (answer.status >= 500) retry("Leasehold is not ready. Trying again …");
     else if (!answer.ok) {
+      if (told.error.code === "console_elsewhere") {
+        stop("It is open on another of your devices", told.error.message, { move: true });
+        return;
+      }
       if (told.error.code === "bad_protocol") prefer(null); // what was chosen is not to be had: "Connect again" takes what is
       stop("The desktop cannot be opened", told.error.message);
     }
