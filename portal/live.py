@@ -35,7 +35,8 @@ POLL_S = 0.25
 AT_ONCE = 1000  # changes read at a time
 KEPT = 5000  # changes a process keeps: what streams that are only a little behind need
 COMMENT_S = 15  # a line this often keeps proxies from closing the stream, and the session is looked at again
-SEATS = 20  # streams of one session at one process; a browser opens six at most
+# streams of one session at one process: a browser has one a page, and pages left behind count until the next sign of life
+SEATS = 64
 RETRY_S = 5
 Cursor = tuple[int, int]
 

@@ -49,7 +49,7 @@ def test_protocols_are_those_that_rules_and_device_leave(tx: Tx) -> None:
     alice = entitled(tx, pool, "alice")
     assert ask(tx, alice, pool.id, address=OFFICE).protocol == "vnc"
     assert ask(tx, alice, pool.id, address=HOME).protocol == "spice"
-    with pytest.raises(Invalid, match="offers SPICE, not vnc"):
+    with pytest.raises(Invalid, match="offers SPICE, not VNC"):
         ask(tx, alice, pool.id, address=HOME, protocol="vnc")
 
 

@@ -28,11 +28,16 @@ def wait(what: Callable[[], object], why: str) -> None:
         time.sleep(0.05)
 
 
+def _as_at_a_terminal() -> None:
+    """Ctrl-C counts, also where the tests run in the background and it does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def running(cli: Cli, viewer: Path, *argv: str, given: str = "") -> Iterator[subprocess.Popen[str]]:
     command, environ = cli.command("connect", "--viewer", str(viewer), *argv)
     process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True, cwd=cli.home)
+                               text=True, cwd=cli.home, preexec_fn=_as_at_a_terminal)
     assert process.stdin is not None
     process.stdin.write(given)
     process.stdin.flush()

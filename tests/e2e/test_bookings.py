@@ -37,12 +37,12 @@ def course(site: Site) -> str:
     """A pool that may be booked, a teacher and a group; another person's booking on the day after tomorrow."""
     pool_id = site.world.add_pool("Course room", size=14, lease_s=7200, book_desktops=12, book_open=5,
                                   description="Desktops of the training room")
-    erin, frank = site.add_user("erin", "Erin Evans", on=(pool_id,)), site.add_user("frank", "Frank Fox", on=(pool_id,))
+    erin, fiona = site.add_user("erin", "Erin Evans", on=(pool_id,)), site.add_user("fiona", "Fiona Fox", on=(pool_id,))
     with site.sessions.begin() as tx:
         group = make.a_group(tx, "Statistics course")
         make.a_permission(tx, group, tx.get_one(Pool, pool_id))
-        user, other = (tx.scalars(sa.select(User).where(User.name == name)).one() for name in ("erin", "frank"))
-        assert erin and frank
+        user, other = (tx.scalars(sa.select(User).where(User.name == name)).one() for name in ("erin", "fiona"))
+        assert erin and fiona
         tx.add(Membership(user_id=user.id, group_id=group.id))
         at = (site.clock.now() + timedelta(days=2)).replace(hour=9, minute=0, second=0, microsecond=0)
         make.a_booking(tx, tx.get_one(Pool, pool_id), other, starts_at=at, hours=3, desktops=12, title="Private")
