@@ -120,7 +120,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "booking.edit": ("info", "{actor} changed booking {name} of pool {pool}: {desktops} from {starts_at} until {ends_at}."),
     "booking.cancel": ("info", "{actor} cancelled booking {name} of pool {pool}: {why}"),
     "booking.prepare": ("info", "The desktops of booking {name} of pool {pool} are made ready for {starts_at}."),
-    "booking.begin": ("info", "Booking {name} of pool {pool} has begun: {ready} of {desktops} are ready."),
+    "booking.begin": ("info", "Booking {name} of pool {pool} has begun with {ready} of {desktops} ready."),
     "booking.late": ("warning", "Not all desktops of booking {name} of pool {pool} are ready: {why}"),
     "booking.ready": ("info", "All desktops of booking {name} of pool {pool} are ready now."),
     "booking.release": ("info", "Booking {name} of pool {pool}: {freed} that nobody used are free for others now."),

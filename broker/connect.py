@@ -38,6 +38,7 @@ from pools.rules import (
     free,
     hopeless,
     not_now,
+    own,
     priority_of,
     surplus,
 )
@@ -215,6 +216,9 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: in
         booked=booked.must_wait(tx, pool, wish.user_id, wish.now)[0] if some and booking is None else "",
         reserved=booked.reserved(tx, pool, wish.now) if some and booking is None else 0,
     )
+    own_one = pool.type == "dedicated" and bool(own(asked.candidates, wish.user_id))
+    if own_one:  # nobody else can have it, so nobody is overtaken
+        asked = replace(asked, queued=0)
     choice = choose(asked)
     kept: dict[str, Any] = {
         "user_id": wish.user_id, "pool_id": pool.id, "reasons": choice.reasons, "counts": counts, "now": wish.now,
@@ -225,7 +229,7 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: in
         _tell(tx, pool, None, choice.sentence, wish)
         return Answer("refused", choice.sentence, refusal=Impossible(choice.code, choice.sentence, pool=pool.name))
     lease = leases.ask(tx, pool, wish.user_id, choice.sentence, wish.now, priority, booking.id if booking else None)
-    member = leases.take_member(tx, pool.id, [c.member_id for c in choice.order], for_lease=lease)
+    member = leases.take_member(tx, pool.id, [c.member_id for c in choice.order], for_lease=lease, from_queue=own_one)
     if member is None:
         if choice.outcome != "queued":
             lease.why = "Somebody was faster; you wait for the next one."

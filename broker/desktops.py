@@ -130,7 +130,7 @@ def _of_pool(tx: Tx, pool: Pool, held: list[tuple[Lease, Vm | None]]) -> list[De
             Desktop(
                 id=pool.id if n == 0 or vm is None else vm.id,
                 state=("called" if lease.called_until else "starting") if lease.state == "starting" else state,
-                sentence=lease.why,
+                sentence=lease.why or _asleep(vm),
                 vm_id=vm.id if vm else None,
                 vm_name=vm.name if vm else "",
                 lease=lease,
@@ -158,6 +158,10 @@ def paused(pool: Pool) -> str:
     if pool.state != "paused":
         return ""
     return f"Pool {pool.name} is paused: {pool.pause_why.rstrip('.')}." if pool.pause_why else f"Pool {pool.name} is paused."
+
+
+def _asleep(vm: Vm | None) -> str:
+    return "It is suspended; connect, and it goes on where it was left." if vm is not None and vm.state == "suspended" else ""
 
 
 def _power(vm: Vm | None) -> str:

@@ -164,7 +164,10 @@ def boot_s(tx: Tx, pool_id: UUID) -> float:
 
 
 def wait_s(tx: Tx, pool: Pool, place: int, now: datetime) -> int | None:
-    """An honest estimate of the seconds until the person at this place of the queue (1 is next) has a desktop."""
+    """An honest estimate of the seconds until the person at this place of the queue (1 is next) has a desktop; None when
+    nobody knows."""
+    if pool.state == "paused":
+        return None
     rows = tx.execute(
         sa.select(PoolMember.state, Lease.ends_at, Task.created_at, sa.func.coalesce(Lease.state == "starting", sa.false()))
         .outerjoin(Lease, sa.and_(Lease.vm_id == PoolMember.vm_id, sa.text(f"lease.{LIVE}")))
