@@ -24,7 +24,7 @@ from backend.storage.models import StorageDomain
 from backend.tasks.models import Task
 from backend.tasks.submit import submit
 from backend.vms.models import Template, Vm
-from pools.models import Lease, Pool, PoolMember
+from pools.models import Booking, Lease, Pool, PoolMember, Rollout
 from sim.story import Story, Wrong
 
 NAMED: dict[str, Any] = {
@@ -34,7 +34,8 @@ NAMED: dict[str, Any] = {
 
 
 def find(tx: Tx, story: Story, kind: str, name: str) -> UUID | None:
-    """The id of the thing of this kind with this name: a lease by its person, a member by its VM."""
+    """The id of the thing of this kind with this name: a lease by its person, a member by its VM,
+    a rollout by its pool, a version of a template as “Debian, version 2”."""
     if kind == "lease":
         person = name.removesuffix("'s")
         lease = story.lease_of(tx, person) if person in story.people else None
@@ -44,6 +45,13 @@ def find(tx: Tx, story: Story, kind: str, name: str) -> UUID | None:
         return lease.id if lease is not None else None
     if kind == "member":
         return tx.scalar(sa.select(PoolMember.id).join(Vm, Vm.id == PoolMember.vm_id).where(Vm.name == name))
+    if kind == "template" and (version := re.fullmatch(r"(.+), version (\d+)", name)):
+        return tx.scalar(sa.select(Template.id).where(Template.name == version[1], Template.version == int(version[2])))
+    if kind == "rollout":
+        of_pool = sa.select(Rollout.id).join(Pool, Pool.id == Rollout.pool_id).where(Pool.name == name)
+        return tx.scalar(of_pool.order_by(Rollout.created_at.desc()).limit(1))
+    if kind == "booking":
+        return tx.scalar(sa.select(Booking.id).where(Booking.title == name))
     cls = NAMED.get(kind)
     if cls is None:
         table = next((m.class_ for m in Pool.registry.mappers if getattr(m.class_, "kind", None) == kind), None)

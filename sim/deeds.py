@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,10 +13,13 @@ import sqlalchemy as sa
 from backend.db import Tx
 from backend.errors import Refused
 from backend.vms.models import Vm
+from broker import bookings, consoles, holding
 from broker import connect as broker
-from broker import holding
+from broker.models import ConsoleSession
+from pools.booking_rules import Wish
 from pools.models import Lease, Pool
 from pools.rules import RIGHTS, WANTING
+from sim import watching
 from sim.story import Story, Wrong
 from sim.telling import answered
 
@@ -33,6 +37,43 @@ def connect(story: Story, name: str, desktop: str, *, another: bool, protocol: s
         return f"no. {no.message}"
     story.looked(name)
     return told
+
+
+def watch(story: Story, name: str) -> str:
+    """The person opens the desktop that they have; what they are told when it cannot be shown."""
+    with story.place.tx() as tx:
+        if (lease := story.lease_of(tx, name)) is None:
+            raise Wrong(f"cannot be: {name} has no desktop.")
+        answer = broker.connect(
+            tx, user_id=story.people[name], session_id=story.session_of(tx, name), desktop_id=lease.pool_id, protocol=None,
+            client="browser", now=story.clock.now(),
+        )  # fmt: skip
+        if answer.ticket is None:
+            return answered(answer)
+        watching.open(tx, answer.ticket, story.clock.now())
+    return ""
+
+
+def at_console(story: Story, name: str, *, close: bool) -> None:
+    """The person presses a key in the consoles that they have open, or closes them."""
+    now = story.clock.now()
+    with story.place.tx() as tx:
+        mine = [id for id in watching.living(tx) if tx.get_one(ConsoleSession, id).user_id == story.people[name]]
+        if not mine:
+            raise Wrong(f"cannot be: {name} has no console open.")
+        consoles.seen(tx, {id: (0, 0) for id in mine}, () if close else mine, now)
+        for id in mine if close else ():
+            consoles.end(tx, id, why="The viewer was closed.", now=now)
+
+
+def book(story: Story, name: str, pool: str, desktops: int, start: datetime, end: datetime, group: str) -> None:
+    """The person books desktops of a pool, for themselves or for a group of theirs."""
+    with story.place.tx() as tx:
+        wish = Wish(desktops, start, end, not group, "")
+        bookings.book(
+            tx, user_id=story.people[name], pool_id=_desktop(tx, pool), wish=wish, rule="", timezone="UTC",
+            group_id=story.groups[group] if group else None, now=story.clock.now(),
+        )  # fmt: skip
 
 
 def do(story: Story, name: str, deed: str, desktop: str, more: Mapping[str, str]) -> str:

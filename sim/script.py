@@ -13,11 +13,12 @@ from backend.db import Tx
 from backend.directory.models import Group, Membership, Permission, User
 from backend.errors import Refused
 from backend.hosts.models import Host
+from backend.storage.models import Disk, StorageDomain
 from backend.tasks.models import Task
-from backend.vms.models import Vm
+from backend.vms.models import Template, Vm
 from pools import facts
 from pools.models import Pool, PoolMember
-from sim import commands, deeds, telling
+from sim import commands, deeds, make, telling
 from sim.story import LONGEST, Story, Wrong
 
 NAME = r"[\w@.-]+(?<![,.:])"
@@ -228,6 +229,19 @@ def admin_verbs(story: Story, verb: str, rest: str) -> None:
         commands.submit_as_admin(tx, story, command, commands.read(tx, story, command, rest))
 
 
+@sentence(r"(?P<pool>.+) has a new version(?P<broken> that does not boot)?",
+          "Desktops has a new version", "Desktops has a new version that does not boot")
+def new_version(story: Story, pool: str, broken: str = "") -> None:
+    with story.place.tx() as tx:
+        row = tx.get_one(Pool, commands.require(tx, story, "pool", pool))
+        old = tx.get_one(Template, row.template_id)
+        newest = tx.scalar(sa.select(sa.func.max(Template.version)).where(Template.name == old.name)) or 0
+        new = make.a_template(tx, old.name, domain=tx.get_one(StorageDomain, row.domain_id), version=newest + 1,
+                              boot_timeout_s=old.boot_timeout_s, memory_mib=old.memory_mib)  # fmt: skip
+        if broken:
+            story.place.sim.do(f"image {tx.scalar(sa.select(Disk.path).where(Disk.template_id == new.id))} boot_fails")
+
+
 @sentence(r"show (?P<pool>.+)", "show Desktops")
 def show(story: Story, pool: str) -> None:
     with story.place.tx() as tx:
@@ -267,6 +281,27 @@ def does(story: Story, who: str, deed: str, desktop: str = "", more: str = "") -
                for name in everybody(story, who)]
     for names, answer in telling.together((name, answer) for name, answer in answers if answer):
         story.log.say(f"{names} {'are' if ',' in names or '..' in names else 'is'} told: {answer}")
+
+
+@sentence(rf"{WHO} opens? (?:a|their) consoles?", "alice opens a console", "alice and bob open their consoles")
+def opens(story: Story, who: str) -> None:
+    for name in everybody(story, who):
+        if answer := deeds.watch(story, name):
+            story.log.say(f"{name} is told: {answer}")
+
+
+@sentence(rf"{WHO} (?P<what>presse?s? a key|closes? (?:the|their) consoles?)", "alice presses a key", "alice closes the console")
+def at_console(story: Story, who: str, what: str) -> None:
+    for name in everybody(story, who):
+        deeds.at_console(story, name, close=what.startswith("close"))
+
+
+@sentence(rf"(?P<who>{NAME}) books (?P<count>\d+) of (?P<pool>.+?)(?: for (?P<group>{NAME}))? "
+          r"from (?P<start>\S+) until (?P<end>\S+)",
+          "alice books 1 of Desktops from 09:00 until 10:00", "teacher books 2 of Desktops for course from 09:00 until 10:00")
+def books(story: Story, who: str, count: str, pool: str, start: str, end: str, group: str = "") -> None:
+    name, times = everybody(story, who)[0], [commands.time_of_day(story, at) for at in (start, end)]
+    deeds.book(story, name, pool, int(count), times[0], times[1], group)
 
 
 WORDS = {"gives? back": "give_back", "leaves? the queue": "leave_queue", "extends?": "extend", "starts?": "start",

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 
 import assembly
 from backend.ca import Authority
-from backend.calendars.models import Calendar
 from backend.db import Sessions, Tx, get
 from backend.directory.models import Permission, User, WebSession
 from backend.hosts.models import Host
@@ -24,8 +23,9 @@ from backend.vms.models import Vm
 from pools import booked, facts
 from pools.models import Decision, Lease, Pool, PoolMember
 from pools.rules import HOLDING
-from sim import make, telling
+from sim import make, telling, watching
 from sim.clock import ToldClock
+from sim.dues import next_due
 from sim.installation import LIVE, Installation
 
 QUIET_TICKS = 3  # rounds without news after which the managers are not asked for each second any more
@@ -122,7 +122,9 @@ class Story:
 
     # -- time --------------------------------------------------------------------------------------
     def tick(self) -> None:
-        """One round of every manager, and what is new by it."""
+        """One round of the gateway and of every manager, and what is new by it."""
+        with self.place.tx() as tx:
+            watching.beat(tx, self.clock.now())
         for manager in self.managers:
             manager.tick()
         if self.managers:
@@ -162,7 +164,7 @@ class Story:
         with self.place.tx() as tx:
             if self._quiet < QUIET_TICKS or self._is_busy(tx):
                 return 1.0
-            due = self._next_due(tx)
+            due = next_due(tx, self.clock.now())
         left = (due - self.clock.now()).total_seconds() if due else longest
         return max(1.0, min(longest, 2.0 ** (self._quiet - QUIET_TICKS), float(-(-left // 1))))
 
@@ -176,20 +178,6 @@ class Story:
             if reachable != (state == "up") or state == "connecting":
                 return True
         return False
-
-    def _next_due(self, tx: Tx) -> datetime | None:
-        """The next time that stands in a row, or at which a calendar opens or closes."""
-        now = self.clock.now()
-        before = sa.func.make_interval(0, 0, 0, 0, 0, 0, Pool.warn_s)
-        times = [sa.select(Lease.ends_at - before).join(Pool, Pool.id == Lease.pool_id).where(Lease.state != "ended")]
-        for cls in (Lease, Pool, Permission):
-            live = Lease.state != "ended" if cls is Lease else sa.true()
-            columns = [c for c in cls.__table__.columns if isinstance(c.type, sa.DateTime)]
-            times += [sa.select(column).where(live, column > now) for column in columns]
-        due = [time for time in tx.scalars(sa.union_all(*times)) if time is not None]
-        for calendar in tx.scalars(sa.select(Calendar)):
-            due += [time for time in (calendar.hours.until(now), calendar.hours.opens(now)) if time is not None]
-        return min((time for time in due if time > now), default=None)
 
     # -- telling -----------------------------------------------------------------------------------
     def tell(self) -> None:

@@ -20,7 +20,7 @@ from broker.standing import standing
 from pools.models import Lease
 
 MARKS = {"info": "", "warning": "!", "error": "!!"}
-WORDS = {"running": "is running", "starting": "is starting", "ending": "is shutting down", "off": "is switched off",
+WORDS = {"running": "is running", "starting": "is starting", "ending": "is shutting down", "off": "is off",
          "unreachable": "cannot be reached", "called": "is ready if you answer"}
 Page = dict[str, tuple[str, str]]  # by pool: what must differ for it to be told again, and the words
 
