@@ -1,4 +1,5 @@
-"""Whatever happens in whatever order: one holder a desktop, nobody overtaken, no member lost, everybody answered."""
+"""Whatever happens in whatever order: one holder a desktop, nobody overtaken by a person of the same priority, no lease
+after its entitlement, no member lost, everybody answered."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from backend.tasks.submit import submit
 from backend.vms.models import Vm
 from broker import connect as broker
 from pools import facts
-from pools.commands import EditPool, ReclaimLease
+from pools.commands import EditPool, PausePool, ReclaimLease, ResumePool
 from pools.member_commands import RepairMember
 from pools.models import Decision, Lease, Pool, PoolMember
 from pools.rules import HOLDING
@@ -40,17 +41,20 @@ class Life(RuleBasedStateMachine):
 
     cluster: Cluster
 
-    @initialize(spares=st.integers(0, 2), size=st.integers(1, 3))
-    def begin(self, spares: int, size: int) -> None:
+    @initialize(spares=st.integers(0, 2), size=st.integers(1, 3), call_s=st.sampled_from([0, 5]))
+    def begin(self, spares: int, size: int, call_s: int) -> None:
         self.database = self.cluster.new_database()
         self.sessions = new_sessions(self.cluster.url(self.database))
         self.world = World(self.sessions, ToldClock(), boot_s=2, shutdown_s=1)
         self.world.add_host("alpha")
         self.pool_id = self.world.add_pool(
-            size=size, spares=min(spares, size), lease_s=600, warn_s=60, grace_s=20, shutdown_s=3, boot_timeout_s=4
+            size=size, spares=min(spares, size), lease_s=600, warn_s=60, grace_s=20, shutdown_s=3, boot_timeout_s=4,
+            call_s=call_s,
         )  # fmt: skip
         self.people = [self.world.a_user(f"p{n}", on=[self.pool_id]) for n in range(6)]
-        self.waiting: dict[UUID, int] = {}
+        with self.world.tx() as tx:  # one of them goes before the others
+            tx.execute(sa.update(Permission).where(Permission.user_id == self.people[-1][0]).values(priority=10))
+        self.waiting: dict[UUID, tuple[int, int]] = {}
         self.holding: set[UUID] = set()
 
     def teardown(self) -> None:
@@ -71,7 +75,7 @@ class Life(RuleBasedStateMachine):
     def connects(self, who: int) -> None:
         user_id, session_id = self.people[who]
         with self.world.tx() as tx:
-            before = facts.queued(tx, self.pool_id)
+            before = facts.queued(tx, self.pool_id, 10 if user_id == self.people[-1][0] else 0)
             mine = tx.scalars(sa.select(Lease.id).where(Lease.user_id == user_id, Lease.state.in_(("queued", *HOLDING)))).all()
         try:
             with self.world.tx() as tx:
@@ -121,11 +125,33 @@ class Life(RuleBasedStateMachine):
         with self.world.tx() as tx:
             tx.execute(sa.delete(Permission).where(Permission.user_id == self.people[who][0]))
 
+    @rule(who=PEOPLE, seconds=st.integers(1, 300))
+    def has_the_right_no_longer_than(self, who: int, seconds: int) -> None:
+        """The entitlement is given an end: what they hold ends with it."""
+        user_id, until = self.people[who][0], self.world.clock.now() + timedelta(seconds=seconds)
+        with self.world.tx() as tx:
+            tx.execute(sa.update(Permission).where(Permission.user_id == user_id).values(valid_until=until))
+        if self.entitled(user_id):
+            self.world.tick()
+            with self.world.tx() as tx:
+                running = sa.select(Lease.ends_at).where(Lease.user_id == user_id, Lease.state.in_(("active", "expiring")))
+                assert all(end is not None and end <= until for end in tx.scalars(running)), "a lease outlives its entitlement"
+
     # -- what happens to the pool --------------------------------------------------------------------
     @rule(size=st.integers(1, 4), spares=st.integers(0, 1))
     def is_resized(self, size: int, spares: int) -> None:
         with self.world.tx() as tx:
             submit(tx, EditPool(self.pool_id, size=size, spares=spares), SYSTEM, self.world.clock.now())
+
+    @rule(ticks=st.integers(1, 8))
+    def is_paused_for_a_while(self, ticks: int) -> None:
+        with self.world.tx() as tx:
+            submit(tx, PausePool(self.pool_id, "a pause"), SYSTEM, self.world.clock.now())
+            held = set(tx.scalars(sa.select(Lease.id).where(Lease.state.in_(HOLDING))))
+        self.world.run_for(ticks)
+        with self.world.tx() as tx:
+            assert set(tx.scalars(sa.select(Lease.id).where(Lease.state.in_(HOLDING)))) <= held, "given out while paused"
+            submit(tx, ResumePool(self.pool_id), SYSTEM, self.world.clock.now())
 
     @rule()
     def is_repaired(self) -> None:
@@ -162,7 +188,7 @@ class Life(RuleBasedStateMachine):
         task_id, claim = runner.claim()
         if task_id is not None and planned:
             runner.plan(task_id, claim)
-        self.world.runner = self.world.new_runner("reborn")
+        self.world.runner, self.world.loops = self.world.new_runner("reborn"), self.world.new_loops()
 
     # -- time ----------------------------------------------------------------------------------------
     @rule(ticks=st.integers(1, 15))
@@ -195,8 +221,9 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         with self.world.tx() as tx:
-            queue = dict(tx.execute(sa.select(Lease.id, Lease.queue_place).where(Lease.state == "queued")).all())
-            held = dict(tx.execute(sa.select(Lease.id, Lease.queue_place).where(Lease.state.in_(HOLDING))).all())
+            asked = tx.execute(sa.select(Lease.id, Lease.state, Lease.priority, Lease.queue_place)).all()
+        queue = {id: (-priority, place) for id, state, priority, place in asked if state == "queued"}
+        held = {id: (-priority, place) for id, state, priority, place in asked if state in HOLDING}
         stayed = [place for id, place in queue.items() if id in self.waiting]
         for id in held.keys() - self.holding:
             assert all(held[id] < place for place in stayed), "somebody was overtaken"
@@ -238,6 +265,8 @@ class Life(RuleBasedStateMachine):
             counts = facts.counts(tx, self.pool_id)
             held = tx.scalars(sa.select(Lease.vm_id).where(Lease.state.in_(HOLDING))).all()
             assert counts.get("leased", 0) == len(held), "a desktop is leased by nobody"
+            holders = tx.scalars(sa.select(Lease.user_id).where(Lease.state.in_(HOLDING))).all()
+            assert all(self.entitled(holder) for holder in holders), "a lease outlives its entitlement"
             assert sum(counts.values()) <= max(tx.get(Pool, self.pool_id).size, counts.get("leased", 0)), counts
 
     # -- looking -------------------------------------------------------------------------------------
@@ -252,7 +281,8 @@ class Life(RuleBasedStateMachine):
 
     def entitled(self, user_id: UUID) -> bool:
         with self.world.tx() as tx:
-            return tx.scalar(sa.select(Permission.id).where(Permission.user_id == user_id)) is not None
+            holds = sa.or_(Permission.valid_until.is_(None), Permission.valid_until > self.world.clock.now())
+            return tx.scalar(sa.select(Permission.id).where(Permission.user_id == user_id, holds)) is not None
 
 
 def test_any_order(cluster: Cluster) -> None:
