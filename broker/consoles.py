@@ -58,11 +58,12 @@ def others_live(tx: Tx, vm_id: UUID, *, but: UUID, now: datetime) -> bool:
 
 
 def elsewhere(tx: Tx, user_id: UUID, vm_id: UUID, session_id: UUID) -> list[ConsoleSession]:
-    """The person's own open consoles of this VM that belong to another sign-in: another browser or device."""
-    c = ConsoleSession
+    """The person's own open consoles of this VM that belong to another sign-in, which is not over: another browser or device."""
+    c, s = ConsoleSession, WebSession
     return list(tx.scalars(
-        sa.select(c).join(Ticket, Ticket.id == c.ticket_id)
-        .where(_LIVE, c.end_wanted.is_(None), c.user_id == user_id, c.vm_id == vm_id, Ticket.session_id != session_id)
+        sa.select(c).join(Ticket, Ticket.id == c.ticket_id).join(s, s.id == Ticket.session_id)
+        .where(_LIVE, c.end_wanted.is_(None), s.ended_at.is_(None), c.user_id == user_id, c.vm_id == vm_id,
+               Ticket.session_id != session_id)
         .order_by(c.started_at)
     ))
 

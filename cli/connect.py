@@ -31,9 +31,10 @@ PATIENCE_S = 60  # how long a portal may be away while somebody waits for a desk
 @click.option("--user", "-u", metavar="NAME", help="Sign in as; asked for when nobody is signed in.")
 @click.option("--full-screen", "-f", is_flag=True, help="Open the desktop on the whole screen.")
 @click.option("--kiosk", is_flag=True, help="For a thin client: full screen, then back to the sign-in prompt.")
+@click.option("--move", is_flag=True, help="Move it here without asking when it is open on another device.")
 @click.option("--viewer", default="remote-viewer", envvar="LEASEHOLD_VIEWER", show_default=True, help="What shows it.")
 @click.pass_obj
-def connect(session: Any, name: str | None, user: str | None, full_screen: bool, kiosk: bool, viewer: str) -> None:
+def connect(session: Any, name: str | None, user: str | None, full_screen: bool, kiosk: bool, move: bool, viewer: str) -> None:
     """Open a desktop: NAME, or the only one you have.
 
     On a machine that is enrolled as a thin client (leasehold device enroll) the device's own pool, protocols and
@@ -45,13 +46,13 @@ def connect(session: Any, name: str | None, user: str | None, full_screen: bool,
     if not kiosk:
         client = Client(session.config)
         with _signed_in(client, user) as launch:
-            _open(client, name or launch, [program, "--full-screen"] if full_screen else [program], full_screen)
+            _open(client, name or launch, [program, "--full-screen"] if full_screen else [program], full_screen, move)
         return
     while True:
         client = Client(session.config, token="")  # a kiosk knows nobody but who stands before it
         try:
             with _signed_in(client, user) as launch:
-                _open(client, name or launch or _chosen(client), [program, *KIOSK], True)
+                _open(client, name or launch or _chosen(client), [program, *KIOSK], True, move)
         except Trouble as no:
             if no.code == USAGE:
                 raise
@@ -113,9 +114,9 @@ def _still(client: Client) -> None:
         raise _Gone from None
 
 
-def _open(client: Client, name: str | None, viewer: list[str], full_screen: bool) -> None:
+def _open(client: Client, name: str | None, viewer: list[str], full_screen: bool, move: bool) -> None:
     chosen = desktop(client, name)
-    ready = _wait(client, chosen)
+    ready = _moved(client, chosen, move or not sys.stdin.isatty())
     ticket = path("tickets", ready["ticket"]["id"], "viewer")
     _, text, _ = client.raw("GET", ticket, query={"full_screen": "1"} if full_screen else None)
     with _private_file(text) as file:
@@ -131,14 +132,24 @@ def _open(client: Client, name: str | None, viewer: list[str], full_screen: bool
         raise Trouble(REFUSED, f"{Path(viewer[0]).name} ended with code {code}: the desktop could not be shown.")
 
 
-def _wait(client: Client, chosen: dict[str, Any]) -> dict[str, Any]:
+def _moved(client: Client, chosen: dict[str, Any], move: bool) -> dict[str, Any]:
+    """Connect's answer once it is ready; who has the desktop open on another device is asked, unless `move` says yes."""
+    try:
+        return _wait(client, chosen, move)
+    except Trouble as no:
+        if no.kind != "console_elsewhere" or not click.confirm(f"{no} Move it here?", err=True):
+            raise
+    return _wait(client, chosen, True)
+
+
+def _wait(client: Client, chosen: dict[str, Any], move: bool) -> dict[str, Any]:
     """Connect's answer once it is ready; the bar tells how far it is, and who waits may press Ctrl-C."""
     where, silent_since = path("me", "desktops", chosen["id"], "connect"), None
     with bar() as progress:
         line = progress.add_task(chosen["name"], total=None, message="")
         while True:
             try:
-                told: dict[str, Any] = client.ask("POST", where, {"client": "native"})
+                told: dict[str, Any] = client.ask("POST", where, {"client": "native", "move": move})
                 silent_since = None
             except Trouble as no:
                 if no.code != UNREACHABLE:
