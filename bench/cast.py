@@ -1,7 +1,6 @@
 """Who takes part in a storm: names that place, people and recorder share."""
 
 PASSWORD = "correct horse battery staple"
-PEOPLE = 520
 
 
 def person(number: int) -> str:

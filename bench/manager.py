@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 from uuid import UUID
 
@@ -51,11 +52,14 @@ def simulate(world: World, sessions: Sessions) -> None:
 
 def main() -> None:
     """Run until SIGTERM."""
+    parser = argparse.ArgumentParser("bench.manager", description=__doc__)
+    parser.add_argument("--boot-s", type=float, default=0.0, help="how long the simulated guests boot")
+    boot_s = parser.parse_args().boot_s
     settings = config.load()
     logs.configure("WARNING")
     clock, keyring = WallClock(), Keyring(settings.secret_key())
     sessions = new_sessions(settings.database_url, settings.database_pool + settings.task_workers)
-    world = World(clock)
+    world = World(clock, boot_s=boot_s)
     simulate(world, sessions)
 
     def doors(host_id: UUID, address: str, port: int) -> SimDoor:

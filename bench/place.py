@@ -20,11 +20,11 @@ from backend.db import Tx, new_sessions
 from backend.directory.internal import hash_password
 from backend.directory.models import User
 from backend.vms.models import Vm
-from bench.cast import PASSWORD, PEOPLE, person
+from bench.cast import PASSWORD, person
 from tests import make
 from tests.postgres import Cluster
 
-HOSTS, SPARES = 4, PEOPLE
+HOSTS = 4
 FIRST_TASK = 7_000_001  # so large that a task's number in a statement can be nothing else
 
 
@@ -32,6 +32,8 @@ FIRST_TASK = 7_000_001  # so large that a task's number in a statement can be no
 class Place:
     """A folder with keys and certificates, and a cluster whose template database has all rows in it."""
 
+    people: int  # who may have a desktop, and how many desktops there are
+    member_state: str = "spare"
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="lh-bench-")))
     cluster: Cluster = field(default_factory=Cluster)
     pool_id: UUID = field(init=False)
@@ -88,14 +90,14 @@ class Place:
 
     def _rows(self, tx: Tx, now: datetime) -> None:
         hosts = [make.a_host(tx, f"host{n}", reported_at=now) for n in range(HOSTS)]
-        pool = make.a_pool(tx, "Desktops", host=hosts[0], size=SPARES, spares=SPARES, lease_s=3600)
+        pool = make.a_pool(tx, "Desktops", host=hosts[0], size=self.people, spares=self.people, lease_s=3600)
         self.pool_id = pool.id
-        for n in range(SPARES):
-            make.a_member(tx, pool, "spare", host=hosts[n % HOSTS])
-        tx.execute(sa.update(Vm).values(started_at=now))
+        for n in range(self.people):
+            make.a_member(tx, pool, self.member_state, host=hosts[n % HOSTS])
+        tx.execute(sa.update(Vm).where(Vm.state == "up").values(started_at=now))
         hashed = hash_password(PASSWORD)  # one for all: checking it costs each of them the same
         directory = make.a_directory(tx)
-        people = [User(name=person(n), directory_id=directory.id, password_hash=hashed) for n in range(PEOPLE)]
+        people = [User(name=person(n), directory_id=directory.id, password_hash=hashed) for n in range(self.people)]
         tx.add_all(people)
         tx.flush()
         for one in people:

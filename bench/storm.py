@@ -19,7 +19,8 @@ from bench.recorder import recipe_file, record
 
 LEVELS = {1: 30, 50: 150, 500: 500}  # people at once: flows
 WARM_UP = 8  # flows before anything is timed
-LIMIT_S = 150  # a level is given up after so long
+LIMIT_S = 150  # a level is given up after so long, or after so many flows as
+SLOWEST = 5  # a second
 GOAL = 0.5
 FLOOR = "the same statements, commits and argon2 check in a bare Flask + psycopg2 app, same server, TLS, pool size"
 
@@ -46,7 +47,7 @@ class Level:
 
 def run(say: Callable[[str], None], levels: dict[int, int] = LEVELS) -> Iterator[Figure]:
     """Every level, product and floor in turn, each on a fresh copy of the same database."""
-    place = Place()
+    place = Place(people=WARM_UP + max(levels.values()) + 1)
     try:
         place.set_up()
         recipe = record(place.environ(place.database(), 8443), place.pool_id)
@@ -57,7 +58,7 @@ def run(say: Callable[[str], None], levels: dict[int, int] = LEVELS) -> Iterator
             for name, level in (("Leasehold", ours), ("floor", floor)):
                 used = ", ".join(f"{process} {level.cpu_ms(process):.0f}" for process in level.cpu_s)
                 parts = ", ".join(f"{p} {level.ms(p, 50):.0f}/{level.ms(p, 99):.0f}" for p in ("sign_in", "list", "connect"))
-                say(f"{at_once:4} at once, {name}: {level.per_s:.1f}/s; CPU ms a flow: {used}; p50/p99 ms: {parts}")
+                say(f"{at_once:4} at once, {name}: {level.per_s:.1f}/s, {3 * level.per_s:.0f} requests/s; CPU ms a flow: {used}; p50/p99 ms: {parts}")
             yield from _figures(at_once, ours, floor)
     finally:
         place.clear_up()
@@ -104,13 +105,14 @@ def _level(place: Place, at_once: int, flows: int, recipe: Path | None) -> Level
 
         def storm(first: int, count: int, at_once: int, *more: str) -> dict[str, Any]:
             result = place.folder / "result.json"
+            limit_s = max(LIMIT_S, count / SLOWEST)
             watch = [f"web={web.pid}", f"manager={manager.pid}", f"postgres={place.postmaster}"]
             people = start(
                 "people", "-m", "bench.people", "--port", str(port), "--ca", f"{place.folder}/ca.pem",
                 "--pool", str(place.pool_id), "--first", str(first), "--flows", str(count), "--at-once", str(at_once),
-                "--limit-s", str(LIMIT_S), "--result", str(result), "--watch", *watch, *more,
+                "--limit-s", str(limit_s), "--result", str(result), "--watch", *watch, *more,
             )  # fmt: skip
-            people.finish(2 * LIMIT_S)
+            people.finish(2 * limit_s)
             return json.loads(result.read_text())  # type: ignore[no-any-return]
 
         storm(0, WARM_UP, 2)
