@@ -1,4 +1,4 @@
-"""`python -m bench [relay] [storm] [starts] [estimate] [first_picture]`: measure, print one table. Writes nothing into the repository.
+"""`python -m bench [relay] [storm] …`: measure what is named, or all; print one table. Writes nothing into the repository.
 
 A part that fails says why, and takes nothing from the others: what was measured stands in the table."""
 

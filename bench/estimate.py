@@ -11,7 +11,7 @@ from sim.installation import Installation
 from sim.postgres import Cluster
 from sim.queueing import mean_and_p90, queue
 
-PEOPLE, DESKTOPS, LEASE_S = 30, 6, 600
+PEOPLE, DESKTOPS, LEASE_S = 15, 3, 300
 
 
 def run(say: Callable[[str], None]) -> Iterator[Figure]:

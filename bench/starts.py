@@ -98,7 +98,8 @@ def _managed(place: Place, boot_s: float, prepare: Sequence[str]) -> Iterator[tu
 def _until_spares(place: Place, desktops: int, boot_s: float, *, made: bool = True) -> Run:
     """Let the pool want all its desktops as spares; how long until they are."""
     prepare = [] if made else [
-        "DELETE FROM pool_member", "DELETE FROM disk WHERE vm_id IS NOT NULL", "DELETE FROM vm", "UPDATE pool SET next_member = 1",
+        "DELETE FROM pool_member", "DELETE FROM disk WHERE vm_id IS NOT NULL", "DELETE FROM vm",
+        "UPDATE pool SET next_member = 1",
     ]  # fmt: skip
     with _managed(place, boot_s, ["UPDATE pool SET spares = 0, size = 0", *prepare]) as (ask, manager):
         before = {"manager": cpu_s(manager.pid), "postgres": cpu_s(place.postmaster)}
@@ -114,7 +115,8 @@ def _spares(ask: Callable[..., list[Any]], wanted: int) -> None:
     end = monotonic() + LIMIT_S
     while (up := ask("SELECT count(*) FROM pool_member WHERE state = 'spare'")[0][0]) < wanted:
         if monotonic() > end:
-            raise SystemExit(f"{up} of {wanted} desktops are up after {LIMIT_S} s: {ask('SELECT state, count(*) FROM task GROUP BY 1')}")
+            tasks = ask("SELECT state, count(*) FROM task GROUP BY 1")
+            raise SystemExit(f"{up} of {wanted} desktops are up after {LIMIT_S} s; tasks: {tasks}")
         sleep(0.1)
 
 

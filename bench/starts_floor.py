@@ -12,7 +12,8 @@ import psycopg2
 THREADS = 8  # as many as the manager has workers
 _TASK = """INSERT INTO task (command, args, title, actor_name, state, not_before, created_at)
            VALUES ('bench', '{}', 'A start', 'bench', 'queued', now(), now()) RETURNING id"""
-_STEP = "INSERT INTO step (uid, task_id, ordinal, name, args, state, asked_at) VALUES (%s, %s, %s, 'launch', '{}', 'asked', now())"
+_STEP = """INSERT INTO step (uid, task_id, ordinal, name, args, state, asked_at)
+           VALUES (%s, %s, %s, 'launch', '{}', 'asked', now())"""
 _CLAIM = """UPDATE task SET state = 'running', claim = gen_random_uuid(), started_at = now() WHERE id =
             (SELECT id FROM task WHERE id = %s FOR UPDATE SKIP LOCKED)"""
 _EVENT = "INSERT INTO event (severity, code, sentence, facts) VALUES ('info', 'bench', 'A desktop is one step further.', '{}')"

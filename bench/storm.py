@@ -58,7 +58,8 @@ def run(say: Callable[[str], None], levels: dict[int, int] = LEVELS) -> Iterator
             for name, level in (("Leasehold", ours), ("floor", floor)):
                 used = ", ".join(f"{process} {level.cpu_ms(process):.0f}" for process in level.cpu_s)
                 parts = ", ".join(f"{p} {level.ms(p, 50):.0f}/{level.ms(p, 99):.0f}" for p in ("sign_in", "list", "connect"))
-                say(f"{at_once:4} at once, {name}: {level.per_s:.1f}/s, {3 * level.per_s:.0f} requests/s; CPU ms a flow: {used}; p50/p99 ms: {parts}")
+                rate = f"{level.per_s:.1f}/s, {3 * level.per_s:.0f} requests/s"
+                say(f"{at_once:4} at once, {name}: {rate}; CPU ms a flow: {used}; p50/p99 ms: {parts}")
             yield from _figures(at_once, ours, floor)
     finally:
         place.clear_up()
