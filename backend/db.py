@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from datetime import datetime
-from threading import Event, Lock
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -14,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from backend.errors import NotFound
+from backend.line import Line
 
 Json = dict[str, Any]
 Tx = Session
@@ -58,55 +57,24 @@ class FairPool(sa.QueuePool):
     """Connections are given out in the order of asking, and stay open.
 
     SQLAlchemy's own pool lets whoever comes at the right moment go before those who wait, who then wait anew: when 500
-    people sign in at once, some get no connection within the time-out. Here whoever returns a connection hands the
-    place over to the one who has waited longest."""
+    people sign in at once, some get no connection within the time-out."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._places, self._line, self._lock = self.size(), deque[Event](), Lock()
+        self.line = Line(self.size())
 
     def _do_get(self) -> ConnectionPoolEntry:
-        self._enter()
+        if not self.line.enter(self.timeout()):
+            raise sa.exc.TimeoutError(f"No database connection was free within {self.timeout():g} s.")
         try:
             return super()._do_get()
         except BaseException:
-            self._leave()
+            self.line.leave()
             raise
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         super()._do_return_conn(record)
-        self._leave()
-
-    def _enter(self) -> None:
-        with self._lock:
-            if self._places and not self._line:
-                self._places -= 1
-                return
-            self._line.append(mine := Event())
-        try:
-            if mine.wait(self.timeout()):
-                return
-        except BaseException:  # who is killed while waiting must not be given a place any more
-            if not self._withdraw(mine):
-                self._leave()
-            raise
-        if self._withdraw(mine):
-            raise sa.exc.TimeoutError(f"No database connection was free within {self.timeout():g} s.")
-
-    def _withdraw(self, mine: Event) -> bool:
-        """Whether it was still in the line; else a place was handed over in the last moment."""
-        with self._lock:
-            if mine.is_set():
-                return False
-            self._line.remove(mine)
-            return True
-
-    def _leave(self) -> None:
-        with self._lock:
-            if self._line:
-                self._line.popleft().set()
-            else:
-                self._places += 1
+        self.line.leave()
 
 
 def new_sessions(url: str, pool: int = 10) -> Sessions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -82,9 +83,8 @@ def move(tx: Tx, row: Any, event: str, *, words: dict[str, Any] | None = None, *
     was, name = row.state, getattr(row, "name", None) or _short(row)
     now = table.next(was, event, name)
     tx.flush()
-    table_of = type(row).__table__
-    key, id = table_of.primary_key.columns[0], sa.inspect(row).identity[0]
-    moved = tx.execute(sa.update(table_of).where(key == id, table_of.c.state == was).values(state=now, **changes))
+    id = sa.inspect(row).identity[0]
+    moved = tx.execute(_moving(type(row).__table__), {"this_row": id, "was": was, "state": now, **changes})
     if moved.rowcount != 1:  # type: ignore[attr-defined]
         raise Busy("changed_meanwhile", f"{table.label.capitalize()} {name} changed meanwhile; look again.", kind=row.kind)
     for field, value in {"state": now, **changes}.items():
@@ -94,6 +94,13 @@ def move(tx: Tx, row: Any, event: str, *, words: dict[str, Any] | None = None, *
         record(tx, f"{row.kind}.{event}", row, **{**plain, **(words or {})})
     touch(tx, row.kind, id, user_id=getattr(row, "user_id", None), pool_id=getattr(row, "pool_id", None))
     return now
+
+
+@cache
+def _moving(table: sa.Table) -> sa.Update:
+    """Compare-and-set in this table; what is set is what it is executed with."""
+    key = table.primary_key.columns[0]
+    return sa.update(table).where(key == sa.bindparam("this_row"), table.c.state == sa.bindparam("was"))
 
 
 def _short(row: Any) -> str:

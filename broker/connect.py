@@ -48,7 +48,12 @@ __all__ = [
     "leave_queue",
 ]  # fmt: skip
 CLIENTS = ("browser", "native")
-_FRESH = {"populate_existing": True}
+_MINE = (
+    sa.select(Lease)
+    .where(Lease.pool_id == sa.bindparam("pool_id"), Lease.user_id == sa.bindparam("user_id"), Lease.state.in_(WANTING))
+    .order_by(Lease.queue_place)
+    .execution_options(populate_existing=True)
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Answer:
     message: str = ""  # what the running task says
     task_id: int | None = None
     refusal: Refused | None = field(default=None, compare=False)
+    extensions_left: int = 0  # of the lease
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ class _Wish:
     whence: Whence = Whence()
     access: Verdict | None = None
     move: bool | None = None
+    bookings: bool = True  # whether the pool has any, as `booked.guard` says
 
     def over(self, offered: list[str]) -> list[str]:
         """Those of the protocols that can be used from there."""
@@ -99,43 +106,40 @@ def connect(
     client: str,
     now: datetime,
     another: bool = False,
-    address: str = "",
+    from_: Whence = Whence(),
     move: bool | None = None,
 ) -> Answer:
     """Take the person to this desktop: a pool's (theirs, or a new one), or a VM of their own. Asked again and again
     while the answer is starting or queued; only what is new is decided. `another`: one more of the pool, if they may.
-    `address`: where they ask from. `move`: what becomes of a console that they have open elsewhere: it is closed, it stays
+    `from_`: where they ask from. `move`: what becomes of a console that they have open elsewhere: it is closed, it stays
     (None), or, if false, they are asked first (`Impossible`, `console_elsewhere`)."""
     if client not in CLIENTS:
         raise Invalid("bad_client", "The client is browser or native.", fields=["client"])
-    wish = _Wish(user_id, session_id, protocol, client, now, reach.whence(tx, session_id, address), move=move)
+    wish = _Wish(user_id, session_id, protocol, client, now, from_, move=move)
     pool, center = facts.with_center(tx, desktop_id)
     if pool is not None:
-        return _connect_pool(tx, pool, facts.pool_path(tx, pool, center), wish, another)
+        return _told(pool, _connect_pool(tx, pool, facts.pool_path(tx, pool, center), wish, another))
     vm = tx.get(Vm, desktop_id, populate_existing=True)
     if vm is not None and vm.pool_id is not None:
-        booked.guard(tx, vm.pool_id)
+        wish = replace(wish, bookings=booked.guard(tx, vm.pool_id))
         lease = leases.holder(tx, vm.id, HOLDING)
         if lease is not None and lease.user_id == user_id:
             pool, lease, until = _still(tx, lease, wish)
             wish = _reached(tx, pool.name, pool.id, pool.protocols, wish)
-            return _elsewhere(tx, pool, wish) or _of_lease(tx, pool, lease, until, wish)
+            return _told(pool, _elsewhere(tx, pool, wish) or _of_lease(tx, pool, lease, until, wish))
     elif vm is not None and may(rights.grants_of(tx, user_id), "desktop.use", rights.path_of(tx, "vm", vm.id), now):
         return _own_vm(tx, vm, wish)
     raise no_desktop(desktop_id)
 
 
+def _told(pool: Pool, answer: Answer) -> Answer:
+    """The answer with what is left of the lease."""
+    return replace(answer, extensions_left=facts.extensions_left(pool, answer.lease)) if answer.lease is not None else answer
+
+
 def _connect_pool(tx: Tx, pool: Pool, path: Path, wish: _Wish, another: bool) -> Answer:
-    _guard(tx, wish.user_id, pool.id)
-    booked.guard(tx, pool.id)
-    mine = list(
-        tx.scalars(
-            sa.select(Lease)
-            .where(Lease.pool_id == pool.id, Lease.user_id == wish.user_id, Lease.state.in_(WANTING))
-            .order_by(Lease.queue_place)
-            .execution_options(**_FRESH)
-        )
-    )
+    wish = replace(wish, bookings=booked.guard(tx, pool.id, one_of=wish.user_id))
+    mine = tx.scalars(_MINE, {"pool_id": pool.id, "user_id": wish.user_id}).all()
     grants = rights.grants_of(tx, wish.user_id)
     good, until = entitled(grants, path, wish.now)
     if not good:
@@ -190,16 +194,11 @@ def _still(tx: Tx, lease: Lease, wish: _Wish) -> tuple[Pool, Lease, datetime | N
     return pool, lease, until
 
 
-def _guard(tx: Tx, user_id: UUID, pool_id: UUID) -> None:
-    """One request of a person for a pool at a time, so that racing ones cannot take more than they may have."""
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(f"{user_id}:{pool_id}", 0))))
-
-
 def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: int, wish: _Wish) -> Answer:
     """A new request: give a free desktop, or a place in the queue, or refuse; and keep why."""
     counts, trouble = facts.counts(tx, pool.id), members.trouble_now(pool, wish.now)
-    some = booked.any_open(tx, pool.id)
-    booking = booked.for_person(tx, pool.id, wish.user_id, wish.now) if some else None
+    booking = booked.for_person(tx, pool.id, wish.user_id, wish.now) if wish.bookings else None
+    walks_in = wish.bookings and booking is None  # past what others have booked
     priority = priority if booking is None else BOOKED
     asked = Asked(
         pool=pool.name,
@@ -213,8 +212,8 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: in
         hopeless=hopeless(counts, pool.size),
         surplus=surplus(counts, pool.size) if pool.type == "floating" else 0,
         trouble=trouble,
-        booked=booked.must_wait(tx, pool, wish.user_id, wish.now)[0] if some and booking is None else "",
-        reserved=booked.reserved(tx, pool, wish.now) if some and booking is None else 0,
+        booked=booked.must_wait(tx, pool, wish.user_id, wish.now)[0] if walks_in else "",
+        reserved=booked.reserved(tx, pool, wish.now) if walks_in else 0,
     )
     own_one = pool.type == "dedicated" and bool(own(asked.candidates, wish.user_id))
     if own_one:  # nobody else can have it, so nobody is overtaken
@@ -271,11 +270,11 @@ def _of_lease(
         if words is None:  # not made just now, so the pools' loop may be noticing the same at this moment
             lease = get(tx, Lease, lease.id, lock=True)
         if lease.state == "starting":
-            leases.ready(tx, lease, pool, until, wish.now, words)
+            leases.ready(tx, lease, pool, until, wish.now, words, wish.bookings)
     if lease.state in ("active", "expiring", "grace"):
         if vm.state == "up":
             protocol = _protocol(wish.over([p for p in pool.protocols if p in vm.protocols]), wish)
-            return _ready(tx, vm, lease, protocol, wish)
+            return _ready(tx, vm, lease, protocol, wish, words)
         if vm.state in ("down", "suspended") and lease.state != "grace":
             lease.off_wanted = False
             member = tx.scalars(sa.select(PoolMember).where(PoolMember.vm_id == vm.id)).one()
@@ -326,7 +325,9 @@ def _move_here(tx: Tx, vm: Vm, wish: _Wish) -> None:
         consoles.want_end(tx, sa.select(Ticket.id).where(Ticket.id.in_(ids)), "You moved this console to another device.")
 
 
-def _ready(tx: Tx, vm: Vm, lease: Lease | None, protocol: str, wish: _Wish) -> Answer:
+def _ready(
+    tx: Tx, vm: Vm, lease: Lease | None, protocol: str, wish: _Wish, words: dict[str, Any] | None = None
+) -> Answer:
     _move_here(tx, vm, wish)
     ticket = tickets.mint(
         tx,
@@ -337,6 +338,7 @@ def _ready(tx: Tx, vm: Vm, lease: Lease | None, protocol: str, wish: _Wish) -> A
         protocol=protocol,
         client=wish.client,
         now=wish.now,
+        user=words["user"] if words else None,
     )
     sentence = (lease.why if lease else "") or f"Desktop {vm.name} is ready."
     return Answer("ready", sentence, lease, vm.id, vm.name, ticket, protocol, progress=100, task_id=ticket.task_id)

@@ -14,6 +14,8 @@ from broker.rules import told
 from pools.models import Decision, Lease, PoolMember
 from pools.rules import Candidate, reason
 
+_INSERT = sa.insert(Decision.__table__)  # type: ignore[arg-type]
+
 
 def keep(
     tx: Tx,
@@ -32,18 +34,16 @@ def keep(
     """Store a decision; `outcome` is given, starting, queued or refused. `counts`: see `rules.told`; `access`: what the
     rules by network and device said."""
     candidates = told(reasons, taken=member.id if member else None, counts=counts)
-    tx.execute(
-        sa.insert(Decision.__table__).values(  # type: ignore[arg-type]
-            at=now,
-            user_id=user_id,
-            pool_id=pool_id,
-            lease_id=lease.id if lease else None,
-            outcome=outcome,
-            vm_id=member.vm_id if member else None,
-            sentence=sentence,
-            candidates=candidates if access is None else candidates | {"access": access},
-        )
-    )
+    tx.execute(_INSERT, {
+        "at": now,
+        "user_id": user_id,
+        "pool_id": pool_id,
+        "lease_id": lease.id if lease else None,
+        "outcome": outcome,
+        "vm_id": member.vm_id if member else None,
+        "sentence": sentence,
+        "candidates": candidates if access is None else candidates | {"access": access},
+    })  # fmt: skip
 
 
 def served(tx: Tx, lease: Lease, member: PoolMember, candidates: Sequence[Candidate], now: datetime) -> None:

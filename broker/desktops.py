@@ -52,17 +52,20 @@ class Desktop:
     blocked: str = ""  # why it cannot be reached from here, if it cannot
 
 
+_HELD = (
+    sa.select(Lease, Vm)
+    .outerjoin(Vm, Vm.id == Lease.vm_id)
+    .where(Lease.user_id == sa.bindparam("user_id"), Lease.state.in_(WANTING))
+    .order_by(Lease.queue_place)
+    .execution_options(**_FRESH)
+)
+
+
 def desktops(tx: Tx, user_id: UUID, now: datetime, from_: Whence | None = None) -> list[Desktop]:
     """Everything this person may connect to, by name: pools, desktops they hold, VMs that are theirs. With `from_`, what
     cannot be reached from there says why, and the protocols are those that can be used."""
     grants = rights.grants_of(tx, user_id)
-    rows = tx.execute(
-        sa.select(Lease, Vm)
-        .outerjoin(Vm, Vm.id == Lease.vm_id)
-        .where(Lease.user_id == user_id, Lease.state.in_(WANTING))
-        .order_by(Lease.queue_place)
-        .execution_options(**_FRESH)
-    ).all()
+    rows = tx.execute(_HELD, {"user_id": user_id}).all()
     held: dict[UUID, list[tuple[Lease, Vm | None]]] = {}
     for lease, vm in rows:
         held.setdefault(lease.pool_id, []).append((lease, vm))
@@ -71,9 +74,10 @@ def desktops(tx: Tx, user_id: UUID, now: datetime, from_: Whence | None = None) 
     pools = tx.scalars(sa.select(Pool).where(sa.or_(sa.and_(open_to, Pool.state != "removing"), Pool.id.in_(held.keys())))).all()
     found = [item for pool in pools for item in _of_pool(tx, pool, held.get(pool.id, []))]
     soon = [replace(g, valid_from=None, hours=None) for g in grants if not g.holds(now) and g.opens(now) is not None]
-    later = rights.visible(soon, "desktop.use", now, columns=columns)
-    shut = tx.scalars(sa.select(Pool).where(later, Pool.state != "removing", Pool.id.not_in([pool.id for pool in pools])))
-    found += [_closed(tx, pool, grants, now) for pool in shut]
+    if soon:
+        later = rights.visible(soon, "desktop.use", now, columns=columns)
+        shut = tx.scalars(sa.select(Pool).where(later, Pool.state != "removing", Pool.id.not_in([pool.id for pool in pools])))
+        found += [_closed(tx, pool, grants, now) for pool in shut]
     found = sorted(found + _own(tx, grants, now), key=lambda d: (d.name.lower(), d.vm_name, str(d.id)))
     if from_ is None:
         return found
@@ -90,6 +94,8 @@ def _reached(rules: list[Rule], desktop: Desktop, from_: Whence) -> Desktop:
 def _own(tx: Tx, grants: list[Grant], now: datetime) -> list[Desktop]:
     """VMs of no pool that are the person's own."""
     theirs = rights.visible(grants, "desktop.use", now, columns={"vm": Vm.id, "cluster": Vm.cluster_id})
+    if theirs is rights.NOWHERE:
+        return []
     vms = tx.scalars(sa.select(Vm).where(theirs, Vm.pool_id.is_(None)).execution_options(**_FRESH))
     return [
         Desktop(
@@ -123,7 +129,7 @@ def _of_pool(tx: Tx, pool: Pool, held: list[tuple[Lease, Vm | None]]) -> list[De
         state = "queued" if queued else "ending" if lease.state == "grace" else _power(vm)
         snapshots = snapshots_of(tx, vm) if vm is not None and "snapshot" in pool.rights else ()
         actions = ("leave",) if queued else ("give_back", *_actions(pool, vm, snapshots))
-        left = pool.extensions - lease.extensions_used if lease.ends_at else 0
+        left = facts.extensions_left(pool, lease)
         if left > 0 and lease.state in ("active", "expiring"):
             actions = ("extend", *actions)
         found.append(
@@ -134,7 +140,7 @@ def _of_pool(tx: Tx, pool: Pool, held: list[tuple[Lease, Vm | None]]) -> list[De
                 vm_id=vm.id if vm else None,
                 vm_name=vm.name if vm else "",
                 lease=lease,
-                extensions_left=max(0, left),
+                extensions_left=left,
                 position=facts.position(tx, lease) if queued else None,
                 actions=("connect", *actions),
                 snapshots=snapshots,
@@ -205,8 +211,9 @@ def auto_launch(tx: Tx, session: Any, now: datetime, address: str = "") -> UUID 
     """The desktop to take this person to straight after sign-in, once a session: that of the pool of the thin client they
     stand before, or the only one they have, when they, a group of theirs or the device want it so.
 
-    `session` has `id` and `user_id`. Asked again in the same session, or by a second window at once, it says None."""
-    device = enrolling.of_session(tx, session.id)
+    `session` has `id`, `user_id` and `device_id`. Asked again in the same session, or by a second window at once, it says
+    None."""
+    device = enrolling.of_session(tx, session.id) if session.device_id else None
     groups = sa.select(Membership.group_id).where(Membership.user_id == session.user_id)
     wanted = sa.or_(
         sa.exists().where(User.id == session.user_id, User.auto_launch),

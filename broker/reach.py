@@ -26,9 +26,15 @@ def at(address: str, device: DeviceFacts | None) -> Whence:
     return Whence(address, device.id, device.name, device.protocols)
 
 
+_RULES = sa.select(
+    AccessRule.id, AccessRule.position, AccessRule.name, AccessRule.effect, AccessRule.pool_id, AccessRule.network,
+    AccessRule.device_id, AccessRule.enrolled, AccessRule.protocols, AccessRule.sentence,
+).order_by(AccessRule.position)  # fmt: skip
+
+
 def rules(tx: Tx) -> list[Rule]:
     """All access rules as plain data, in their order."""
-    rows = tx.scalars(sa.select(AccessRule).order_by(AccessRule.position).execution_options(populate_existing=True))
+    rows = tx.execute(_RULES)
     return [
         Rule(
             row.id, row.position, row.name, "allow" if row.effect == "allow" else "deny", row.pool_id, read_network(row.network),

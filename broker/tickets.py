@@ -36,15 +36,25 @@ HELD = ("starting", "active", "expiring", "grace")  # leases whose holder may lo
 WITH_SCREEN = ("powering_up", "up", "paused", "powering_down", "reboot_in_progress", "not_responding")  # VMs that have a display
 
 
+_MINTED = (
+    sa.select(Ticket).where(Ticket.state == "minted").order_by(Ticket.id).limit(500).execution_options(populate_existing=True)
+)
+_OLDER = _MINTED.where(
+    Ticket.user_id == sa.bindparam("user_id"), Ticket.vm_id == sa.bindparam("vm_id"), Ticket.protocol == sa.bindparam("protocol")
+).with_for_update()
+
+
 # -- minting ---------------------------------------------------------------------------------------
 def mint(
     tx: Tx, *, user_id: UUID, session_id: UUID, vm_id: UUID, lease_id: UUID | None, protocol: str, client: str, now: datetime,
+    user: str | None = None,
 ) -> Ticket:
-    """A ticket for this person's console of this VM, valid for 30 s, and the task that arms the display for it.
+    """A ticket for this person's console of this VM, valid for 30 s, and the task that arms the display for it. `user` is
+    the person's full name where it is known.
 
     Older unused tickets of the same person, VM and protocol are revoked. Refuses when the VM has no screen.
     """
-    for older in _minted(tx, Ticket.user_id == user_id, Ticket.vm_id == vm_id, Ticket.protocol == protocol):
+    for older in tx.scalars(_OLDER, {"user_id": user_id, "vm_id": vm_id, "protocol": protocol}).all():
         move(tx, older, "revoke", why="You opened this console again: a newer ticket took its place.")
     ticket = Ticket(
         user_id=user_id, session_id=session_id, vm_id=vm_id, lease_id=lease_id, protocol=protocol, client=client,
@@ -52,7 +62,7 @@ def mint(
     )
     tx.add(ticket)
     tx.flush()
-    actor = Actor(SYSTEM.user_id, SYSTEM.name, f"Console for {user_name(tx, user_id)}")
+    actor = Actor(SYSTEM.user_id, SYSTEM.name, f"Console for {user or user_name(tx, user_id)}")
     ticket.task_id = submit(tx, SetTicket(ticket.id), actor, now).id
     return ticket
 
@@ -300,10 +310,7 @@ def user_name(tx: Tx, user_id: UUID) -> str:
 
 
 def _minted(tx: Tx, *clauses: Any, skip_locked: bool = False) -> list[Ticket]:
-    return list(tx.scalars(
-        sa.select(Ticket).where(Ticket.state == "minted", *clauses).order_by(Ticket.id).limit(500)
-        .with_for_update(skip_locked=skip_locked).execution_options(populate_existing=True)
-    ))
+    return list(tx.scalars(_MINTED.where(*clauses).with_for_update(skip_locked=skip_locked)))
 
 
 _OVER = {

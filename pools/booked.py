@@ -24,21 +24,27 @@ UTC = ZoneInfo("UTC")
 
 
 # -- one after the other -------------------------------------------------------------------------------
-def guard(tx: Tx, pool_id: UUID) -> bool:
+def guard(tx: Tx, pool_id: UUID, *, one_of: UUID | None = None) -> bool:
     """Whether the pool has bookings that are not over; held until the transaction ends, before any lease is.
 
     Nobody books meanwhile, and where there are bookings no other lease begins or is extended either: two people cannot both
-    have the last desktop that nobody has booked."""
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(_key("bookings", pool_id))))
+    have the last desktop that nobody has booked. With `one_of`, this person's requests for the pool come one at a time, so
+    that racing ones cannot take more than they may have."""
+    bookings = sa.func.pg_advisory_xact_lock_shared(_key("bookings", pool_id))
+    mine = [sa.func.pg_advisory_xact_lock(_key(str(one_of), pool_id))] if one_of is not None else []
+    tx.execute(sa.select(*mine, bookings))  # a list is worked out from left to right
     if not any_open(tx, pool_id):
         return False
     tx.execute(sa.select(sa.func.pg_advisory_xact_lock(_key("walk-ins", pool_id))))
     return True
 
 
+_ANY_OPEN = sa.select(sa.exists().where(Booking.pool_id == sa.bindparam("pool_id"), Booking.state.in_(OPEN)))
+
+
 def any_open(tx: Tx, pool_id: UUID) -> bool:
     """Whether the pool has bookings that are not over."""
-    return bool(tx.scalar(sa.select(sa.exists().where(Booking.pool_id == pool_id, Booking.state.in_(OPEN)))))
+    return bool(tx.scalar(_ANY_OPEN, {"pool_id": pool_id}))
 
 
 def alone(tx: Tx, pool_id: UUID) -> None:

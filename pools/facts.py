@@ -53,14 +53,22 @@ def policy_of(pool: Pool) -> Policy:
     )
 
 
+def extensions_left(pool: Pool, lease: Lease) -> int:
+    """How often its holder may still extend it; a lease without an end needs none."""
+    return max(0, pool.extensions - lease.extensions_used) if lease.ends_at else 0
+
+
+_WITH_CENTER = (
+    sa.select(Pool, Cluster.data_center_id)
+    .join(Cluster, Cluster.id == Pool.cluster_id)
+    .where(Pool.id == sa.bindparam("pool_id"))
+    .execution_options(populate_existing=True)
+)
+
+
 def with_center(tx: Tx, pool_id: UUID) -> tuple[Pool | None, UUID | None]:
     """The pool, and the data center that it is in."""
-    row = tx.execute(
-        sa.select(Pool, Cluster.data_center_id)
-        .join(Cluster, Cluster.id == Pool.cluster_id)
-        .where(Pool.id == pool_id)
-        .execution_options(populate_existing=True)
-    ).first()
+    row = tx.execute(_WITH_CENTER, {"pool_id": pool_id}).first()
     return (row[0], row[1]) if row else (None, None)
 
 
@@ -70,43 +78,48 @@ def pool_path(tx: Tx, pool: Pool, center: UUID | None = None) -> Path:
     return (("pool", pool.id), ("cluster", pool.cluster_id), ("datacenter", center), ("system", None))
 
 
+# Statements of connecting are made once: to make one takes longer than to ask it.
+_OWNER, _OWNERS = User.__table__.alias("owner"), Directory.__table__.alias("owners")
+_CANDIDATES = (
+    sa.select(
+        PoolMember.id,
+        PoolMember.vm_id,
+        Vm.name,
+        PoolMember.state,
+        Vm.state,
+        sa.func.coalesce(Host.name, ""),
+        sa.func.coalesce(Host.state, ""),
+        PoolMember.why,
+        User.name,
+        Directory.name,
+        Assignment.user_id,
+        _OWNER.c.name,
+        _OWNERS.c.name,
+    )
+    .join(Vm, Vm.id == PoolMember.vm_id)
+    .outerjoin(Host, Host.id == Vm.host_id)
+    .outerjoin(Lease, sa.and_(Lease.vm_id == PoolMember.vm_id, Lease.state.in_(HOLDING)))
+    .outerjoin(User, User.id == Lease.user_id)
+    .outerjoin(Directory, Directory.id == User.directory_id)
+    .outerjoin(Assignment, Assignment.vm_id == PoolMember.vm_id)
+    .outerjoin(_OWNER, _OWNER.c.id == Assignment.user_id)
+    .outerjoin(_OWNERS, _OWNERS.c.id == _OWNER.c.directory_id)
+    .where(PoolMember.pool_id == sa.bindparam("pool_id"))
+)
+_BY_NAME = (sa.func.length(Vm.name), Vm.name)
+_RANK = sa.case({state: n for n, state in enumerate(FREE)}, value=PoolMember.state, else_=len(FREE))
+_BEST = (
+    _CANDIDATES.where(sa.func.coalesce(Assignment.user_id == sa.bindparam("user_id"), sa.true()))
+    .order_by(Assignment.user_id.is_(None), sa.func.coalesce(Host.state, "up") != "up", _RANK, *_BY_NAME)
+    .limit(sa.bindparam("best", type_=sa.Integer))
+)
+
+
 def candidates(tx: Tx, pool_id: UUID, best: int | None = None, user_id: UUID | None = None) -> list[Candidate]:
     """Every member of the pool as one sees it who looks for a desktop, by name; or so many, those that may be given first
     (to this person: desktops that belong to others are left out then)."""
-    owner, owners = sa.orm.aliased(User), sa.orm.aliased(Directory)
-    order: list[Any] = [sa.func.length(Vm.name), Vm.name]
-    if best is not None:
-        rank = sa.case({state: n for n, state in enumerate(FREE)}, value=PoolMember.state, else_=len(FREE))
-        order = [Assignment.user_id.is_(None), sa.func.coalesce(Host.state, "up") != "up", rank, *order]
-    theirs = sa.true() if best is None else sa.func.coalesce(Assignment.user_id == user_id, sa.true())
-    rows = tx.execute(
-        sa.select(
-            PoolMember.id,
-            PoolMember.vm_id,
-            Vm.name,
-            PoolMember.state,
-            Vm.state,
-            sa.func.coalesce(Host.name, ""),
-            sa.func.coalesce(Host.state, ""),
-            PoolMember.why,
-            User.name,
-            Directory.name,
-            Assignment.user_id,
-            owner.name,
-            owners.name,
-        )
-        .join(Vm, Vm.id == PoolMember.vm_id)
-        .outerjoin(Host, Host.id == Vm.host_id)
-        .outerjoin(Lease, sa.and_(Lease.vm_id == PoolMember.vm_id, Lease.state.in_(HOLDING)))
-        .outerjoin(User, User.id == Lease.user_id)
-        .outerjoin(Directory, Directory.id == User.directory_id)
-        .outerjoin(Assignment, Assignment.vm_id == PoolMember.vm_id)
-        .outerjoin(owner, owner.id == Assignment.user_id)
-        .outerjoin(owners, owners.id == owner.directory_id)
-        .where(PoolMember.pool_id == pool_id, theirs)
-        .order_by(*order)
-        .limit(best)
-    )
+    wanted = _CANDIDATES.order_by(*_BY_NAME) if best is None else _BEST
+    rows = tx.execute(wanted, {"pool_id": pool_id, "user_id": user_id, "best": best})
     return [
         Candidate(
             member_id=member_id,
@@ -126,12 +139,14 @@ def candidates(tx: Tx, pool_id: UUID, best: int | None = None, user_id: UUID | N
     ]
 
 
+_KEPT = sa.and_(PoolMember.state.in_(FREE), sa.exists().where(Assignment.vm_id == PoolMember.vm_id))
+_STATE = sa.case((_KEPT, "kept"), else_=PoolMember.state)
+_COUNTS = sa.select(_STATE, sa.func.count()).where(PoolMember.pool_id == sa.bindparam("pool_id")).group_by(_STATE)
+
+
 def counts(tx: Tx, pool_id: UUID) -> dict[str, int]:
     """How many members of the pool are in each state; those that wait for the one person they belong to are `kept`."""
-    theirs = sa.exists().where(Assignment.vm_id == PoolMember.vm_id)
-    state = sa.case((sa.and_(PoolMember.state.in_(FREE), theirs), "kept"), else_=PoolMember.state)
-    rows = tx.execute(sa.select(state, sa.func.count()).where(PoolMember.pool_id == pool_id).group_by(state))
-    return {name: count for name, count in rows}
+    return {name: count for name, count in tx.execute(_COUNTS, {"pool_id": pool_id})}
 
 
 def queued(tx: Tx, pool_id: UUID, priority: int | None = None, place: int | None = None) -> int:
@@ -207,14 +222,17 @@ def person(tx: Tx, user_id: UUID) -> str:
     return full_name(row[0], row[1])
 
 
+_WORDS = (
+    sa.select(User.name, Directory.name, Pool.name, Vm.name)
+    .select_from(User)
+    .join(Directory, Directory.id == User.directory_id)
+    .join(Pool, Pool.id == sa.bindparam("pool_id"))
+    .outerjoin(Vm, Vm.id == sa.bindparam("vm_id"))
+    .where(User.id == sa.bindparam("user_id"))
+)
+
+
 def words(tx: Tx, lease: Lease, vm_id: UUID | None = None) -> dict[str, Any]:
     """The names that sentences about this lease are filled with; `vm_id` where it is about to get this VM."""
-    row = tx.execute(
-        sa.select(User.name, Directory.name, Pool.name, Vm.name)
-        .select_from(User)
-        .join(Directory, Directory.id == User.directory_id)
-        .join(Pool, Pool.id == lease.pool_id)
-        .outerjoin(Vm, Vm.id == (vm_id or lease.vm_id))
-        .where(User.id == lease.user_id)
-    ).one()
+    row = tx.execute(_WORDS, {"user_id": lease.user_id, "pool_id": lease.pool_id, "vm_id": vm_id or lease.vm_id}).one()
     return {"user": full_name(row[0], row[1]), "pool": row[2], "vm": row[3] or "none"}

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import Range
+from sqlalchemy.dialects.postgresql import ARRAY, Range
 
 from backend.changes import touch
 from backend.db import Tx, get
@@ -37,6 +37,23 @@ def ask(
     return lease
 
 
+_WANTED = sa.bindparam("wanted", type_=ARRAY(sa.Uuid))
+_FREE = (
+    sa.select(PoolMember)
+    .where(
+        PoolMember.id == sa.any_(_WANTED),
+        PoolMember.state.in_(FREE),
+        ~sa.exists().where(Lease.vm_id == PoolMember.vm_id, sa.text(f"lease.{LIVE}")),
+    )
+    .order_by(sa.func.array_position(_WANTED, PoolMember.id))
+    .limit(1)
+    .with_for_update(of=PoolMember, skip_locked=True)
+    .execution_options(populate_existing=True)
+)
+_WAITS = sa.exists().where(Lease.pool_id == sa.bindparam("pool_id"), Lease.state == "queued")
+_FREE_FOR = _FREE.where(~_WAITS.where(Lease.id != sa.bindparam("lease_id"), Lease.priority >= sa.bindparam("priority")))
+
+
 def take_member(
     tx: Tx, pool_id: UUID, wanted: Sequence[UUID], *, for_lease: Lease | None = None, from_queue: bool = False
 ) -> PoolMember | None:
@@ -46,20 +63,13 @@ def take_member(
     (`from_queue`)."""
     if not wanted:
         return None
-    ids = sa.cast(list(wanted), sa.dialects.postgresql.ARRAY(sa.Uuid))
-    held = sa.exists().where(Lease.vm_id == PoolMember.vm_id, sa.text(f"lease.{LIVE}"))
-    waits = sa.exists().where(Lease.pool_id == pool_id, Lease.state == "queued")
-    if for_lease is not None:
-        waits = waits.where(Lease.id != for_lease.id, Lease.priority >= for_lease.priority)
-    free = sa.select(PoolMember).where(PoolMember.id == sa.any_(ids), PoolMember.state.in_(FREE), ~held)
+    free = _FREE
     if not from_queue:
-        free = free.where(~waits)
-    return tx.scalars(
-        free.order_by(sa.func.array_position(ids, PoolMember.id))
-        .limit(1)
-        .with_for_update(of=PoolMember, skip_locked=True)
-        .execution_options(populate_existing=True)
-    ).first()
+        free = _FREE_FOR if for_lease is not None else free.where(~_WAITS)
+    asked = {"wanted": list(wanted), "pool_id": pool_id}
+    if for_lease is not None:
+        asked |= {"lease_id": for_lease.id, "priority": for_lease.priority}
+    return tx.scalars(free, asked).first()
 
 
 def assign(tx: Tx, lease: Lease, member: PoolMember, now: datetime, words: dict[str, Any]) -> None:
@@ -74,22 +84,26 @@ def assign(tx: Tx, lease: Lease, member: PoolMember, now: datetime, words: dict[
 
 
 def ready(
-    tx: Tx, lease: Lease, pool: Pool, entitled_until: datetime | None, now: datetime, words: dict[str, Any] | None = None
+    tx: Tx, lease: Lease, pool: Pool, entitled_until: datetime | None, now: datetime, words: dict[str, Any] | None = None,
+    bookings: bool = True,
 ) -> None:
     """The desktop is up: the lease's time begins (or goes on, when this is not its first desktop). It ends with its booking,
-    or before the desktop is booked by others; the caller holds `booked.guard`."""
+    or before the desktop is booked by others; the caller holds `booked.guard`, which has said whether there are `bookings`."""
     times: dict[str, Any] = {}
     if lease.starts_at is None:
-        times = {"starts_at": now} | _ends(tx, lease, pool, entitled_until, now)
+        times = {"starts_at": now} | _ends(tx, lease, pool, entitled_until, now, bookings)
     move(tx, lease, "ready", **({"why": ""} | times), off_wanted=False, called_until=None, words=words or facts.words(tx, lease))
 
 
-def _ends(tx: Tx, lease: Lease, pool: Pool, entitled_until: datetime | None, now: datetime) -> dict[str, Any]:
+def _ends(
+    tx: Tx, lease: Lease, pool: Pool, entitled_until: datetime | None, now: datetime, bookings: bool
+) -> dict[str, Any]:
     """When a lease that begins now ends, and what to tell when that is early."""
     booking = tx.get(Booking, lease.booking_id, populate_existing=True) if lease.booking_id else None
     if booking is not None and booking.ends_at > now:
         return {"ends_at": min(booking.ends_at, entitled_until or booking.ends_at)}
-    wanted, latest = lease_end(now, pool.lease_s, entitled_until), booked.limit(tx, pool, now, lease_id=lease.id)
+    wanted = lease_end(now, pool.lease_s, entitled_until)
+    latest = booked.limit(tx, pool, now, lease_id=lease.id) if bookings else None
     if latest is None or (wanted is not None and wanted <= latest):
         return {"ends_at": wanted}
     latest = max(latest, now)

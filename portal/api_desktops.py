@@ -18,6 +18,7 @@ from broker import connect as broker
 from broker import tickets, viewer
 from broker.connect import Answer, Desktop
 from pools.commands import ExtendLease
+from pools.facts import extensions_left
 from pools.models import Lease, Pool
 from portal.auth import actor, holder
 from portal.devices import whence
@@ -106,7 +107,7 @@ def desktop_connect(id: str) -> Response:
     protocol = given.protocol or ("spice" if given.client == "native" else None)
     got = broker.connect(
         tx(), user_id=who.user_id, session_id=who.id, desktop_id=read_uuid(id, "desktop"), protocol=protocol,
-        client=given.client, now=now(), another=given.another, move=given.move, address=request.remote_addr or "",
+        client=given.client, now=now(), another=given.another, move=given.move, from_=whence(),
     )
     if got.refusal is not None:
         commit()
@@ -201,8 +202,7 @@ def desktop_json(desktop: Desktop) -> dict[str, Any]:
 def lease_json(lease: Lease, left: int | None = None) -> dict[str, Any]:
     """A lease in short."""
     if left is None:
-        pool = tx().get_one(Pool, lease.pool_id)
-        left = max(0, pool.extensions - lease.extensions_used) if lease.ends_at else 0
+        left = extensions_left(tx().get_one(Pool, lease.pool_id), lease)
     return {"id": str(lease.id), "state": lease.state, "ends_at": plain(lease.ends_at), "extensions_left": left,
             "called_until": plain(lease.called_until)}
 
@@ -211,7 +211,7 @@ def connect_json(got: Answer) -> dict[str, Any]:
     """What connect says, with the viewer's address when it can be opened now."""
     told: dict[str, Any] = {
         "state": got.state, "sentence": got.sentence, "vm": _vm(got.vm_id, got.vm_name),
-        "lease": lease_json(got.lease) if got.lease is not None else None,
+        "lease": lease_json(got.lease, got.extensions_left) if got.lease is not None else None,
     }
     if got.ticket is None:
         href = f"{PREFIX}/leases/{got.lease.id}" if got.lease is not None else None

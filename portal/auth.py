@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from flask import Flask, Request, Response, current_app, g, request, session
@@ -13,10 +15,11 @@ from backend.devices.enrolling import DeviceFacts
 from backend.directory import rights, sessions, signin
 from backend.directory.rules import Grant
 from backend.errors import Denied, NotSignedIn
+from backend.line import Line
 from backend.tasks.command import Actor
 from portal.errors import is_api, refused
 from portal.parts import parts
-from portal.transaction import commit, in_transaction, tx
+from portal.transaction import commit, tx
 
 COOKIE = "__Host-leasehold"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -101,19 +104,37 @@ def sign_in(name: str, password: str, *, client: str, device: DeviceFacts | None
     """Check name and password; answers `SignedIn` with the new session's token, or raises the refusal. `device` is the
     enrolled thin client that asks.
 
-    The password is proved between two transactions: hashing and a domain controller both take their time.
+    The password is proved between two transactions: hashing and a domain controller both take their time. The second one
+    goes on in the caller's view.
     """
-    commit()
     address = request.remote_addr or ""
     now = parts().clock.now
-    with in_transaction() as short:
-        attempt = signin.begin(short, name, address, now(), keyring=parts().keyring)
-    proof = aside(lambda: attempt.prove(password))
-    with in_transaction() as short:
-        signed = signin.finish(short, attempt, proof, client=client, address=address, now=now(), device=device)
+    attempt = signin.begin(tx(), name, address, now(), keyring=parts().keyring)
+    commit()
+    with in_line() if attempt.domain is None else nullcontext():
+        proof = aside(lambda: attempt.prove(password))
+        signed = signin.finish(tx(), attempt, proof, client=client, address=address, now=now(), device=device)
     if isinstance(signed, signin.Turned):
+        commit()
         raise signed.refusal  # told after the failure has been counted and recorded
     return signed
+
+
+_HASHING = Line(len(os.sched_getaffinity(0)))
+
+
+@contextmanager
+def in_line() -> Iterator[None]:
+    """Hash as many passwords at a time as there are cores, in the order of asking, and write down what came of each.
+
+    Ten hashing threads would else take the cores from the loop that answers everybody, and hundreds of people with a
+    proved password would wait for a connection to the database together, longer than they may. Here they wait without
+    one, and the next comes in when somebody is through."""
+    _HASHING.enter()
+    try:
+        yield
+    finally:
+        _HASHING.leave()
 
 
 def remember(response: Response, signed: Any) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import request
 
 from backend.db import Tx, get
 from backend.errors import Impossible, NotFound, Refused
@@ -166,8 +165,7 @@ def take(tx: Tx, who: Any, id: UUID, now: datetime, protocol: str | None = None)
 
 
 def _connect(tx: Tx, who: Any, id: UUID, now: datetime, **how: Any) -> broker.Answer:
-    address = request.remote_addr or ""
-    return broker.connect(tx, user_id=who.user_id, session_id=who.id, desktop_id=id, now=now, address=address, **how)
+    return broker.connect(tx, user_id=who.user_id, session_id=who.id, desktop_id=id, now=now, from_=whence(who), **how)
 
 
 def waiting(tx: Tx, who: Any, card: Card, now: datetime) -> Waiting:

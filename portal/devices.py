@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from flask import Response, request
 
@@ -48,7 +49,7 @@ def forget(response: Response) -> None:
     response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Lax")
 
 
-def whence() -> Whence:
-    """Where the person of this request asks from."""
-    who, address = person(), request.remote_addr or ""
+def whence(who: Any = None) -> Whence:
+    """Where the person of this request asks from, or who has just signed in with it."""
+    who, address = who or person(), request.remote_addr or ""
     return reach.whence(tx(), who.id, address) if who.device_id else Whence(address)

@@ -19,7 +19,7 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
 
 
 def waiting(engine: sa.Engine) -> int:
-    return len(engine.pool._line)  # type: ignore[attr-defined]
+    return len(engine.pool.line)  # type: ignore[attr-defined]
 
 
 def until(true: object) -> None:

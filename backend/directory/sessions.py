@@ -52,6 +52,8 @@ _FACTS = (
     .join(User, User.id == WebSession.user_id).join(Directory, Directory.id == User.directory_id)
     .where(WebSession.ended_at.is_(None), User.enabled)
 )
+_OF_TOKEN = _FACTS.where(WebSession.token_hash == sa.bindparam("hashed"), WebSession.expires_at > sa.bindparam("now"))
+_INSERT = sa.insert(WebSession.__table__)  # type: ignore[arg-type]
 
 
 def create(
@@ -59,17 +61,17 @@ def create(
 ) -> tuple[UUID, str, datetime]:
     """Begin a session of this person: its id, its token (256 random bits, told only here) and when it ends."""
     session_id, token, expires_at = uuid4(), secrets.token_urlsafe(TOKEN_BYTES), now + LASTS[client]
-    tx.execute(sa.insert(WebSession).values(
-        id=session_id, token_hash=hash_of(token), user_id=user_id, client=client, address=address,
-        device_id=device_id, created_at=now, seen_at=now, expires_at=expires_at,
-    ))
+    tx.execute(_INSERT, {
+        "id": session_id, "token_hash": hash_of(token), "user_id": user_id, "client": client, "address": address,
+        "device_id": device_id, "created_at": now, "seen_at": now, "expires_at": expires_at,
+    })
     touch(tx, "session", session_id, user_id=user_id)
     return session_id, token, expires_at
 
 
 def find(tx: Tx, token: str, now: datetime) -> SessionFacts | None:
     """The live session of this token, or None when it is unknown, over, ended, or its user disabled."""
-    row = tx.execute(_FACTS.where(WebSession.token_hash == hash_of(token), WebSession.expires_at > now)).first()
+    row = tx.execute(_OF_TOKEN, {"hashed": hash_of(token), "now": now}).first()
     if row is None:
         return None
     if now - row.seen_at >= SEEN_EVERY or (row.client == TOKEN and row.seen_at == row.created_at):

@@ -152,12 +152,15 @@ def _turned(tx: Tx, attempt: Attempt, refusal: Refused, address: str, now: datet
     return Turned(refusal)
 
 
+_INTERNAL = (
+    sa.select(User.id, User.password_hash).join(Directory, Directory.id == User.directory_id)
+    .where(Directory.name == INTERNAL, User.name == sa.bindparam("account"))
+)
+
+
 def _attempt(tx: Tx, login: Login, address: str, keyring: Keyring) -> Attempt:
     if not login.netbios and login.domain in ("", INTERNAL):
-        row = tx.execute(
-            sa.select(User.id, User.password_hash).join(Directory, Directory.id == User.directory_id)
-            .where(Directory.name == INTERNAL, User.name == login.account)
-        ).first()
+        row = tx.execute(_INTERNAL, {"account": login.account}).first()
         return Attempt(login, INTERNAL, address, *(row or (None, None)))
     for directory in tx.scalars(sa.select(Directory).where(Directory.type == "ad").order_by(Directory.name)):
         facts = accounts.facts_of(directory)

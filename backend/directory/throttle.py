@@ -45,12 +45,13 @@ def address_key(address: str) -> str:
 
 def begin(tx: Tx, account: str, address: str, now: datetime) -> None:
     """Charge the account for an attempt, or refuse with the seconds to wait. Both are keys of this module."""
-    blocked = tx.scalar(sa.select(Throttle.blocked_until).where(Throttle.key == address))
-    if blocked is not None and blocked > now:
-        raise _too_many("from this address", blocked, now)
-    if not _charge(tx, account, ACCOUNT_FREE, now):
-        blocked = tx.scalar(sa.select(Throttle.blocked_until).where(Throttle.key == account))
-        raise _too_many("with this user name", blocked or now, now)
+    if _charge(tx, account, ACCOUNT_FREE, now, unless=address):
+        return
+    known = sa.select(Throttle.key, Throttle.blocked_until).where(Throttle.key.in_((address, account)))
+    until = {key: blocked or now for key, blocked in tx.execute(known)}
+    if until.get(address, now) > now:
+        raise _too_many("from this address", until[address], now)
+    raise _too_many("with this user name", until.get(account, now), now)
 
 
 def failed(tx: Tx, address: str, now: datetime) -> None:
@@ -76,10 +77,14 @@ def forget_old(tx: Tx, now: datetime) -> None:
     tx.execute(sa.delete(Throttle).where(Throttle.last_at < now - QUIET, sa.func.coalesce(Throttle.blocked_until, now) <= now))
 
 
-def _charge(tx: Tx, key: str, free: int, now: datetime, *, though_blocked: bool = False) -> bool:
-    """Count one more failure of this key; False, and nothing counted, while it is blocked. One statement decides."""
+def _charge(tx: Tx, key: str, free: int, now: datetime, *, unless: str | None = None, though_blocked: bool = False) -> bool:
+    """Count one more failure of this key; False, and nothing counted, while it or the key `unless` is blocked. One statement
+    decides."""
     old = Throttle.last_at < now - QUIET
-    counted = pg.insert(Throttle).values(key=key, failures=1, last_at=now).on_conflict_do_update(
+    row = sa.select(sa.literal(key), sa.literal(1), sa.literal(now))
+    if unless is not None:
+        row = row.where(~sa.exists().where(Throttle.key == unless, Throttle.blocked_until > now))
+    counted = pg.insert(Throttle).from_select(["key", "failures", "last_at"], row).on_conflict_do_update(
         index_elements=[Throttle.key],
         set_={"failures": sa.case((old, 1), else_=Throttle.failures + 1), "last_at": now},
         where=sa.true() if though_blocked else sa.func.coalesce(Throttle.blocked_until, now) <= now,

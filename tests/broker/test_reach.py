@@ -14,6 +14,7 @@ from backend.tasks.command import SYSTEM
 from backend.tasks.submit import submit
 from broker import connect as broker
 from broker import reach
+from broker.access import Whence
 from broker.access_commands import CreateAccessRule, EditAccessRule, MoveAccessRule, RemoveAccessRule
 from broker.models import AccessRule
 from pools.models import Lease
@@ -29,28 +30,28 @@ def test_who_asks_from_elsewhere_is_told_why_gets_nothing_and_the_decision_is_ke
     make.an_access_rule(tx, "allow", name="Office", pool_id=pool.id, network="10.1.0.0/16")
     make.an_access_rule(tx, "deny", name="Nowhere else", pool_id=pool.id, sentence="Desktops are for the office.")
     alice = entitled(tx, pool, "alice")
-    no = ask(tx, alice, pool.id, address=HOME)
+    no = ask(tx, alice, pool.id, from_=Whence(HOME))
     assert (no.state, no.refusal.code, no.sentence) == ("refused", "not_from_here", "Desktops are for the office.")
     assert not tx.scalars(sa.select(Lease)).all()
     [kept] = decisions(tx, alice)
     assert (kept.outcome, kept.sentence) == ("refused", "Desktops are for the office.")
     assert kept.candidates["access"]["rule"] == "Nowhere else" and kept.candidates["access"]["from"] == HOME
-    assert ask(tx, alice, pool.id, address=OFFICE).state == "ready"
+    assert ask(tx, alice, pool.id, from_=Whence(OFFICE)).state == "ready"
     assert decisions(tx, alice)[-1].candidates["access"]["rule"] == "Office"
     # the desktop that they hold by now is not to be reached from home either, by whichever of its names
     held = tx.scalars(sa.select(Lease)).one()
     for id in (pool.id, held.vm_id):
-        assert ask(tx, alice, id, address=HOME).refusal.code == "not_from_here"
+        assert ask(tx, alice, id, from_=Whence(HOME)).refusal.code == "not_from_here"
 
 
 def test_protocols_are_those_that_rules_and_device_leave(tx: Tx) -> None:
     pool = make.a_pool(tx, "Desktops", members=1, member_state="spare")
     make.an_access_rule(tx, "allow", network="203.0.113.0/24", protocols=["spice"])
     alice = entitled(tx, pool, "alice")
-    assert ask(tx, alice, pool.id, address=OFFICE).protocol == "vnc"
-    assert ask(tx, alice, pool.id, address=HOME).protocol == "spice"
+    assert ask(tx, alice, pool.id, from_=Whence(OFFICE)).protocol == "vnc"
+    assert ask(tx, alice, pool.id, from_=Whence(HOME)).protocol == "spice"
     with pytest.raises(Invalid, match="offers SPICE, not VNC"):
-        ask(tx, alice, pool.id, address=HOME, protocol="vnc")
+        ask(tx, alice, pool.id, from_=Whence(HOME), protocol="vnc")
 
 
 def test_a_persons_own_vm_obeys_the_rules_for_every_desktop(tx: Tx) -> None:
@@ -58,9 +59,9 @@ def test_a_persons_own_vm_obeys_the_rules_for_every_desktop(tx: Tx) -> None:
     vm = make.a_vm(tx, "own", state="up")
     make.a_permission(tx, alice, vm)
     make.an_access_rule(tx, "deny", network="203.0.113.0/24")
-    assert ask(tx, alice, vm.id, address=OFFICE).state == "ready"
+    assert ask(tx, alice, vm.id, from_=Whence(OFFICE)).state == "ready"
     with pytest.raises(Denied) as no:
-        ask(tx, alice, vm.id, address=HOME)
+        ask(tx, alice, vm.id, from_=Whence(HOME))
     assert no.value.code == "not_from_here"
 
 
