@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 # libvirt and the tests' network namespaces belong to root
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=STATE,PORT,LEASEHOLD_CACHE)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=STATE,PORT,LEASEHOLD_CACHE,SEED,PEOPLE,SECONDS,HOSTS,DESKTOPS,MANAGERS,SETTLE,SHORT)
 STATE ?= var/standalone
 PORT ?= 8443
 TESTS ?= tests
@@ -11,7 +11,7 @@ PYTEST ?= -n 2 --dist loadfile
 QUICK := not lab and not ad and not e2e
 export STATE PORT
 
-.PHONY: help setup setup-test run test check lint wheel bench revision reference lock clean
+.PHONY: help setup setup-test run test check lint wheel bench chaos revision reference lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ wheel: setup-test ## build the wheel, install it elsewhere and import it from an
 
 bench: setup-test ## measure against floors taken in the same run; prints a table of ratios
 	@$(SUDO) $(PY) -m bench
+
+chaos: setup-test ## ten minutes of people at work while every process is killed in turn, then a check of everything
+	@$(SUDO) $(PY) -m tests.chaos
 
 revision: setup-test ## M="words": write the migration that leads from the last one to the models
 	@$(SUDO) $(PY) -m standalone.new_revision "$(M)"

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
@@ -84,6 +85,14 @@ def new_sessions(url: str, pool: int = 10) -> Sessions:
                               hide_parameters=True,  # errors are logged, and hashes and sealed passwords are among the parameters
                               connect_args={"options": "-c timezone=UTC -c lock_timeout=10s", **LIFE_SIGNS})
     return sessionmaker(engine, expire_on_commit=False)
+
+
+def is_silent(error: BaseException) -> bool:
+    """Whether the database was not there, went away or was too busy: no fault of what was asked, which may be asked again."""
+    gone = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+    return gone or isinstance(error, (
+        sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, psycopg2.OperationalError, psycopg2.InterfaceError,
+    ))  # fmt: skip
 
 
 def get(tx: Tx, cls: type[T], id: Any, *, lock: bool = False) -> T:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 import structlog
 
-from backend.db import Sessions, Tx
+from backend.db import Sessions, Tx, is_silent
 
 log = structlog.get_logger("loops")
 
@@ -90,8 +90,11 @@ def run(sessions: Sessions, loops: Sequence[Loop], stopping: threading.Event) ->
             try:
                 if leader.leads():
                     tick(sessions, loop)
-            except Exception:
-                log.exception("loop round failed", loop=loop.name)
+            except Exception as error:
+                if is_silent(error):
+                    log.warning("the database does not answer; trying again", loop=loop.name)
+                else:
+                    log.exception("loop round failed", loop=loop.name)
         leader.resign()
 
     threads = [threading.Thread(target=forever, args=(loop,), name=f"loop-{loop.name}", daemon=True) for loop in loops]

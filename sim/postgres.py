@@ -19,7 +19,9 @@ BIN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
 class Cluster:
     """A private cluster on a Unix socket, as the user postgres when we are root."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        """A durable one loses nothing that was committed when it crashes (unless the machine crashes too)."""
+        self.durable = durable
         self.folder = Path(tempfile.mkdtemp(prefix="lh-pg-"))
         self.template: str | None = None
 
@@ -42,22 +44,20 @@ class Cluster:
             "UTF8",
             "--locale=C.UTF-8",
         )
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
-        options += " -c max_connections=200"
-        self._run(
-            f"{BIN}/pg_ctl",
-            "-D",
-            f"{self.folder}/data",
-            "-w",
-            "-l",
-            f"{self.folder}/log",
-            "-o",
-            f"{options} -k {self.folder}",
-            "start",
-        )
+        self.serve()
+
+    def serve(self) -> None:
+        """Start its server; recovers first what a crash has left."""
+        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=200"
+        options += "" if self.durable else " -c synchronous_commit=off"
+        self._run(f"{BIN}/pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
+
+    def halt(self, mode: str = "immediate") -> None:
+        """Stop its server: at once, as a crash does, or `fast`, which hangs up on everybody and tidies up."""
+        self._run(f"{BIN}/pg_ctl", "-D", f"{self.folder}/data", "-m", mode, "-w", "stop")
 
     def stop(self) -> None:
-        self._run(f"{BIN}/pg_ctl", "-D", f"{self.folder}/data", "-m", "immediate", "-w", "stop")
+        self.halt()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def url(self, database: str) -> str:

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import msgspec
+import psycopg2
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.orm import aliased
 
 from backend.changes import touch
 from backend.clock import Clock
-from backend.db import Sessions, Tx
+from backend.db import Sessions, Tx, is_silent
 from backend.errors import Refused
 from backend.events import move
 from backend.hosts.models import Host
@@ -62,6 +63,7 @@ class Runner:
         self.wait_s = 1.0  # how long a host may keep a question open, so that its answer comes at once
         self.stopping = threading.Event()
         self._wake = threading.Event()
+        self._in_hand: set[UUID] = set()  # claims of this process that a thread is at, or is about to write
 
     # -- the process -----------------------------------------------------------------------------
     def run(self, threads: int) -> list[threading.Thread]:
@@ -79,36 +81,43 @@ class Runner:
                 if not self.step():
                     self._wake.wait(POLL_S)
                     self._wake.clear()
-            except Exception:
-                log.exception("task pass failed")
+            except Exception as error:  # noqa: BLE001 -- the edge of a thread; told by `_tell`
+                _tell("task pass failed", error)
                 self.stopping.wait(1)
 
     def _beat_forever(self) -> None:
         while not self.stopping.wait(BEAT_S):
             try:
                 self.beat()
-            except Exception:
-                log.exception("heartbeat failed")
+            except Exception as error:  # noqa: BLE001 -- the edge of a thread; told by `_tell`
+                _tell("heartbeat failed", error)
 
     def _listen_forever(self) -> None:
         """Wake the workers when a task is submitted; polling alone would still find it, only later."""
         while not self.stopping.is_set():
             try:
                 with self.sessions.kw["bind"].connect() as connection:
-                    raw = connection.connection.driver_connection
-                    raw.autocommit = True
-                    raw.cursor().execute(f"LISTEN {WAKE}")
-                    with selectors.DefaultSelector() as selector:  # select() knows no descriptor above 1,023
-                        selector.register(raw, selectors.EVENT_READ)
-                        while not self.stopping.is_set():
-                            if selector.select(1):
-                                raw.poll()
-                                raw.notifies.clear()
-                                self._wake.set()
-                    raw.autocommit = False
-            except Exception:
-                log.warning("listening for tasks failed; trying again", exc_info=True)
+                    self._listen(connection)
+            except Exception as error:  # noqa: BLE001 -- the edge of a thread; told by `_tell`
+                _tell("listening for tasks failed", error)
                 self.stopping.wait(1)
+
+    def _listen(self, connection: sa.Connection) -> None:
+        raw: Any = connection.connection.driver_connection
+        try:
+            raw.autocommit = True
+            raw.cursor().execute(f"LISTEN {WAKE}")
+            with selectors.DefaultSelector() as selector:  # select() knows no descriptor above 1,023
+                selector.register(raw, selectors.EVENT_READ)
+                while not self.stopping.is_set():
+                    if selector.select(1):
+                        raw.poll()
+                        raw.notifies.clear()
+                        self._wake.set()
+            raw.autocommit = False
+        except psycopg2.Error:
+            connection.invalidate()  # it is not given back to the pool as if it were whole
+            raise
 
     def beat(self) -> None:
         """Say that this worker lives."""
@@ -129,19 +138,36 @@ class Runner:
         try:
             self.advance(task_id, claim)
         except Exception as bug:
+            if is_silent(bug):
+                raise  # the claim is not in hand any more: the task is gone on with as soon as the database answers
             log.exception("task failed by a bug", task=task_id)
             self._release_after_bug(task_id, claim, bug)
+        finally:
+            self._in_hand.discard(claim)
         return True
 
     def claim(self) -> tuple[int | None, UUID]:
-        """Claim a task that is due and queued, released, or left behind by a worker whose beat is old."""
-        now, claim = self.clock.now(), uuid4()
+        """Claim a task that is due and queued, released, or left behind: by a worker whose beat is old, or by a thread of
+        this one that lost the database. The claim is in hand from then on."""
+        claim = uuid4()
+        self._in_hand.add(claim)  # before others can see it
+        task_id = None
+        try:
+            task_id = self._claim(claim)
+        finally:
+            if task_id is None:
+                self._in_hand.discard(claim)
+        return task_id, claim
+
+    def _claim(self, claim: UUID) -> int | None:
+        now = self.clock.now()
         with self.sessions.begin() as tx:
             beat = (now - timedelta(seconds=DEAD_AFTER_S), now + timedelta(seconds=JUMP_S))
             alive = sa.select(Worker.id).where(Worker.beat_at.between(*beat))
+            dropped = sa.and_(Task.worker_id == self.worker_id, Task.claim.not_in(list(self._in_hand)))
             due = sa.or_(
                 Task.state == "queued",
-                sa.and_(Task.state == "running", sa.or_(Task.worker_id.is_(None), Task.worker_id.not_in(alive))),
+                sa.and_(Task.state == "running", sa.or_(Task.worker_id.is_(None), Task.worker_id.not_in(alive), dropped)),
             )
             # nothing is put off for as long as that: the clock was turned back
             time = sa.or_(Task.not_before <= now, Task.not_before > now + timedelta(seconds=JUMP_S))
@@ -155,11 +181,11 @@ class Runner:
                 .with_for_update(skip_locked=True)
             ).first()
             if task is None:
-                return None, claim
+                return None
             if task.state == "queued":
                 move(tx, task, "claim", started_at=now)
             task.worker_id, task.claim = self.worker_id, claim
-            return task.id, claim
+            return task.id
 
     def advance(self, task_id: int, claim: UUID) -> None:
         """Plan the task's present step if that was not done, ask the host, record what it says."""
@@ -411,6 +437,14 @@ class Runner:
                 task = self._mine(tx, task_id, claim)
                 if task is not None:
                     finish(tx, task, "fail", self.clock.now(), error=msgspec.to_builtins(failure), message=failure.message)
+
+
+def _tell(what: str, error: Exception) -> None:
+    """Into the log: a silent database in a sentence, a bug with its traceback."""
+    if is_silent(error):
+        log.warning("the database does not answer; trying again", during=what)
+    else:
+        log.error(what, exc_info=error)
 
 
 __all__ = ["HostDoor", "HostLost", "Runner"]
