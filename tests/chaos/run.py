@@ -53,7 +53,7 @@ def _kill(place: Place, say: Callable[[str], None]) -> Counter[str]:
     victims, began = _victims(place, dice), time.monotonic()
     kinds = len(place.parts) + 1
     while sum(killed.values()) < kinds or time.monotonic() - began < options.seconds:
-        dead = [next(victims)] if dice.random() < 0.75 else list({next(victims), next(victims)})
+        dead = [next(victims)] if dice.random() < 0.75 else sorted({next(victims), next(victims)})
         mode, down, between = dice.choice(["immediate", "fast"]), dice.uniform(*options.down_s), dice.uniform(*options.between_s)
         say(f"kill {' and '.join(dead)} for {down:.1f} s")
         for name in dead:
