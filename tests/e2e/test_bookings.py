@@ -37,12 +37,12 @@ def course(site: Site) -> str:
     """A pool that may be booked, a teacher and a group; another person's booking on the day after tomorrow."""
     pool_id = site.world.add_pool("Course room", size=14, lease_s=7200, book_desktops=12, book_open=5,
                                   description="Desktops of the training room")
-    erin, fiona = site.add_user("erin", "Erin Evans", on=(pool_id,)), site.add_user("fiona", "Fiona Fox", on=(pool_id,))
+    edith, felix = site.add_user("edith", "Edith Evans", on=(pool_id,)), site.add_user("felix", "Felix Fox", on=(pool_id,))
     with site.sessions.begin() as tx:
         group = make.a_group(tx, "Statistics course")
         make.a_permission(tx, group, tx.get_one(Pool, pool_id))
-        user, other = (tx.scalars(sa.select(User).where(User.name == name)).one() for name in ("erin", "fiona"))
-        assert erin and fiona
+        user, other = (tx.scalars(sa.select(User).where(User.name == name)).one() for name in ("edith", "felix"))
+        assert edith and felix
         tx.add(Membership(user_id=user.id, group_id=group.id))
         at = (site.clock.now() + timedelta(days=2)).replace(hour=9, minute=0, second=0, microsecond=0)
         make.a_booking(tx, tx.get_one(Pool, pool_id), other, starts_at=at, hours=3, desktops=12, title="Private")
@@ -53,7 +53,7 @@ def course(site: Site) -> str:
 def test_book_look_change_cancel(site: Site, tab: Tabs, course: str, size: tuple[int, int], dark: bool) -> None:
     opened, look = tab(size=size, dark=dark), f"{'phone' if size == PHONE else 'wide'}-{'dark' if dark else 'light'}"
     page = opened.page
-    flows.sign_in(page, "erin", PASSWORD)
+    flows.sign_in(page, "edith", PASSWORD)
     page.get_by_role("link", name="Bookings").click()
     expect(page.get_by_role("heading", name="No bookings")).to_be_visible()
     page.get_by_role("link", name="Book desktops", exact=True).click()
@@ -116,13 +116,13 @@ def test_book_look_change_cancel(site: Site, tab: Tabs, course: str, size: tuple
 
 def test_a_booking_that_goes_on_is_on_the_persons_page(site: Site, tab: Tabs, course: str) -> None:
     with site.sessions.begin() as tx:
-        pool, user = tx.get_one(Pool, course), tx.scalars(sa.select(User).where(User.name == "erin")).one()
+        pool, user = tx.get_one(Pool, course), tx.scalars(sa.select(User).where(User.name == "edith")).one()
         group = tx.scalars(sa.select(Group).where(Group.name == "Statistics course")).one()
         booking = make.a_booking(tx, pool, user, starts_at=site.clock.now() + timedelta(seconds=5), hours=2, desktops=3,
                                  now=site.clock.now(), title="Workshop", group_id=group.id)
     site.until(lambda tx: tx.get(Booking, booking.id).state == "running", "it runs", 120)
     page = tab().page
-    flows.sign_in(page, "erin", PASSWORD)
+    flows.sign_in(page, "edith", PASSWORD)
     expect(page.locator("#booked")).to_contain_text("Workshop")
     picture(page, "desktops-wide-light")
     assert flows.serious(page) == []
