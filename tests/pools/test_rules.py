@@ -55,7 +55,7 @@ def at(seconds: float) -> datetime:
         ({"extensions": 1, "extend_s": 0}, "An extension lasts between"),
         ({"extensions": -1}, "between 0 and 1,000 times"),
         ({"per_user": 0}, "between 1 and 100 desktops"),
-        ({"rights": ("start", "fly")}, "“fly” is not a right; choose from start, shutdown, reset"),
+        ({"rights": ("start", "fly")}, "“fly” is not a right; choose from start, shutdown, reboot, reset"),
         ({"protocols": ()}, "at least one protocol"),
         ({"protocols": ("rdp",)}, "“rdp” is not a protocol"),
     ],
