@@ -20,6 +20,9 @@ DIGITS = dict(zip(range(0x02, 0x0C), "1234567890", strict=True))
 SIGNS = {0x39: " ", 0x0C: "-", 0x0D: "=", 0x33: ",", 0x34: ".", 0x35: "/", 0x27: ";", 0x28: "'", 0x1C: "\n"}
 SHIFTED = dict(zip("1234567890-=,./;'", '!@#$%^&*()_+<>?:"', strict=True))
 SHIFT = 0x2A
+CODES = {sign: code for code, sign in (LETTERS | DIGITS | SIGNS).items()}
+KEYSYMS = {ord(sign): code for sign, code in CODES.items()} | {ord(SHIFTED.get(s, s.upper())): code for s, code in CODES.items()}
+KEYSYMS |= {ord(" "): CODES[" "], 0xFF0D: CODES["\n"], 0xFFE1: SHIFT}
 
 
 def typed(scancodes: list[tuple[int, bool]]) -> str:
@@ -117,8 +120,10 @@ class PictureDisplay:
             elif kind == 3:
                 incremental = _exactly(sock, 9)[0]
                 wants, seen = True, seen if incremental else None
-            elif kind == 4:
-                _exactly(sock, 7)
+            elif kind == 4:  # a key by its sign: what a viewer sends until it has heard that scan codes are understood
+                down, keysym = struct.unpack(">BxxI", _exactly(sock, 7))
+                if code := KEYSYMS.get(keysym):
+                    self.scancodes.append((code, bool(down)))
             elif kind == 5:
                 _exactly(sock, 5)
             elif kind == 6:
