@@ -21,8 +21,8 @@ from backend.directory.internal import hash_password
 from backend.directory.models import User
 from backend.vms.models import Vm
 from bench.cast import PASSWORD, person
-from tests import make
-from tests.postgres import Cluster
+from sim import make
+from sim.postgres import Cluster
 
 HOSTS = 4
 FIRST_TASK = 7_000_001  # so large that a task's number in a statement can be nothing else

@@ -36,8 +36,8 @@ from bench.processes import Process, cpu_s, free_port, listens
 from broker import tickets
 from broker.models import Ticket
 from broker.websocket import frame_head, unmask
-from tests import make
-from tests.postgres import Cluster
+from sim import make
+from sim.postgres import Cluster
 
 ROUNDS, TRIPS, DOWN_MIB, UP_MIB = 3, 1000, 192, 64
 IDLE = (500, 2000)

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from backend.db import LIFE_SIGNS, Sessions, new_sessions
 from backend.tasks.submit import WAKE
+from sim.postgres import Cluster
 from tests.conftest import ToldClock
-from tests.postgres import Cluster
 from tests.tasks.bench import Bench
 
 HERE, THERE, PORT = "198.51.100.1", "198.51.100.2", "5432"

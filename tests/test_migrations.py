@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 import assembly  # noqa: F401 -- every table must be known to be compared
 from backend.db import Base
 from backend.schema import migrate
-from tests.postgres import Cluster
+from sim.postgres import Cluster
 
 ROOT = Path(__file__).parent.parent
 

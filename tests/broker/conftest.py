@@ -24,11 +24,11 @@ from broker.viewer import Face, vv
 from hostapi.tls import server_context
 from hostapi.types import Protocol
 from hostapi.verbs import HostRefused
-from tests import make
+from sim import make
+from sim.postgres import Cluster
 from tests.broker.browser import Browser, Display
 from tests.broker.processes import GatewayProcess, Qemu, wait_until
 from tests.pki import Pki
-from tests.postgres import Cluster
 
 House = tuple[GatewayProcess, Sessions, Keyring]
 

@@ -19,8 +19,8 @@ from broker import connect as broker
 from broker.models import Ticket
 from pools.models import Decision, Lease, Pool, PoolMember
 from pools.rules import HOLDING
-from tests import make
-from tests.make import NOW
+from sim import make
+from sim.make import NOW
 
 
 def ask(tx: Tx, user: User, desktop_id: UUID, **more: Any) -> broker.Answer:

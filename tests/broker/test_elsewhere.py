@@ -12,8 +12,8 @@ from backend.db import Tx
 from backend.errors import Impossible
 from broker import connect as broker
 from broker.models import ConsoleSession, Ticket
-from tests import make
-from tests.make import NOW
+from sim import make
+from sim.make import NOW
 
 
 def open_console(tx: Tx, user: Any, session: Any, vm_id: Any) -> ConsoleSession:

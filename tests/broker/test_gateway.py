@@ -15,7 +15,7 @@ from backend.events import Event
 from broker import consoles, tickets
 from broker.models import ConsoleSession, Ticket
 from pools.models import Lease
-from tests import make
+from sim import make
 from tests.broker.browser import Browser, Display, Refused
 from tests.broker.conftest import Desk, sign_in
 from tests.broker.processes import Qemu, wait_until

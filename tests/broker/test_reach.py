@@ -18,9 +18,9 @@ from broker.access import Whence
 from broker.access_commands import CreateAccessRule, EditAccessRule, MoveAccessRule, RemoveAccessRule
 from broker.models import AccessRule
 from pools.models import Lease
-from tests import make
+from sim import make
+from sim.make import NOW
 from tests.broker.test_connect import ask, decisions, entitled
-from tests.make import NOW
 
 OFFICE, HOME = "10.1.2.3", "203.0.113.9"
 

@@ -14,7 +14,7 @@ from backend.directory.models import WebSession
 from broker import tickets
 from broker.models import Ticket
 from pools.models import Lease
-from tests import make
+from sim import make
 from tests.broker.browser import DISPLAY_INIT, Refused, SpiceClient, through
 from tests.broker.conftest import Desk, sign_in
 from tests.broker.processes import Qemu, wait_until

@@ -19,9 +19,9 @@ from broker import consoles, tickets
 from broker.models import ConsoleSession, Ticket
 from broker.viewer import Face
 from pools.models import PoolMember
+from sim.installation import Installation
+from sim.make import a_permission
 from tests.conftest import ToldClock
-from tests.make import a_permission
-from tests.world import World
 
 FACE = Face("localhost:8444", "CA", "CN=gateway")
 
@@ -30,7 +30,7 @@ FACE = Face("localhost:8444", "CA", "CN=gateway")
 class Person:
     """Somebody signed in, and a running VM."""
 
-    world: World
+    world: Installation
     user_id: UUID
     session_id: UUID
     vm_id: UUID
@@ -47,7 +47,7 @@ class Person:
 
 
 @pytest.fixture
-def person(world: World) -> Person:
+def person(world: Installation) -> Person:
     pool_id = world.add_pool(size=1, spares=1)
     vm_id = world.run_until(
         lambda tx: tx.scalar(

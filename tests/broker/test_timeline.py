@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from broker.timeline import END_WORDS, Moment, for_holder, in_one_sentence, looked_at, timeline
-from tests.make import NOW
+from sim.make import NOW
 
 
 def at(seconds: int) -> object:

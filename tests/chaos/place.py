@@ -21,10 +21,10 @@ from backend.db import Sessions, new_sessions
 from backend.directory.internal import hash_password
 from bench.processes import free_port, listens
 from hostapi.tls import host_name
+from sim import make
+from sim.postgres import Cluster
 from standalone.processes import Process
-from tests import make
 from tests.chaos.options import Options
-from tests.postgres import Cluster
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "a good long password"

@@ -18,8 +18,8 @@ import urllib3
 
 from backend.clock import WallClock
 from backend.db import new_sessions
+from sim.postgres import Cluster
 from tests.pki import Pki
-from tests.postgres import Cluster
 from tests.web.place import KEY, Place
 
 ROOT = Path(__file__).parents[2]

@@ -30,9 +30,9 @@ from backend.secrets import Keyring
 from backend.tasks.command import SYSTEM
 from backend.tasks.models import Task
 from backend.tasks.submit import submit
+from sim.make import a_pool
 from tests.conftest import ToldClock
 from tests.directory.conftest import PASSWORD, SignIn
-from tests.make import a_pool
 from tests.samba import YESTERDAY, SambaDomain, certificates
 
 pytestmark = pytest.mark.ad

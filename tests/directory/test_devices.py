@@ -22,8 +22,8 @@ from backend.events import Event
 from backend.tasks.command import SYSTEM
 from backend.tasks.models import Task
 from backend.tasks.submit import submit
-from tests import make
-from tests.make import NOW
+from sim import make
+from sim.make import NOW
 
 ADDRESS = "192.0.2.7"
 

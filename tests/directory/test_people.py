@@ -27,9 +27,9 @@ from backend.events import Event
 from backend.tasks.command import SYSTEM, Actor
 from backend.tasks.models import Task
 from backend.tasks.submit import submit
+from sim.make import NOW, a_directory, a_group, a_permission, a_user
 from tests.conftest import ToldClock
 from tests.directory.conftest import PASSWORD, SignIn
-from tests.make import NOW, a_directory, a_group, a_permission, a_user
 
 
 def test_a_new_user_signs_in_once_a_password_is_set(sessions: Sessions, clock: ToldClock, sign_in: SignIn) -> None:

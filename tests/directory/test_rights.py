@@ -20,7 +20,7 @@ from backend.tasks.command import SYSTEM, Actor
 from backend.tasks.submit import submit
 from backend.vms.models import Vm
 from pools.models import Lease
-from tests.make import NOW, a_group, a_host, a_lease, a_member, a_permission, a_pool, a_session, a_user, a_vm
+from sim.make import NOW, a_group, a_host, a_lease, a_member, a_permission, a_pool, a_session, a_user, a_vm
 
 
 def actor(user: User) -> Actor:

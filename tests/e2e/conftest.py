@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
+from sim.postgres import Cluster
 from tests.e2e.demo import furnish
 from tests.e2e.flows import Tab, chromium
 from tests.e2e.site import Site
-from tests.postgres import Cluster
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from uuid import UUID
 from backend.calendars.models import Calendar
 from backend.directory.models import User
 from pools.models import Pool, SparePlan
-from tests import make
+from sim import make
+from sim.postgres import Cluster
 from tests.e2e.site import PASSWORD, Site, paint_screens
-from tests.postgres import Cluster
 
 
 def furnish(site: Site) -> None:

@@ -19,11 +19,11 @@ from backend.tasks.command import SYSTEM
 from backend.tasks.models import Task
 from backend.tasks.submit import submit
 from pools.models import Decision, Lease, Pool
+from sim.postgres import Cluster
 from tests.e2e import flows
 from tests.e2e.demo import furnish
 from tests.e2e.flows import DESKTOP, PHONE, Tab, chromium
 from tests.e2e.site import PASSWORD, Site
-from tests.postgres import Cluster
 
 FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
 SHOWN = {  # what the documentation has, by look

@@ -28,12 +28,12 @@ from hostapi.tls import server_context
 from hostapi.types import Protocol, Screen
 from hostapi.verbs import HostRefused
 from pools.models import Pool
-from tests import make
+from sim import make
+from sim.installation import Installation
+from sim.postgres import Cluster
 from tests.broker.processes import ROOT, GatewayProcess, free_port, wait_until
 from tests.e2e.display import PictureDisplay, webp
 from tests.pki import Pki
-from tests.postgres import Cluster
-from tests.world import World
 
 PASSWORD = "correct horse battery"
 
@@ -51,7 +51,7 @@ class Site:
         self.key_file.touch(0o600)
         self.key_file.write_bytes(key)
         self.clock, self.keyring = WallClock(), Keyring(key)
-        self.world = World(self.sessions, self.clock, boot_s=boot_s, shutdown_s=0.3, keyring=self.keyring)
+        self.world = Installation(self.sessions, self.clock, boot_s=boot_s, shutdown_s=0.3, keyring=self.keyring)
         self.world.loops += [TicketsLoop(self.clock), Screens(self.world.door, self.clock)]
         self.displays: dict[UUID, PictureDisplay] = {}
         self.agent = Consoles(self._display_port, "127.0.0.1", 0, server_context(*self.pki.issue("host", "localhost")))

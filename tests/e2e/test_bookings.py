@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 
 from backend.directory.models import Group, Membership, User
 from pools.models import Booking, Pool
-from tests import make
+from sim import make
 from tests.e2e import flows
 from tests.e2e.flows import DESKTOP, PHONE, Tab
 from tests.e2e.site import PASSWORD, Site

@@ -27,9 +27,9 @@ from pools.commands import EditPool, PausePool, ReclaimLease, ResumePool
 from pools.member_commands import RepairMember
 from pools.models import Decision, Lease, Pool, PoolMember
 from pools.rules import HOLDING
+from sim.installation import Installation
+from sim.postgres import Cluster
 from tests.conftest import ToldClock
-from tests.postgres import Cluster
-from tests.world import World
 
 PEOPLE = st.integers(0, 5)
 DESKTOP = st.integers(1, 4)
@@ -45,7 +45,7 @@ class Life(RuleBasedStateMachine):
     def begin(self, spares: int, size: int, call_s: int) -> None:
         self.database = self.cluster.new_database()
         self.sessions = new_sessions(self.cluster.url(self.database))
-        self.world = World(self.sessions, ToldClock(), boot_s=2, shutdown_s=1)
+        self.world = Installation(self.sessions, ToldClock(), boot_s=2, shutdown_s=1)
         self.world.add_host("alpha")
         self.pool_id = self.world.add_pool(
             size=size, spares=min(spares, size), lease_s=600, warn_s=60, grace_s=20, shutdown_s=3, boot_timeout_s=4,

@@ -17,7 +17,7 @@ from broker import connect as broker
 from pools import booked, capacity
 from pools.booking_rules import OPEN, Wish
 from pools.models import Booking, Lease, Pool
-from tests.world import World
+from sim.installation import Installation
 
 
 def at_once(*works: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ def at_once(*works: Callable[[], None]) -> None:
             done.result()
 
 
-def test_one_books_the_pool_while_others_take_and_extend(world: World) -> None:
+def test_one_books_the_pool_while_others_take_and_extend(world: Installation) -> None:
     policy = {"lease_s": 3600, "extensions": 5, "extend_s": 3600, "book_desktops": 3, "per_user": 3, "book_open": 9}
     pool_id = world.add_pool(size=3, spares=3, **policy)
     boss = world.a_user("boss", on=[pool_id])

@@ -21,20 +21,20 @@ from pools.booking_commands import CancelBooking, CreateBooking, EditBooking
 from pools.booking_rules import Wish
 from pools.commands import EditPool, ExtendLease, RemovePool
 from pools.models import Booking, Lease, Pool
-from tests.make import a_calendar, a_group, a_permission, a_session, a_user
-from tests.world import World
+from sim.installation import Installation
+from sim.make import a_calendar, a_group, a_permission, a_session, a_user
 
 HOUR = 3600
 
 
-def connect(world: World, who: tuple[UUID, UUID], pool_id: UUID) -> broker.Answer:
+def connect(world: Installation, who: tuple[UUID, UUID], pool_id: UUID) -> broker.Answer:
     with world.tx() as tx:
         return broker.connect(tx, user_id=who[0], session_id=who[1], desktop_id=pool_id, now=world.clock.now(),
                               protocol=None, client="browser")
 
 
 def book(
-    world: World, who: tuple[UUID, UUID], pool_id: UUID, in_s: float, for_s: float, desktops: int = 1, **more: Any
+    world: Installation, who: tuple[UUID, UUID], pool_id: UUID, in_s: float, for_s: float, desktops: int = 1, **more: Any
 ) -> Booking:
     start = world.clock.now() + timedelta(seconds=in_s)
     wish = Wish(desktops, start, start + timedelta(seconds=for_s), more.get("group_id") is None, more.pop("title", ""))
@@ -43,7 +43,7 @@ def book(
         return people.book(tx, user_id=who[0], pool_id=pool_id, wish=wish, now=world.clock.now(), **given)[0]
 
 
-def course(world: World, pool_id: UUID, students: int) -> tuple[tuple[UUID, UUID], UUID, list[tuple[UUID, UUID]]]:
+def course(world: Installation, pool_id: UUID, students: int) -> tuple[tuple[UUID, UUID], UUID, list[tuple[UUID, UUID]]]:
     """A teacher and students, in one group that is entitled to the pool."""
     teacher = world.a_user("teacher")
     group = [world.a_user(f"s{n}") for n in range(students)]
@@ -55,22 +55,22 @@ def course(world: World, pool_id: UUID, students: int) -> tuple[tuple[UUID, UUID
         return teacher, row.id, group
 
 
-def told(world: World, code: str) -> list[str]:
+def told(world: Installation, code: str) -> list[str]:
     with world.tx() as tx:
         return list(tx.scalars(sa.select(Event.sentence).where(Event.code == code).order_by(Event.id)))
 
 
-def leap(world: World, to: datetime) -> None:
+def leap(world: Installation, to: datetime) -> None:
     """Time passes without the manager, as in an outage."""
     world.clock.sleep(max(0.0, (to - world.clock.now()).total_seconds()))
 
 
-def until_begun(world: World, booking: Booking) -> None:
+def until_begun(world: Installation, booking: Booking) -> None:
     leap(world, booking.starts_at - timedelta(minutes=6))
     world.run_until(lambda tx: tx.get(Booking, booking.id).state == "running", "the booking runs", limit_s=1000, step_s=5)
 
 
-def test_a_course_of_twelve_with_walk_ins_before(world: World) -> None:
+def test_a_course_of_twelve_with_walk_ins_before(world: Installation) -> None:
     pool_id = world.add_pool("Desktops", size=14, lease_s=2 * HOUR, book_desktops=12, grace_s=60, shutdown_s=5)
     teacher, group_id, students = course(world, pool_id, 11)
     walk_ins = [world.a_user(f"w{n}", on=[pool_id]) for n in range(4)]
@@ -107,7 +107,7 @@ def test_a_course_of_twelve_with_walk_ins_before(world: World) -> None:
     world.run_until(lambda tx: tx.get(Lease, answer.lease.id).state == "ended", "the leases ended with it", limit_s=300)
 
 
-def test_nobody_comes(world: World) -> None:
+def test_nobody_comes(world: Installation) -> None:
     pool_id = world.add_pool(size=2, lease_s=600, book_desktops=2, per_user=2, book_hold_s=300, shutdown_s=5)
     alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
     booking = book(world, alice, pool_id, 600, HOUR, 2)
@@ -118,7 +118,7 @@ def test_nobody_comes(world: World) -> None:
     world.run_until(lambda tx: connect(world, bob, pool_id).state == "ready", "bob's desktop", limit_s=60)
 
 
-def test_what_is_not_used_is_freed_for_others(world: World) -> None:
+def test_what_is_not_used_is_freed_for_others(world: Installation) -> None:
     pool_id = world.add_pool(size=3, lease_s=600, book_desktops=3, book_hold_s=300, shutdown_s=5)
     teacher, group_id, students = course(world, pool_id, 2)
     walk_in = world.a_user("walk", on=[pool_id])
@@ -132,7 +132,7 @@ def test_what_is_not_used_is_freed_for_others(world: World) -> None:
     assert late.state in ("ready", "starting") and late.lease.booking_id is None
 
 
-def test_cancelled(world: World) -> None:
+def test_cancelled(world: Installation) -> None:
     pool_id = world.add_pool(size=1, lease_s=HOUR, book_desktops=1)
     alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
     booking = book(world, alice, pool_id, 120, HOUR)
@@ -147,7 +147,7 @@ def test_cancelled(world: World) -> None:
         people.cancel(tx, user_id=alice[0], booking_id=booking.id, series=False, now=world.clock.now())
 
 
-def test_their_own_desktop_goes_on_into_their_booking(world: World) -> None:
+def test_their_own_desktop_goes_on_into_their_booking(world: Installation) -> None:
     pool_id = world.add_pool(size=2, spares=1, lease_s=900, book_desktops=1)
     alice = world.a_user("alice", on=[pool_id])
     booking = book(world, alice, pool_id, 600, HOUR)
@@ -159,7 +159,7 @@ def test_their_own_desktop_goes_on_into_their_booking(world: World) -> None:
     assert after.lease.ends_at == booking.ends_at
 
 
-def test_an_edit_moves_the_ends_of_leases_and_the_time(world: World) -> None:
+def test_an_edit_moves_the_ends_of_leases_and_the_time(world: Installation) -> None:
     pool_id = world.add_pool(size=1, lease_s=600, book_desktops=1)
     alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
     booking = book(world, alice, pool_id, 600, HOUR)
@@ -187,7 +187,7 @@ def test_an_edit_moves_the_ends_of_leases_and_the_time(world: World) -> None:
         submit(tx, EditBooking(booking.id, starts_at=world.clock.now() + timedelta(hours=1)), SYSTEM, world.clock.now())
 
 
-def test_a_pool_shrunk_under_bookings_tells_it(world: World) -> None:
+def test_a_pool_shrunk_under_bookings_tells_it(world: Installation) -> None:
     pool_id = world.add_pool(size=4, lease_s=600, book_desktops=4, per_user=4, book_open=9)
     alice = world.a_user("alice", on=[pool_id])
     first, second = book(world, alice, pool_id, 7200, HOUR, 2), book(world, alice, pool_id, 7200, HOUR, 2)
@@ -205,7 +205,7 @@ def test_a_pool_shrunk_under_bookings_tells_it(world: World) -> None:
         assert tx.get(Booking, second.id).why == ""
 
 
-def test_not_ready_in_time_is_told_and_mended(world: World) -> None:
+def test_not_ready_in_time_is_told_and_mended(world: Installation) -> None:
     pool_id = world.add_pool(size=2, lease_s=600, book_desktops=2, per_user=2)
     alice = world.a_user("alice", on=[pool_id])
     booking = book(world, alice, pool_id, 600, HOUR, 2)
@@ -221,7 +221,7 @@ def test_not_ready_in_time_is_told_and_mended(world: World) -> None:
     assert told(world, "booking.ready")
 
 
-def test_who_is_not_entitled_books_nothing(world: World) -> None:
+def test_who_is_not_entitled_books_nothing(world: Installation) -> None:
     pool_id = world.add_pool(size=2, lease_s=600, book_desktops=1)
     stranger = world.a_user("stranger")
     with pytest.raises(Refused, match="no pool"):
@@ -234,7 +234,7 @@ def test_who_is_not_entitled_books_nothing(world: World) -> None:
         book(world, short, pool_id, 1800, 2 * HOUR)
 
 
-def test_hours_of_an_entitlement_count_at_the_time_booked(world: World) -> None:
+def test_hours_of_an_entitlement_count_at_the_time_booked(world: Installation) -> None:
     pool_id = world.add_pool(size=2, lease_s=600, book_desktops=1, book_open=9)
     now = world.clock.now()
     open_at, closes = now + timedelta(hours=5), now + timedelta(hours=8)
@@ -248,7 +248,7 @@ def test_hours_of_an_entitlement_count_at_the_time_booked(world: World) -> None:
         book(world, evening, pool_id, 2 * HOUR, HOUR)
 
 
-def test_people_keep_to_the_policy_and_administrators_need_not(world: World) -> None:
+def test_people_keep_to_the_policy_and_administrators_need_not(world: Installation) -> None:
     pool_id = world.add_pool(size=10, lease_s=600, book_desktops=2, book_open=1)
     teacher, group_id, _ = course(world, pool_id, 3)
     with world.tx() as tx:
@@ -273,7 +273,7 @@ def test_people_keep_to_the_policy_and_administrators_need_not(world: World) -> 
             submit(tx, CreateBooking(pool_id, *late, 1, "", other, teacher[0]), SYSTEM, now)
 
 
-def test_a_series_is_made_whole_and_cancelled_whole(world: World) -> None:
+def test_a_series_is_made_whole_and_cancelled_whole(world: Installation) -> None:
     pool_id = world.add_pool(size=2, lease_s=600, book_desktops=2, per_user=2, book_open=20, book_ahead_s=60 * 86_400)
     alice = world.a_user("alice", on=[pool_id])
     week = 7 * 86_400
@@ -289,7 +289,7 @@ def test_a_series_is_made_whole_and_cancelled_whole(world: World) -> None:
         assert tx.get(Booking, third.id).state == "booked"
 
 
-def test_a_pool_with_bookings_is_removed_by_force_alone(world: World) -> None:
+def test_a_pool_with_bookings_is_removed_by_force_alone(world: Installation) -> None:
     pool_id = world.add_pool(size=2, lease_s=600, book_desktops=1)
     alice = world.a_user("alice", on=[pool_id])
     booking = book(world, alice, pool_id, HOUR, HOUR)
@@ -300,7 +300,7 @@ def test_a_pool_with_bookings_is_removed_by_force_alone(world: World) -> None:
         assert tx.get(Booking, booking.id).state == "cancelled"
 
 
-def test_the_calendar_shows_others_bookings_without_their_names(world: World) -> None:
+def test_the_calendar_shows_others_bookings_without_their_names(world: Installation) -> None:
     pool_id = world.add_pool(size=3, lease_s=600, book_desktops=2, per_user=2)
     alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
     booking = book(world, alice, pool_id, HOUR, HOUR, 2, title="Secret plans")

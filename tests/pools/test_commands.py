@@ -17,8 +17,8 @@ from backend.tasks.submit import submit
 from pools.commands import CreatePool, EditPool, ExtendLease, ReclaimLease, RemovePool
 from pools.member_commands import RemoveMember, RepairMember, ResetMember
 from pools.models import Pool
-from tests import make
-from tests.make import NOW
+from sim import make
+from sim.make import NOW
 
 
 def actor(user: User) -> Actor:

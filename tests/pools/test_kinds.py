@@ -20,30 +20,30 @@ from pools import facts
 from pools.commands import EditPool, PausePool, RemovePool, ResumePool
 from pools.member_commands import AssignMember, RemoveMember, UnassignMember
 from pools.models import Assignment, Lease, Pool, PoolMember
-from tests import make
+from sim import make
+from sim.installation import Installation
 from tests.pools.test_story import connect, states
-from tests.world import World
 
 Who = tuple[UUID, UUID]
 
 
-def do(world: World, command: Any) -> Any:
+def do(world: Installation, command: Any) -> Any:
     """The system carries it out, or begins to."""
     with world.tx() as tx:
         return submit(tx, command, SYSTEM, world.clock.now()).result
 
 
-def lease_of(world: World, who: Who) -> Lease:
+def lease_of(world: Installation, who: Who) -> Lease:
     with world.tx() as tx:
         return tx.scalars(sa.select(Lease).where(Lease.user_id == who[0]).order_by(Lease.queue_place.desc()).limit(1)).one()
 
 
-def give_back(world: World, who: Who) -> None:
+def give_back(world: Installation, who: Who) -> None:
     with world.tx() as tx:
         broker.give_back(tx, user_id=who[0], lease_id=lease_of(world, who).id, now=world.clock.now())
 
 
-def entitle(world: World, who: Who, pool_id: UUID, *hours: str, **fields: Any) -> None:
+def entitle(world: Installation, who: Who, pool_id: UUID, *hours: str, **fields: Any) -> None:
     with world.tx() as tx:
         if hours:
             fields["calendar_id"] = make.a_calendar(tx, *hours).id
@@ -51,7 +51,7 @@ def entitle(world: World, who: Who, pool_id: UUID, *hours: str, **fields: Any) -
 
 
 # -- hours ------------------------------------------------------------------------------------------
-def test_a_lease_ends_with_the_hours_of_its_entitlement(world: World) -> None:
+def test_a_lease_ends_with_the_hours_of_its_entitlement(world: Installation) -> None:
     """The told clock starts on Monday 2026-03-02 at 08:00 UTC."""
     pool_id = world.add_pool(size=1, spares=1, lease_s=7200, warn_s=300)
     alice = world.a_user("alice")
@@ -67,7 +67,7 @@ def test_a_lease_ends_with_the_hours_of_its_entitlement(world: World) -> None:
     assert isinstance(refused.refusal, Denied) and "again from Monday, 09 March 2026 at 08:00" in refused.sentence
 
 
-def test_hours_that_get_shorter_shorten_the_lease(world: World) -> None:
+def test_hours_that_get_shorter_shorten_the_lease(world: Installation) -> None:
     pool_id = world.add_pool(size=1, spares=1, lease_s=None, warn_s=300)
     alice = world.a_user("alice")
     entitle(world, alice, pool_id, "Mon 08:00-18:00")
@@ -82,7 +82,7 @@ def test_hours_that_get_shorter_shorten_the_lease(world: World) -> None:
 
 
 # -- priorities -------------------------------------------------------------------------------------
-def test_the_higher_priority_goes_first_and_nobody_of_the_same_is_overtaken(world: World) -> None:
+def test_the_higher_priority_goes_first_and_nobody_of_the_same_is_overtaken(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     holder, first, second = (world.a_user(n, on=[pool_id]) for n in ("holder", "first", "second"))
     chief = world.a_user("chief")
@@ -101,7 +101,7 @@ def test_the_higher_priority_goes_first_and_nobody_of_the_same_is_overtaken(worl
 
 
 # -- calls ------------------------------------------------------------------------------------------
-def test_who_waited_is_called_and_answers_or_the_next_gets_it(world: World) -> None:
+def test_who_waited_is_called_and_answers_or_the_next_gets_it(world: Installation) -> None:
     pool_id = world.add_pool(size=1, spares=1, call_s=60)
     world.run_until(lambda tx: states(tx, pool_id) == {"spare": 1})
     holder, gone, there = (world.a_user(n, on=[pool_id]) for n in ("holder", "gone", "there"))
@@ -122,7 +122,7 @@ def test_who_waited_is_called_and_answers_or_the_next_gets_it(world: World) -> N
 
 
 # -- dedicated and kept -----------------------------------------------------------------------------
-def test_a_dedicated_desktop_stays_its_first_holders(world: World) -> None:
+def test_a_dedicated_desktop_stays_its_first_holders(world: Installation) -> None:
     pool_id = world.add_pool(size=2, type="dedicated", stateless=False)
     alice, bob = world.a_user("alice", on=[pool_id]), world.a_user("bob", on=[pool_id])
     first = connect(world, alice, pool_id)
@@ -141,11 +141,11 @@ def test_a_dedicated_desktop_stays_its_first_holders(world: World) -> None:
     assert connect(world, carol, pool_id).state == "queued"
 
 
-def _resets(world: World) -> int:
+def _resets(world: Installation) -> int:
     return sum(sum(storage.resets.values()) for storage in world.sim.storage.values())
 
 
-def test_a_fresh_desktop_and_one_taken_away_are_made_as_new(world: World) -> None:
+def test_a_fresh_desktop_and_one_taken_away_are_made_as_new(world: Installation) -> None:
     pool_id = world.add_pool(size=1, type="dedicated", stateless=False, rights=["reset"])
     alice = world.a_user("alice", on=[pool_id])
     connect(world, alice, pool_id)
@@ -170,7 +170,7 @@ def test_a_fresh_desktop_and_one_taken_away_are_made_as_new(world: World) -> Non
         assert tx.scalar(sa.select(sa.func.count()).select_from(Assignment)) == 0
 
 
-def test_a_desktop_is_given_beforehand_and_one_set_aside_is_told(world: World) -> None:
+def test_a_desktop_is_given_beforehand_and_one_set_aside_is_told(world: Installation) -> None:
     pool_id = world.add_pool(size=3, spares=2, type="dedicated", stateless=False)
     alice, bob = world.a_user("alice", on=[pool_id]), world.a_user("bob", on=[pool_id])
     world.run_until(lambda tx: states(tx, pool_id) == {"spare": 2})
@@ -193,7 +193,7 @@ def test_a_desktop_is_given_beforehand_and_one_set_aside_is_told(world: World) -
     assert answer.refusal is not None and answer.refusal.code == "own_desktop_broken"
 
 
-def test_a_removed_dedicated_pool_takes_its_kept_desktops_along(world: World) -> None:
+def test_a_removed_dedicated_pool_takes_its_kept_desktops_along(world: Installation) -> None:
     pool_id = world.add_pool(size=1, type="dedicated")
     alice = world.a_user("alice", on=[pool_id])
     connect(world, alice, pool_id)
@@ -205,7 +205,7 @@ def test_a_removed_dedicated_pool_takes_its_kept_desktops_along(world: World) ->
 
 
 # -- pauses -----------------------------------------------------------------------------------------
-def test_a_paused_pool_keeps_the_queue_and_lets_leases_go_on(world: World) -> None:
+def test_a_paused_pool_keeps_the_queue_and_lets_leases_go_on(world: Installation) -> None:
     pool_id = world.add_pool(size=2, spares=1)
     alice, bob = world.a_user("alice", on=[pool_id]), world.a_user("bob", on=[pool_id])
     world.run_until(lambda tx: states(tx, pool_id) == {"spare": 1})
@@ -222,7 +222,7 @@ def test_a_paused_pool_keeps_the_queue_and_lets_leases_go_on(world: World) -> No
     world.run_until(lambda tx: tx.scalar(sa.select(Lease.id).where(Lease.user_id == bob[0], Lease.state == "active")))
 
 
-def test_the_wait_that_was_told_is_kept(world: World) -> None:
+def test_the_wait_that_was_told_is_kept(world: Installation) -> None:
     pool_id = world.add_pool(size=1, lease_s=600)
     alice, bob = world.a_user("alice", on=[pool_id]), world.a_user("bob", on=[pool_id])
     connect(world, alice, pool_id)

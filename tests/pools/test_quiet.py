@@ -9,7 +9,7 @@ import pytest
 
 from backend.errors import Invalid
 from pools.quiet import Due, Quietness, Watched, due, require_quietness
-from tests.make import NOW
+from sim.make import NOW
 
 IDLE = Quietness(idle_s=600, idle_action="end")
 LOCK = Quietness(disconnect_s=30, disconnect_action="lock")

@@ -18,12 +18,12 @@ from backend.vms.models import Template, Vm
 from pools import facts
 from pools.models import Lease, Pool, PoolMember, Rollout
 from pools.rollout_commands import CancelRollout, HaltRollout, ResumeRollout, RollBack, RollOut
-from tests.make import a_template
+from sim.installation import Installation
+from sim.make import a_template
 from tests.pools.test_story import connect, give_back, states, told, until_ready
-from tests.world import World
 
 
-def next_version(world: World, pool_id: UUID, **fields: Any) -> UUID:
+def next_version(world: Installation, pool_id: UUID, **fields: Any) -> UUID:
     """The next version of what the pool is made from."""
     with world.tx() as tx:
         pool = tx.get(Pool, pool_id)
@@ -32,36 +32,36 @@ def next_version(world: World, pool_id: UUID, **fields: Any) -> UUID:
         return new.id
 
 
-def do(world: World, command: Any) -> Task:
+def do(world: Installation, command: Any) -> Task:
     with world.tx() as tx:
         return submit(tx, command, SYSTEM, world.clock.now())
 
 
-def roll_out(world: World, pool_id: UUID, template_id: UUID, **how: Any) -> UUID:
+def roll_out(world: Installation, pool_id: UUID, template_id: UUID, **how: Any) -> UUID:
     return UUID(do(world, RollOut(pool_id, template_id, **how)).result["rollout_id"])
 
 
-def rollout(world: World, id: UUID) -> Rollout:
+def rollout(world: Installation, id: UUID) -> Rollout:
     with world.tx() as tx:
         return tx.get(Rollout, id)
 
 
-def versions(world: World, pool_id: UUID) -> list[int]:
+def versions(world: Installation, pool_id: UUID) -> list[int]:
     with world.tx() as tx:
         of = sa.select(Template.version).join(Vm, Vm.template_id == Template.id)
         return sorted(tx.scalars(of.where(Vm.pool_id == pool_id)))
 
 
-def until(world: World, id: UUID, state: str) -> Rollout:
+def until(world: Installation, id: UUID, state: str) -> Rollout:
     world.run_until(lambda tx: tx.get(Rollout, id).state == state, f"the rollout is {state}", limit_s=300)
     return rollout(world, id)
 
 
-def until_spares(world: World, pool_id: UUID, count: int) -> None:
+def until_spares(world: Installation, pool_id: UUID, count: int) -> None:
     world.run_until(lambda tx: states(tx, pool_id) == {"spare": count}, "the spares")
 
 
-def test_a_version_is_proved_then_rolled_out_in_batches_that_never_exceed_the_limit(world: World) -> None:
+def test_a_version_is_proved_then_rolled_out_in_batches_that_never_exceed_the_limit(world: Installation) -> None:
     pool_id = world.add_pool(size=6, spares=6)
     until_spares(world, pool_id, 6)
     alice = world.a_user("alice", on=[pool_id])
@@ -95,18 +95,18 @@ def test_a_version_is_proved_then_rolled_out_in_batches_that_never_exceed_the_li
     assert told(world, "rollout.begun")[0].endswith("2 at a time, in place of " + label(world, pool_id, 1) + ".")
 
 
-def label(world: World, pool_id: UUID, version: int) -> str:
+def label(world: Installation, pool_id: UUID, version: int) -> str:
     with world.tx() as tx:
         return f"{tx.get(Template, tx.get(Pool, pool_id).template_id).name}, version {version}"
 
 
-def image(world: World, template_id: UUID, how: str) -> None:
+def image(world: Installation, template_id: UUID, how: str) -> None:
     """Whether the version's image boots."""
     with world.tx() as tx:
         world.sim.do(f"image {tx.scalar(sa.select(Disk.path).where(Disk.template_id == template_id))} {how}")
 
 
-def test_a_broken_version_halts_before_the_others_follow_and_is_rolled_back(world: World) -> None:
+def test_a_broken_version_halts_before_the_others_follow_and_is_rolled_back(world: Installation) -> None:
     pool_id = world.add_pool(size=4, spares=4, boot_timeout_s=10)
     until_spares(world, pool_id, 4)
     new = next_version(world, pool_id, boot_timeout_s=6)
@@ -128,7 +128,7 @@ def test_a_broken_version_halts_before_the_others_follow_and_is_rolled_back(worl
     assert len(told(world, "rollout.halt")) == len(told(world, "rollout.rolled_back")) == 1
 
 
-def test_more_failures_are_allowed_and_resuming_allows_as_many_again(world: World) -> None:
+def test_more_failures_are_allowed_and_resuming_allows_as_many_again(world: Installation) -> None:
     pool_id = world.add_pool(size=3, spares=3, boot_timeout_s=10)
     until_spares(world, pool_id, 3)
     new = next_version(world, pool_id, boot_timeout_s=6)
@@ -142,7 +142,7 @@ def test_more_failures_are_allowed_and_resuming_allows_as_many_again(world: Worl
     assert got.failures == 2 and versions(world, pool_id) == [2, 2, 2]
 
 
-def test_at_once_people_are_warned_and_get_a_desktop_of_the_new_version(world: World) -> None:
+def test_at_once_people_are_warned_and_get_a_desktop_of_the_new_version(world: Installation) -> None:
     pool_id = world.add_pool(size=2, grace_s=30)
     alice, bob = world.a_user("alice", on=[pool_id]), world.a_user("bob", on=[pool_id])
     first, second = until_ready(world, alice, pool_id), until_ready(world, bob, pool_id)
@@ -168,7 +168,7 @@ def test_at_once_people_are_warned_and_get_a_desktop_of_the_new_version(world: W
         assert tx.get(Vm, again.vm_id).template_id == new
 
 
-def test_a_full_pool_in_use_is_moved_on_return_and_who_asks_meanwhile_gets_a_desktop(world: World) -> None:
+def test_a_full_pool_in_use_is_moved_on_return_and_who_asks_meanwhile_gets_a_desktop(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice, bob = world.a_user("alice", on=[pool_id]), world.a_user("bob", on=[pool_id])
     held = until_ready(world, alice, pool_id)
@@ -183,14 +183,14 @@ def test_a_full_pool_in_use_is_moved_on_return_and_who_asks_meanwhile_gets_a_des
     until(world, id, "succeeded")
 
 
-def test_an_empty_pool_makes_one_desktop_to_prove_the_version(world: World) -> None:
+def test_an_empty_pool_makes_one_desktop_to_prove_the_version(world: Installation) -> None:
     pool_id = world.add_pool(size=2)
     id = roll_out(world, pool_id, next_version(world, pool_id))
     until(world, id, "succeeded")
     assert versions(world, pool_id) == [2]
 
 
-def test_desktops_made_meanwhile_are_of_the_version_once_it_is_proved(world: World) -> None:
+def test_desktops_made_meanwhile_are_of_the_version_once_it_is_proved(world: Installation) -> None:
     pool_id = world.add_pool(size=3, spares=1)
     until_spares(world, pool_id, 1)
     alice = world.a_user("alice", on=[pool_id])
@@ -204,11 +204,11 @@ def test_desktops_made_meanwhile_are_of_the_version_once_it_is_proved(world: Wor
     assert versions(world, pool_id) == [1, 2, 2]
 
 
-def until_spares_more(world: World, pool_id: UUID) -> None:
+def until_spares_more(world: Installation, pool_id: UUID) -> None:
     world.run_until(lambda tx: states(tx, pool_id) == {"spare": 1, "leased": 1}, "the next spare")
 
 
-def test_halt_lets_nothing_more_move_and_cancel_ends_it_there(world: World) -> None:
+def test_halt_lets_nothing_more_move_and_cancel_ends_it_there(world: Installation) -> None:
     pool_id = world.add_pool(size=4, spares=4)
     until_spares(world, pool_id, 4)
     with world.tx() as tx:
@@ -230,7 +230,7 @@ def test_halt_lets_nothing_more_move_and_cancel_ends_it_there(world: World) -> N
     assert until(world, again, "succeeded").done == 4
 
 
-def test_what_people_keep_is_lost_only_when_it_is_said_so(world: World) -> None:
+def test_what_people_keep_is_lost_only_when_it_is_said_so(world: Installation) -> None:
     pool_id = world.add_pool(size=1, spares=1, stateless=False)
     until_spares(world, pool_id, 1)
     new = next_version(world, pool_id)
@@ -241,7 +241,7 @@ def test_what_people_keep_is_lost_only_when_it_is_said_so(world: World) -> None:
         roll_out(world, pool_id, new, force=True)
 
 
-def test_a_host_without_room_halts_nothing(world: World) -> None:
+def test_a_host_without_room_halts_nothing(world: Installation) -> None:
     pool_id = world.add_pool(size=2)
     alice = world.a_user("alice", on=[pool_id])
     give_back(world, alice, until_ready(world, alice, pool_id).lease)
@@ -256,7 +256,7 @@ def test_a_host_without_room_halts_nothing(world: World) -> None:
     until(world, id, "succeeded")
 
 
-def test_managers_that_die_between_any_two_steps_lose_nothing(world: World) -> None:
+def test_managers_that_die_between_any_two_steps_lose_nothing(world: Installation) -> None:
     """Each runner is gone after one step or within it; each loop's round is undone half of the time."""
     pool_id = world.add_pool(size=3, spares=2)
     until_spares(world, pool_id, 2)

@@ -12,15 +12,15 @@ from backend.db import new_sessions
 from broker import connect as broker
 from pools import facts
 from pools.models import Decision, Lease
+from sim.installation import Installation
 from tests.conftest import ToldClock
-from tests.world import World
 
 PEOPLE, DESKTOPS = 200, 20
 
 
 def test_two_hundred_people_twenty_desktops(database_url: str, clock: ToldClock) -> None:
     sessions = new_sessions(database_url, pool=30)
-    world = World(sessions, clock, boot_s=0, shutdown_s=0)
+    world = Installation(sessions, clock, boot_s=0, shutdown_s=0)
     world.add_host("alpha")
     pool_id = world.add_pool(size=DESKTOPS, spares=DESKTOPS)
     people = [world.a_user(f"p{n}", on=[pool_id]) for n in range(PEOPLE)]

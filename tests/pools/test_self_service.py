@@ -13,24 +13,24 @@ from backend.vms.models import Vm, VmSnapshot
 from broker import connect as broker
 from pools.models import Decision, Lease
 from pools.rules import RIGHTS
+from sim.installation import Installation
 from tests.pools.test_story import connect, lease_of, states, told, until_ready
-from tests.world import World
 
 ALL = list(RIGHTS)
 
 
-def do(world: World, who: tuple[UUID, UUID], pool_id: UUID, verb: str, **more: Any) -> broker.Done:
+def do(world: Installation, who: tuple[UUID, UUID], pool_id: UUID, verb: str, **more: Any) -> broker.Done:
     with world.tx() as tx:
         return broker.act(tx, user_id=who[0], desktop_id=pool_id, verb=verb, now=world.clock.now(), **more)
 
 
-def offered(world: World, who: tuple[UUID, UUID]) -> broker.Desktop:
+def offered(world: Installation, who: tuple[UUID, UUID]) -> broker.Desktop:
     with world.tx() as tx:
         (desktop,) = broker.desktops(tx, who[0], world.clock.now())
         return desktop
 
 
-def test_another_desktop_for_the_rest_of_the_time(world: World) -> None:
+def test_another_desktop_for_the_rest_of_the_time(world: Installation) -> None:
     pool_id = world.add_pool(size=3, spares=1, rights=ALL)
     alice = world.a_user("alice", on=[pool_id])
     world.run_until(lambda tx: states(tx, pool_id) == {"spare": 1}, "a spare")
@@ -49,7 +49,7 @@ def test_another_desktop_for_the_rest_of_the_time(world: World) -> None:
     assert told(world, "lease.swap") == ["alice gave desktop desktops-1 of pool Desktops back for another one."]
 
 
-def test_who_cannot_have_another_one_keeps_theirs_and_reads_why(world: World) -> None:
+def test_who_cannot_have_another_one_keeps_theirs_and_reads_why(world: Installation) -> None:
     pool_id = world.add_pool(size=1, rights=ALL)
     alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
     first = until_ready(world, alice, pool_id)
@@ -62,7 +62,7 @@ def test_who_cannot_have_another_one_keeps_theirs_and_reads_why(world: World) ->
         assert tx.scalars(sa.select(Decision.outcome).order_by(Decision.at)).all().count("refused") == 2
 
 
-def test_nobody_is_overtaken_by_who_swaps(world: World) -> None:
+def test_nobody_is_overtaken_by_who_swaps(world: Installation) -> None:
     """A desktop comes free while somebody waits: it is theirs, though a holder asks first."""
     pool_id = world.add_pool(size=2, rights=ALL)
     alice, bob, carol = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob", "carol"))
@@ -79,7 +79,7 @@ def test_nobody_is_overtaken_by_who_swaps(world: World) -> None:
     assert lease_of(world, carol).vm_id == held.vm_id
 
 
-def test_reboot_goes_on_with_the_same_desktop_and_lease(world: World) -> None:
+def test_reboot_goes_on_with_the_same_desktop_and_lease(world: Installation) -> None:
     pool_id = world.add_pool(size=1, rights=ALL)
     alice = world.a_user("alice", on=[pool_id])
     first = until_ready(world, alice, pool_id)
@@ -91,7 +91,7 @@ def test_reboot_goes_on_with_the_same_desktop_and_lease(world: World) -> None:
         assert (lease.state, lease.vm_id, lease.attempts) == ("active", first.vm_id, 0)
 
 
-def test_snapshots_are_taken_gone_back_to_and_lost_with_the_desktop(world: World) -> None:
+def test_snapshots_are_taken_gone_back_to_and_lost_with_the_desktop(world: Installation) -> None:
     pool_id = world.add_pool(size=1, rights=ALL)
     alice = world.a_user("alice", on=[pool_id])
     first = until_ready(world, alice, pool_id)
@@ -122,7 +122,7 @@ def test_snapshots_are_taken_gone_back_to_and_lost_with_the_desktop(world: World
 
 
 @pytest.mark.parametrize("verb", ["reboot", "swap", "snapshot", "go_back", "remove_snapshot"])
-def test_what_the_pool_does_not_allow_is_refused(world: World, verb: str) -> None:
+def test_what_the_pool_does_not_allow_is_refused(world: Installation, verb: str) -> None:
     pool_id = world.add_pool(size=1)
     alice = world.a_user("alice", on=[pool_id])
     until_ready(world, alice, pool_id)

@@ -15,13 +15,13 @@ from backend.tasks.submit import submit
 from pools import burden, facts
 from pools.models import Lease, Pool, SparePlan
 from pools.spare_commands import PlanSpares, UnplanSpares
-from tests import make
+from sim import make
+from sim.installation import Installation
 from tests.pools.test_kinds import do
 from tests.pools.test_story import states
-from tests.world import World
 
 
-def test_spares_by_the_hour(world: World) -> None:
+def test_spares_by_the_hour(world: Installation) -> None:
     """The told clock starts on Monday 2026-03-02 at 08:00 UTC."""
     pool_id = world.add_pool(size=4, spares=1)
     with world.tx() as tx:
@@ -44,12 +44,12 @@ def test_spares_by_the_hour(world: World) -> None:
     do(world, RemoveCalendar(calendar_id))
 
 
-def counts(world: World, pool_id: UUID) -> dict[str, int]:
+def counts(world: Installation, pool_id: UUID) -> dict[str, int]:
     with world.tx() as tx:
         return states(tx, pool_id)
 
 
-def test_spares_as_past_weeks_were(world: World) -> None:
+def test_spares_as_past_weeks_were(world: Installation) -> None:
     pool_id = world.add_pool(size=6, spares=0, spares_learn=True)
     with world.tx() as tx:
         pool, alice = tx.get_one(Pool, pool_id), make.a_user(tx)
@@ -62,7 +62,7 @@ def test_spares_as_past_weeks_were(world: World) -> None:
     world.run_until(lambda tx: "spare" not in states(tx, pool_id), "the time is over", limit_s=300)
 
 
-def test_starts_at_once_grow_with_what_hosts_bear(world: World) -> None:
+def test_starts_at_once_grow_with_what_hosts_bear(world: Installation) -> None:
     """Simulated guests boot in three seconds however many do: so the pool need not keep to a trickle."""
     pool_id = world.add_pool(size=40, spares=40)
     most = 0
@@ -80,7 +80,7 @@ def test_starts_at_once_grow_with_what_hosts_bear(world: World) -> None:
         assert burden.starts(tx, tx.get_one(Pool, pool_id), world.clock.now()) > 4
 
 
-def test_a_plan_is_written_once(world: World) -> None:
+def test_a_plan_is_written_once(world: Installation) -> None:
     pool_id = world.add_pool(size=4)
     with world.tx() as tx:
         calendar_id = make.a_calendar(tx, "Mon 08:10-08:20").id

@@ -25,15 +25,15 @@ from pools.commands import EditPool, ReclaimLease, RemovePool
 from pools.loop import LeaseLoop, SpareLoop
 from pools.member_commands import RepairMember
 from pools.models import Decision, Lease, Pool, PoolMember
-from tests.make import a_permission, a_vm
-from tests.world import World
+from sim.installation import Installation
+from sim.make import a_permission, a_vm
 
 
 def states(tx: Any, pool_id: UUID) -> dict[str, int]:
     return {k: v for k, v in facts.counts(tx, pool_id).items() if v}
 
 
-def connect(world: World, who: tuple[UUID, UUID], pool_id: UUID, **more: Any) -> broker.Answer:
+def connect(world: Installation, who: tuple[UUID, UUID], pool_id: UUID, **more: Any) -> broker.Answer:
     with world.tx() as tx:
         return broker.connect(
             tx, user_id=who[0], session_id=who[1], desktop_id=pool_id, now=world.clock.now(),
@@ -41,7 +41,7 @@ def connect(world: World, who: tuple[UUID, UUID], pool_id: UUID, **more: Any) ->
         )  # fmt: skip
 
 
-def test_spares_are_made_and_kept(world: World) -> None:
+def test_spares_are_made_and_kept(world: Installation) -> None:
     pool_id = world.add_pool(size=4, spares=1)
     world.run_until(lambda tx: states(tx, pool_id) == {"spare": 1}, "one spare")
     world.run_for(5)
@@ -49,7 +49,7 @@ def test_spares_are_made_and_kept(world: World) -> None:
         assert states(tx, pool_id) == {"spare": 1}
 
 
-def test_a_spare_is_given_at_once_with_a_ticket_and_replaced(world: World) -> None:
+def test_a_spare_is_given_at_once_with_a_ticket_and_replaced(world: Installation) -> None:
     pool_id = world.add_pool(size=4, spares=1)
     alice = world.a_user("alice", on=[pool_id])
     world.run_until(lambda tx: states(tx, pool_id) == {"spare": 1}, "one spare")
@@ -69,12 +69,12 @@ def test_a_spare_is_given_at_once_with_a_ticket_and_replaced(world: World) -> No
         assert sum(f.resets.get(d, 0) for f in world.sim.storage.values() for d in f.volumes) == 1
 
 
-def give_back(world: World, who: tuple[UUID, UUID], lease: Lease) -> None:
+def give_back(world: Installation, who: tuple[UUID, UUID], lease: Lease) -> None:
     with world.tx() as tx:
         broker.give_back(tx, user_id=who[0], lease_id=lease.id, now=world.clock.now())
 
 
-def until_ready(world: World, who: tuple[UUID, UUID], pool_id: UUID) -> broker.Answer:
+def until_ready(world: Installation, who: tuple[UUID, UUID], pool_id: UUID) -> broker.Answer:
     """Ask as a page does until the answer is ready; every answer on the way is a whole sentence."""
 
     def asked(tx: Any) -> broker.Answer | None:
@@ -85,22 +85,22 @@ def until_ready(world: World, who: tuple[UUID, UUID], pool_id: UUID) -> broker.A
     return world.run_until(asked, "ready")
 
 
-def lease_of(world: World, who: tuple[UUID, UUID]) -> Lease:
+def lease_of(world: Installation, who: tuple[UUID, UUID]) -> Lease:
     with world.tx() as tx:
         return tx.scalars(sa.select(Lease).where(Lease.user_id == who[0]).order_by(Lease.queue_place.desc())).first()
 
 
-def member_of(world: World, vm_id: UUID) -> PoolMember:
+def member_of(world: Installation, vm_id: UUID) -> PoolMember:
     with world.tx() as tx:
         return tx.scalars(sa.select(PoolMember).where(PoolMember.vm_id == vm_id)).one()
 
 
-def told(world: World, code: str) -> list[str]:
+def told(world: Installation, code: str) -> list[str]:
     with world.tx() as tx:
         return list(tx.scalars(sa.select(Event.sentence).where(Event.code == code).order_by(Event.id)))
 
 
-def test_desktops_are_made_on_demand(world: World) -> None:
+def test_desktops_are_made_on_demand(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice = world.a_user("alice", on=[pool_id])
     answer = connect(world, alice, pool_id)
@@ -111,7 +111,7 @@ def test_desktops_are_made_on_demand(world: World) -> None:
     assert ready.vm_name == "desktops-1" and ready.lease.id == answer.lease.id
 
 
-def test_a_full_pool_queues_and_the_next_is_served(world: World) -> None:
+def test_a_full_pool_queues_and_the_next_is_served(world: Installation) -> None:
     pool_id = world.add_pool(size=1, spares=1)
     alice, bob, carol = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob", "carol"))
     first = until_ready(world, alice, pool_id)
@@ -134,7 +134,7 @@ def test_a_full_pool_queues_and_the_next_is_served(world: World) -> None:
     assert lease_of(world, carol).state == "ended"
 
 
-def test_warned_expired_grace_returned_reset(world: World) -> None:
+def test_warned_expired_grace_returned_reset(world: Installation) -> None:
     pool_id = world.add_pool(size=1, lease_s=600, warn_s=120, grace_s=30)
     alice = world.a_user("alice", on=[pool_id])
     lease = until_ready(world, alice, pool_id).lease
@@ -155,7 +155,7 @@ def test_warned_expired_grace_returned_reset(world: World) -> None:
     world.run_until(lambda tx: states(tx, pool_id) == {"ready": 1}, "reset")
 
 
-def test_what_should_have_ended_during_an_outage_ends_at_once_after_it(world: World) -> None:
+def test_what_should_have_ended_during_an_outage_ends_at_once_after_it(world: Installation) -> None:
     pool_id = world.add_pool(size=1, lease_s=600)
     alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
     lease = until_ready(world, alice, pool_id).lease
@@ -167,7 +167,7 @@ def test_what_should_have_ended_during_an_outage_ends_at_once_after_it(world: Wo
     assert lease_of(world, alice).end_reason == "expired" and lease.id == lease_of(world, alice).id
 
 
-def test_a_guest_that_hangs_is_powered_off(world: World) -> None:
+def test_a_guest_that_hangs_is_powered_off(world: Installation) -> None:
     pool_id = world.add_pool(size=1, shutdown_s=5)
     alice = world.a_user("alice", on=[pool_id])
     ready = until_ready(world, alice, pool_id)
@@ -177,7 +177,7 @@ def test_a_guest_that_hangs_is_powered_off(world: World) -> None:
     assert lease_of(world, alice).state == "ended"
 
 
-def test_given_back_while_it_starts(world: World) -> None:
+def test_given_back_while_it_starts(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice = world.a_user("alice", on=[pool_id])
     connect(world, alice, pool_id)
@@ -188,7 +188,7 @@ def test_given_back_while_it_starts(world: World) -> None:
     world.run_until(lambda tx: states(tx, pool_id) == {"ready": 1}, "free again")
 
 
-def test_extending(world: World) -> None:
+def test_extending(world: Installation) -> None:
     pool_id = world.add_pool(size=1, lease_s=600, extensions=1, extend_s=300)
     alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
     lease = until_ready(world, alice, pool_id).lease
@@ -206,7 +206,7 @@ def test_extending(world: World) -> None:
         broker.extend(tx, user_id=bob[0], lease_id=lease.id, now=world.clock.now())
 
 
-def test_an_entitlement_taken_away_ends_the_lease(world: World) -> None:
+def test_an_entitlement_taken_away_ends_the_lease(world: Installation) -> None:
     pool_id = world.add_pool(size=2)
     alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
     until_ready(world, alice, pool_id)
@@ -222,7 +222,7 @@ def test_an_entitlement_taken_away_ends_the_lease(world: World) -> None:
     assert connect(world, bob, pool_id).state in ("queued", "starting")
 
 
-def test_a_lease_never_runs_past_the_entitlement(world: World) -> None:
+def test_a_lease_never_runs_past_the_entitlement(world: Installation) -> None:
     pool_id = world.add_pool(size=1, lease_s=3600)
     alice = world.a_user("alice")
     with world.tx() as tx:
@@ -234,7 +234,7 @@ def test_a_lease_never_runs_past_the_entitlement(world: World) -> None:
         broker.extend(tx, user_id=alice[0], lease_id=lease.id, now=world.clock.now())
 
 
-def test_a_desktop_that_does_not_boot_is_set_aside_and_the_person_gets_another(world: World) -> None:
+def test_a_desktop_that_does_not_boot_is_set_aside_and_the_person_gets_another(world: Installation) -> None:
     pool_id = world.add_pool(size=3)
     alice = world.a_user("alice", on=[pool_id])
     world.sim.do("vm desktops-1 boot_fails")
@@ -252,7 +252,7 @@ def test_a_desktop_that_does_not_boot_is_set_aside_and_the_person_gets_another(w
     assert member_of(world, broken.vm_id).why == ""
 
 
-def test_nothing_boots_and_the_person_is_told(world: World) -> None:
+def test_nothing_boots_and_the_person_is_told(world: Installation) -> None:
     pool_id = world.add_pool(size=5)
     alice = world.a_user("alice", on=[pool_id])
     for n in range(1, 6):
@@ -265,7 +265,7 @@ def test_nothing_boots_and_the_person_is_told(world: World) -> None:
         assert states(tx, pool_id) == {"broken": 3}
 
 
-def test_all_set_aside_and_the_person_is_told(world: World) -> None:
+def test_all_set_aside_and_the_person_is_told(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
     world.sim.do("vm desktops-1 start_fails")
@@ -280,7 +280,7 @@ def test_all_set_aside_and_the_person_is_told(world: World) -> None:
         assert kept.candidates["members"][0]["reason"].startswith("set aside: VM desktops-1 could not be started")
 
 
-def test_no_room_on_any_host_is_said_and_waited_for(world: World) -> None:
+def test_no_room_on_any_host_is_said_and_waited_for(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice = world.a_user("alice", on=[pool_id])
     with world.tx() as tx:
@@ -300,7 +300,7 @@ def test_no_room_on_any_host_is_said_and_waited_for(world: World) -> None:
         assert tx.get(Pool, pool_id).trouble == ""
 
 
-def test_full_storage_is_said_and_tried_again(world: World) -> None:
+def test_full_storage_is_said_and_tried_again(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice = world.a_user("alice", on=[pool_id])
     path = next(iter(world.sim.host("alpha").domains))
@@ -316,7 +316,7 @@ def test_full_storage_is_said_and_tried_again(world: World) -> None:
     until_ready(world, alice, pool_id)
 
 
-def test_a_desktop_that_dies_under_its_holder_is_replaced(world: World) -> None:
+def test_a_desktop_that_dies_under_its_holder_is_replaced(world: Installation) -> None:
     pool_id = world.add_pool(size=2, spares=1)
     alice = world.a_user("alice", on=[pool_id])
     ready = until_ready(world, alice, pool_id)
@@ -332,7 +332,7 @@ def test_a_desktop_that_dies_under_its_holder_is_replaced(world: World) -> None:
     world.run_until(lambda tx: states(tx, pool_id) == {"leased": 1, "spare": 1}, "the dead one is as new")
 
 
-def test_what_the_holder_may_do(world: World) -> None:
+def test_what_the_holder_may_do(world: Installation) -> None:
     pool_id = world.add_pool(size=2, rights=["start", "shutdown", "reset"])
     alice = world.a_user("alice", on=[pool_id])
     ready = until_ready(world, alice, pool_id)
@@ -362,7 +362,7 @@ def test_what_the_holder_may_do(world: World) -> None:
         broker.act(tx, user_id=mallory[0], desktop_id=again.vm_id, verb="shutdown", now=world.clock.now())
 
 
-def test_a_silent_host_is_said_and_another_desktop_given_if_there_is_one(world: World) -> None:
+def test_a_silent_host_is_said_and_another_desktop_given_if_there_is_one(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice = world.a_user("alice", on=[pool_id])
     ready = until_ready(world, alice, pool_id)
@@ -375,7 +375,7 @@ def test_a_silent_host_is_said_and_another_desktop_given_if_there_is_one(world: 
     assert until_ready(world, alice, pool_id).vm_id == ready.vm_id
 
 
-def test_an_administrator_takes_a_lease_back(world: World) -> None:
+def test_an_administrator_takes_a_lease_back(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice = world.a_user("alice", on=[pool_id])
     ready = until_ready(world, alice, pool_id)
@@ -387,7 +387,7 @@ def test_an_administrator_takes_a_lease_back(world: World) -> None:
         submit(tx, ReclaimLease(ready.lease.id), SYSTEM, world.clock.now())
 
 
-def test_shrinking_takes_free_members_first_and_leased_ones_when_they_come_back(world: World) -> None:
+def test_shrinking_takes_free_members_first_and_leased_ones_when_they_come_back(world: Installation) -> None:
     pool_id = world.add_pool(size=3, spares=2)
     alice = world.a_user("alice", on=[pool_id])
     ready = until_ready(world, alice, pool_id)
@@ -401,7 +401,7 @@ def test_shrinking_takes_free_members_first_and_leased_ones_when_they_come_back(
     world.run_until(lambda tx: states(tx, pool_id) == {"ready": 1}, "one stays")
 
 
-def test_removing_a_pool(world: World) -> None:
+def test_removing_a_pool(world: Installation) -> None:
     pool_id = world.add_pool(size=3, spares=1)
     alice, bob, carol, dora = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob", "carol", "dora"))
     ready = until_ready(world, alice, pool_id)
@@ -422,7 +422,7 @@ def test_removing_a_pool(world: World) -> None:
     assert not world.sim.host("alpha").runs
 
 
-def test_a_vm_of_ones_own_and_auto_launch(world: World) -> None:
+def test_a_vm_of_ones_own_and_auto_launch(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice, bob = world.a_user("alice", auto_launch=True), world.a_user("bob", auto_launch=True, on=[pool_id])
     with world.tx() as tx:
@@ -440,7 +440,7 @@ def test_a_vm_of_ones_own_and_auto_launch(world: World) -> None:
         assert broker.auto_launch(tx, tx.get(WebSession, bob[1]), world.clock.now()) is None
 
 
-def test_two_managers_at_once(world: World) -> None:
+def test_two_managers_at_once(world: Installation) -> None:
     """Their loops and runners work on the same rows at the same time; everybody gets one desktop, nobody two."""
     pool_id = world.add_pool(size=4, spares=2)
     people = [world.a_user(f"p{n}", on=[pool_id]) for n in range(6)]

@@ -18,12 +18,12 @@ from broker import consoles
 from broker.models import ConsoleSession, Ticket
 from pools.commands import EditPool
 from pools.models import Lease
+from sim.installation import Installation
 from tests.pools.test_kinds import lease_of
 from tests.pools.test_story import connect, states
-from tests.world import World
 
 
-def hold(world: World, **policy: Any) -> tuple[UUID, tuple[UUID, UUID]]:
+def hold(world: Installation, **policy: Any) -> tuple[UUID, tuple[UUID, UUID]]:
     """A pool with this policy, and alice, who holds its desktop."""
     pool_id = world.add_pool(size=1, spares=1, lease_s=None, **policy)
     alice = world.a_user("alice", on=[pool_id])
@@ -32,7 +32,7 @@ def hold(world: World, **policy: Any) -> tuple[UUID, tuple[UUID, UUID]]:
     return pool_id, alice
 
 
-def open_console(world: World, who: tuple[UUID, UUID]) -> UUID:
+def open_console(world: Installation, who: tuple[UUID, UUID]) -> UUID:
     """A console of her desktop, as the gateway writes it down."""
     with world.tx() as tx:
         lease = tx.scalars(sa.select(Lease).where(Lease.user_id == who[0])).one()
@@ -47,23 +47,23 @@ def open_console(world: World, who: tuple[UUID, UUID]) -> UUID:
         return id
 
 
-def close(world: World, id: UUID) -> None:
+def close(world: Installation, id: UUID) -> None:
     with world.tx() as tx:
         assert consoles.end(tx, id, why="The viewer was closed.", now=world.clock.now())
 
 
-def touch(world: World, id: UUID) -> None:
+def touch(world: Installation, id: UUID) -> None:
     """The gateway says that somebody pressed a key."""
     with world.tx() as tx:
         consoles.seen(tx, {id: (10, 10)}, [id], world.clock.now())
 
 
-def happened(world: World, code: str) -> list[str]:
+def happened(world: Installation, code: str) -> list[str]:
     with world.tx() as tx:
         return list(tx.scalars(sa.select(Event.sentence).where(Event.code == code).order_by(Event.id)))
 
 
-def test_an_idle_holder_is_warned_comes_back_and_at_last_loses_the_desktop(world: World) -> None:
+def test_an_idle_holder_is_warned_comes_back_and_at_last_loses_the_desktop(world: Installation) -> None:
     _, alice = hold(world, idle_s=300, idle_action="end")
     console = open_console(world, alice)
     world.run_for(239, step_s=3)
@@ -82,7 +82,7 @@ def test_an_idle_holder_is_warned_comes_back_and_at_last_loses_the_desktop(world
     assert (lease.end_reason, lease.why) == ("idle", "Nothing was done for a while, so the desktop went back to its pool.")
 
 
-def test_a_left_desktop_is_locked_once_and_given_back_later(world: World) -> None:
+def test_a_left_desktop_is_locked_once_and_given_back_later(world: Installation) -> None:
     _, alice = hold(world, idle_s=600, idle_action="end", disconnect_s=20, disconnect_action="lock")
     console = open_console(world, alice)
     world.run_for(60, step_s=2)
@@ -98,7 +98,7 @@ def test_a_left_desktop_is_locked_once_and_given_back_later(world: World) -> Non
     assert not happened(world, "lease.quiet_soon"), "nobody was there to be warned"
 
 
-def test_a_suspended_desktop_stays_its_holders_and_connect_resumes_it(world: World) -> None:
+def test_a_suspended_desktop_stays_its_holders_and_connect_resumes_it(world: Installation) -> None:
     pool_id, alice = hold(world, disconnect_s=0, disconnect_action="suspend")
     close(world, open_console(world, alice))
     vm_id = lease_of(world, alice).vm_id
@@ -114,7 +114,7 @@ def test_a_suspended_desktop_stays_its_holders_and_connect_resumes_it(world: Wor
         assert tx.get(Vm, vm_id).state == "up"
 
 
-def test_a_left_desktop_is_shut_down_and_a_lease_ended_under_a_suspended_one_is_reset(world: World) -> None:
+def test_a_left_desktop_is_shut_down_and_a_lease_ended_under_a_suspended_one_is_reset(world: Installation) -> None:
     pool_id, alice = hold(world, disconnect_s=0, disconnect_action="shutdown")
     close(world, open_console(world, alice))
     vm_id = lease_of(world, alice).vm_id
@@ -133,7 +133,7 @@ def test_a_left_desktop_is_shut_down_and_a_lease_ended_under_a_suspended_one_is_
     world.run_until(lambda tx: states(tx, pool_id) == {"spare": 1}, limit_s=200)
 
 
-def test_a_policy_that_makes_no_sense_is_told(world: World) -> None:
+def test_a_policy_that_makes_no_sense_is_told(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     with pytest.raises(Invalid, match="choose from nothing, lock"), world.tx() as tx:
         submit(tx, EditPool(pool_id, idle_action="explode"), SYSTEM, world.clock.now())

@@ -17,30 +17,30 @@ from broker import connect as broker
 from broker.explain import Explanation, explain
 from pools.commands import EditPool, ReclaimLease
 from pools.models import Decision, Pool
-from tests.make import a_permission
+from sim.installation import Installation
+from sim.make import a_permission
 from tests.pools.test_story import connect, lease_of, until_ready
-from tests.world import World
 
 
-def told(world: World, lease_id: UUID, who: UUID) -> Explanation:
+def told(world: Installation, lease_id: UUID, who: UUID) -> Explanation:
     with world.tx() as tx:
         return explain(tx, lease_id, user_id=who, grants=rights.grants_of(tx, who), now=world.clock.now())
 
 
-def kept(world: World, lease_id: UUID) -> list[tuple[str, str]]:
+def kept(world: Installation, lease_id: UUID) -> list[tuple[str, str]]:
     with world.tx() as tx:
         rows = sa.select(Decision.outcome, Decision.sentence).where(Decision.lease_id == lease_id).order_by(Decision.at)
         return [tuple(row) for row in tx.execute(rows)]
 
 
-def keeper(world: World, pool_id: UUID) -> UUID:
+def keeper(world: Installation, pool_id: UUID) -> UUID:
     who, _ = world.a_user("keeper")
     with world.tx() as tx:
         a_permission(tx, tx.get(User, who), tx.get(Pool, pool_id), role="pool_admin")
     return who
 
 
-def test_a_lease_taken_back_is_explained_to_each_in_their_way(world: World) -> None:
+def test_a_lease_taken_back_is_explained_to_each_in_their_way(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
     runs = keeper(world, pool_id)
@@ -64,7 +64,7 @@ def test_a_lease_taken_back_is_explained_to_each_in_their_way(world: World) -> N
         told(world, waits.id, alice[0])
 
 
-def test_an_extension_that_is_refused_is_a_decision(world: World) -> None:
+def test_an_extension_that_is_refused_is_a_decision(world: Installation) -> None:
     pool_id = world.add_pool(size=1, extensions=0)
     alice = world.a_user("alice", on=[pool_id])
     lease = until_ready(world, alice, pool_id).lease
@@ -75,7 +75,7 @@ def test_an_extension_that_is_refused_is_a_decision(world: World) -> None:
     assert kept(world, lease.id)[-1] == ("not_extended", "Leases of this pool cannot be extended.")
 
 
-def test_a_call_without_answer_and_a_right_that_ends_are_decisions(world: World) -> None:
+def test_a_call_without_answer_and_a_right_that_ends_are_decisions(world: Installation) -> None:
     pool_id = world.add_pool(size=1, spares=1, call_s=30)
     alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
     first = until_ready(world, alice, pool_id).lease
@@ -87,7 +87,7 @@ def test_a_call_without_answer_and_a_right_that_ends_are_decisions(world: World)
     assert kept(world, waits.id)[-1] == ("ended", "You did not open your desktop in time; the next person gets it.")
 
 
-def test_who_may_not_now_is_refused_and_that_is_kept(world: World) -> None:
+def test_who_may_not_now_is_refused_and_that_is_kept(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice = world.a_user("alice", on=[pool_id])
     connect(world, alice, pool_id)

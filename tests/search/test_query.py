@@ -14,7 +14,7 @@ from backend.directory.rules import Grant
 from backend.errors import Invalid, NotFound
 from backend.search.query import Kind, Viewer, one, page
 from portal.collections import COLLECTIONS
-from tests import make
+from sim import make
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 ROOT = [Grant("system_admin", "system", None)]

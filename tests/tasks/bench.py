@@ -22,9 +22,9 @@ from backend.tasks.submit import submit
 from backend.vms.commands.define import CreateVm
 from backend.vms.models import Vm
 from hostapi.types import VolumeSpec
+from sim.make import a_domain, a_host, a_template
 from sim.world import World
 from tests.conftest import ToldClock
-from tests.make import a_domain, a_host, a_template
 
 
 @dataclass

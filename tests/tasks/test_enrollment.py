@@ -17,8 +17,8 @@ from backend.hosts.commands import ask_enrollment
 from backend.hosts.models import Host
 from backend.loops import tick
 from hostapi.tls import host_name
+from sim.make import a_host
 from tests.conftest import ToldClock
-from tests.make import a_host
 from tests.pki import a_request
 
 

@@ -15,8 +15,8 @@ from backend.tasks.submit import cancel
 from backend.vms.commands.define import CreateVm, RemoveVm
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
+from sim.make import a_member, a_permission, a_pool, a_user
 from tests.conftest import ToldClock
-from tests.make import a_member, a_permission, a_pool, a_user
 from tests.tasks.bench import Bench
 
 

@@ -22,7 +22,7 @@ from backend.hosts.certificates import Renew
 from backend.hosts.models import Host
 from backend.loops import tick
 from hostapi.client import HostUnreachable, client_context
-from tests import make
+from sim import make
 from tests.broker.processes import ROOT, free_port
 
 

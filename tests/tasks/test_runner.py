@@ -22,8 +22,8 @@ from backend.vms.commands.define import CreateVm, RemoveVm, ResetVm
 from backend.vms.commands.power import ShutdownVm, StartVm, StopVm
 from backend.vms.models import Vm
 from broker.holding import act
+from sim.make import a_permission, a_user
 from tests.conftest import ToldClock
-from tests.make import a_permission, a_user
 from tests.tasks.bench import Bench
 
 

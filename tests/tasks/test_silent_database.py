@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from backend.db import Sessions, is_silent
 from backend.tasks.models import Task
 from backend.vms.commands.power import StartVm
+from sim.postgres import Cluster
 from tests.conftest import ToldClock
-from tests.postgres import Cluster
 from tests.tasks.bench import Bench
 
 

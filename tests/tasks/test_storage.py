@@ -13,8 +13,8 @@ from backend.storage.models import StorageDomain
 from backend.tasks.models import Task
 from backend.tasks.submit import cancel
 from backend.vms.commands.define import CreateVm
+from sim.make import a_domain
 from tests.conftest import ToldClock
-from tests.make import a_domain
 from tests.tasks.bench import Bench
 
 

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy.orm import sessionmaker
 
 from backend.db import Sessions, new_sessions
+from sim.postgres import Cluster
 from tests.conftest import ToldClock
 from tests.pki import Pki
-from tests.postgres import Cluster
 from tests.web.place import Place
 
 

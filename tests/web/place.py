@@ -29,7 +29,7 @@ from broker.models import ConsoleSession, Ticket
 from pools.models import Decision, Rollout, SparePlan
 from portal import Parts, create_app
 from portal.auth import COOKIE
-from tests import make
+from sim import make
 
 BASE = "https://leasehold.test:8443"
 KEY = b"k" * 32

@@ -12,7 +12,7 @@ from backend.devices.rules import digest, read_code
 from backend.tasks.models import Task
 from broker.models import AccessRule
 from pools.models import Decision
-from tests import make
+from sim import make
 from tests.web.place import Place
 from tests.web.test_admin_pages import follow, submit
 

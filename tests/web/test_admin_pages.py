@@ -20,7 +20,7 @@ from broker.models import ConsoleSession
 from pools.models import Assignment, Lease, Pool, PoolMember
 from portal.admin_actions import FORMS, OFFERED
 from portal.things import SIDE_BAR, THINGS
-from tests import make
+from sim import make
 from tests.web.place import BASE, PASSWORD, Asker, Place
 
 PLURALS = sorted(THINGS)

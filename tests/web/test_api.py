@@ -20,7 +20,7 @@ from backend.vms.models import VmScreen
 from pools.models import Lease, Pool
 from portal.collections import COLLECTIONS
 from portal.errors import of_database
-from tests import make
+from sim import make
 from tests.conftest import ToldClock
 from tests.pki import Pki, a_request
 from tests.web.place import PASSWORD, Asker, Place

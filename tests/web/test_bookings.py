@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from backend.directory.models import User
 from pools.models import Booking, Pool
 from portal.words import clock, told, zone
-from tests import make
+from sim import make
 from tests.web.place import Asker, Place
 
 BERLIN = ZoneInfo("Europe/Berlin")

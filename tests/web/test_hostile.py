@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.directory.models import WebSession
-from tests import make
+from sim import make
 from tests.web.place import BASE, PASSWORD, Place, form_secret
 
 WHERE = ["/\t/evil.example", "/\n/evil.example", "/\r/evil.example", "//evil.example", "/\\evil.example", "/\t\\evil.example",

@@ -14,7 +14,7 @@ from backend.devices.rules import digest
 from backend.directory.models import Group, Membership, WebSession
 from portal.auth import COOKIE as SESSION
 from portal.devices import COOKIE
-from tests import make
+from sim import make
 from tests.web.place import BASE, PASSWORD, Place
 
 place = pytest.fixture(lambda undone_place: undone_place)

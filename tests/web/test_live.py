@@ -18,8 +18,8 @@ from backend.db import Sessions
 from backend.directory import sessions as web_sessions
 from backend.vms.models import Vm
 from portal.live import Poller, stream
-from tests import make
-from tests.postgres import Cluster
+from sim import make
+from sim.postgres import Cluster
 from tests.web.place import Place
 
 PATIENCE_S = 60

@@ -21,9 +21,9 @@ from schemathesis.specs.openapi.checks import (
 import assembly
 from backend.db import new_sessions
 from portal.api_commands import shape_of
+from sim.postgres import Cluster
 from tests.conftest import ToldClock
 from tests.pki import Pki
-from tests.postgres import Cluster
 from tests.web.place import BASE, Place
 
 # endless, or the end of the session that asks

@@ -23,9 +23,9 @@ from backend.secrets import Keyring
 from portal import Parts, create_app
 from portal.collections import BY_KIND, COLLECTIONS
 from portal.devices import COOKIE as DEVICE_COOKIE
+from sim.postgres import Cluster
 from tests.conftest import ToldClock
 from tests.pki import Pki
-from tests.postgres import Cluster
 from tests.web.place import Place
 
 OK = frozenset({200})

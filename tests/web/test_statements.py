@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.directory.models import User
-from tests import make
+from sim import make
 from tests.web.place import PASSWORD, Place
 
 MOST = {"sign_in": 9, "list": 5, "connect": 26}

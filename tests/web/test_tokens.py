@@ -15,7 +15,7 @@ from backend.events import Event
 from backend.tasks.command import SYSTEM
 from backend.tasks.submit import submit
 from portal.auth import COOKIE
-from tests import make
+from sim import make
 from tests.web.place import Asker, Place
 
 

@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 from backend.directory.models import User, WebSession
 from backend.vms.models import Vm, VmScreen
 from pools.models import Lease, Pool
-from tests import make
+from sim import make
 from tests.web.place import BASE, PASSWORD, Asker, Place, form_secret
 
 

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from backend.db import new_sessions
 from backend.vms.models import VmSnapshot
 from pools.models import Decision, Pool, Rollout
+from sim.postgres import Cluster
 from tests.conftest import ToldClock
-from tests.postgres import Cluster
 from tests.web.place import Place
 
 
