@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Flask, Response, g, make_response, redirect, render_template, request, session, url_for
@@ -11,7 +10,6 @@ from werkzeug.wrappers import Response as Answer
 
 from backend.devices.enrolling import DeviceFacts
 from backend.errors import NotFound, Refused
-from broker import connect as broker
 from portal import api_devices, auth, desktops, devices, user
 from portal.auth import person
 from portal.transaction import rollback, tx
@@ -101,20 +99,9 @@ def sign_in() -> Answer:
     except Refused as no:
         rollback()
         return make_response(_prompt(no.message, name, no.status == 401), no.status)
-    answer = redirect(_launched(signed.facts) or url_for("kiosk.list_desktops"), 303)
+    answer = redirect(user.launched(signed.facts, "kiosk.console") or url_for("kiosk.list_desktops"), 303)
     auth.remember(answer, signed)  # type: ignore[arg-type]
     return answer
-
-
-def _launched(facts: Any) -> str | None:
-    desktop_id = broker.auto_launch(tx(), facts, now(), request.remote_addr or "")
-    if desktop_id is None:
-        return None
-    answer = desktops.take(tx(), facts, desktop_id, now())
-    if answer.refusal is not None:
-        say(answer.refusal.message, "danger")
-        return None
-    return url_for("kiosk.console", id=desktop_id)
 
 
 @pages.post("/sign-out")

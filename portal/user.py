@@ -52,7 +52,7 @@ def sign_in() -> Answer:
         rollback()
         wrong = no.status == 401
         return make_response(_login_page(no.message, "danger" if wrong else "warning", name, wrong), no.status)
-    address = _next() or _launched(signed.facts) or url_for("user.desktops")
+    address = _next() or launched(signed.facts, "user.console") or url_for("user.desktops")
     answer = redirect(address, 303)
     auth.remember(answer, signed)  # type: ignore[arg-type]
     return answer
@@ -75,8 +75,8 @@ def chosen_domain(rows: Sequence[Any]) -> str:
     return request.form.get("directory") or next((row.name for row in rows if row.name != INTERNAL), INTERNAL)
 
 
-def _launched(facts: Any) -> str | None:
-    """The page of the desktop that this person is taken to at once: it is theirs when the page comes."""
+def launched(facts: Any, endpoint: str) -> str | None:
+    """The page (at `endpoint`) of the desktop that this person is taken to at once: it is theirs when the page comes."""
     desktop_id = broker.auto_launch(tx(), facts, now(), request.remote_addr or "")
     if desktop_id is None:
         return None
@@ -84,7 +84,7 @@ def _launched(facts: Any) -> str | None:
     if answer.refusal is not None:
         say(answer.refusal.message, "danger")
         return None
-    return url_for("user.console", id=desktop_id)
+    return url_for(endpoint, id=desktop_id)
 
 
 @pages.post("/sign-out")
