@@ -21,6 +21,7 @@ from backend.hosts.loop import Monitor, Screens
 from backend.loops import Loop
 from backend.secrets import Keyring
 from backend.storage import models as storage_rows
+from backend.storage.loop import Reach
 from backend.tasks import models as task_rows
 from backend.vms import models as vm_rows
 from broker import models as broker_rows
@@ -97,6 +98,7 @@ def loops(
 
     return [
         Monitor(doors, clock),
+        Reach(doors, clock),
         Enroll(authority, clock),
         Renew(authority, doors, clock, earlier=earlier),
         Screens(doors, clock),

@@ -211,6 +211,10 @@ class AgentService:
         """Use this folder."""
         return self.storage.attach(path)
 
+    def attach_shared_domain(self, path: str, domain_id: UUID, first: bool, steering: Steering) -> StorageReport:
+        """Use this folder that other hosts use, too."""
+        return self.storage.attach_shared(path, domain_id, first)
+
     def create_volume(self, volume: VolumeSpec, steering: Steering) -> str:
         """Create a volume."""
         return self.storage.create(volume)

@@ -18,6 +18,7 @@ from hostapi.types import StorageReport, VolumeSpec
 from hostapi.verbs import HostRefused
 
 QEMU_IMG = "qemu-img"
+MARK = ".leasehold-domain"  # names, inside the folder, the shared domain that it is
 LOOK_S = 3.0  # a healthy folder answers at once
 WORK_S = 120.0
 
@@ -30,7 +31,8 @@ class Storage:
     def __init__(self, roots: Sequence[str], memory: Path, users_of: Callable[[str], list[str]]) -> None:
         self._roots = [os.path.realpath(root) for root in roots]
         self._memory, self._users_of = memory, users_of
-        self._domains: list[str] = json.loads(memory.read_text()) if memory.exists() else []
+        # path -> the mark that a shared domain's folder must bear
+        self._domains: dict[str, str] = _remembered(memory)
         self._lock = threading.Lock()
         self._file_locks: dict[str, threading.Lock] = {}
         self._looks: dict[str, threading.Thread] = {}
@@ -77,22 +79,34 @@ class Storage:
         real = self.require_inside(path)
         with _told(f"Storage domain {path} cannot be used"):
             within(WORK_S, lambda: _prove_writable(Path(real)))
+        self._use(path, "")
+        return _look(path)
+
+    def attach_shared(self, path: str, domain_id: UUID, first: bool) -> StorageReport:
+        """Use the folder that bears this domain's mark; the first host makes both, where there is no other mark."""
+        real = self.require_inside(path)
+        with _told(f"Storage domain {path} cannot be used"):
+            within(WORK_S, lambda: _require_mark(Path(real), str(domain_id), first))
+            within(WORK_S, lambda: _prove_writable(Path(real)))
+        self._use(path, str(domain_id))
+        return _look(path, str(domain_id))
+
+    def _use(self, path: str, mark: str) -> None:
         with self._lock:
-            if path not in self._domains:
-                self._domains.append(path)
+            if self._domains.get(path) != mark:
+                self._domains[path] = mark
                 fresh = self._memory.with_suffix(".new")
                 fresh.write_text(json.dumps(self._domains))
                 fresh.replace(self._memory)
-        return _look(path)
 
     def reports(self) -> tuple[StorageReport, ...]:
         """Every domain as it is now. One that hangs is reported as such, and not asked again until it answers."""
         with self._lock:
-            domains = list(self._domains)
-        for path in domains:
+            domains = dict(self._domains)
+        for path, mark in domains.items():
             if path not in self._looks or not self._looks[path].is_alive():
                 self._looks[path] = threading.Thread(
-                    target=self._remember, args=(path,), name="look", daemon=True
+                    target=self._remember, args=(path, mark), name="look", daemon=True
                 )
                 self._last.pop(path, None)
                 self._looks[path].start()
@@ -103,8 +117,8 @@ class Storage:
             self._last.get(path) or StorageReport(path, False, why=f"{path} {hangs}.") for path in domains
         )
 
-    def _remember(self, path: str) -> None:
-        self._last[path] = _look(path)
+    def _remember(self, path: str, mark: str) -> None:
+        self._last[path] = _look(path, mark)
 
     # -- volumes ---------------------------------------------------------------------------------
     def create(self, volume: VolumeSpec) -> str:
@@ -248,9 +262,31 @@ def _prove_writable(folder: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _look(path: str) -> StorageReport:
+def _remembered(memory: Path) -> dict[str, str]:
+    """The folders in use and their marks; agents that knew no shared folders wrote a plain list."""
+    known: list[str] | dict[str, str] = json.loads(memory.read_text()) if memory.exists() else {}
+    return known if isinstance(known, dict) else dict.fromkeys(known, "")
+
+
+def _require_mark(folder: Path, mark: str, first: bool) -> None:
+    file = folder / MARK
+    if not file.exists():
+        if not first:
+            sentence = f"{folder} is not that storage domain here: mount it at the same path as on the other hosts."
+            raise HostRefused("not_shared", sentence, path=str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(mark)
+        flush(str(file))
+    if file.read_text() != mark:
+        sentence = f"{folder} is another storage domain already; delete {MARK} in it if that one is not used any more."
+        raise HostRefused("other_domain", sentence, path=str(folder))
+
+
+def _look(path: str, mark: str = "") -> StorageReport:
     try:
         size = os.statvfs(path)
+        if mark and not (os.path.isfile(f"{path}/{MARK}") and Path(path, MARK).read_text() == mark):
+            return StorageReport(path, False, why=f"{path} is not mounted: what is there is not that storage domain.")
         if not os.access(f"{path}/volumes", os.W_OK):
             return StorageReport(path, False, why=f"{path} cannot be written to; look at its permissions.")
     except OSError as no:

@@ -12,7 +12,8 @@ from backend.db import Tx, get
 from backend.hosts.models import Host
 from backend.scheduling.facts import HostFacts, NoHost, Placement, Policy, VmFacts
 from backend.scheduling.place import place, why_not
-from backend.storage.models import Disk, StorageDomain
+from backend.storage import reach
+from backend.storage.models import Disk
 from backend.vms.models import Vm
 
 _NOT_RUNNING = ("down", "image_locked", "suspended")
@@ -20,7 +21,10 @@ _NOT_RUNNING = ("down", "image_locked", "suspended")
 
 def of_vm(tx: Tx, vm: Vm) -> VmFacts:
     """The VM as the scheduler sees it."""
-    domains = tx.scalars(sa.select(Disk.domain_id).where(Disk.vm_id == vm.id))
+    base = sa.orm.aliased(Disk)
+    own = sa.select(Disk.domain_id).where(Disk.vm_id == vm.id)
+    under = sa.select(base.domain_id).join(Disk, Disk.backing_id == base.id).where(Disk.vm_id == vm.id)
+    domains = tx.scalars(own.union(under))
     return VmFacts(vm.id, vm.name, vm.memory_mib, vm.vcpus, frozenset(domains))
 
 
@@ -34,12 +38,7 @@ def of_hosts(tx: Tx, cluster_id: UUID, only: Collection[UUID] | None = None) -> 
             .group_by(Vm.host_id)
         )
     }
-    reached: dict[UUID, set[UUID]] = {}
-    for domain_id, host_id in tx.execute(
-        sa.select(StorageDomain.id, StorageDomain.host_id).where(StorageDomain.state == "active")
-    ):
-        if host_id is not None:
-            reached.setdefault(host_id, set()).add(domain_id)
+    reached = reach.reached(tx)
     hosts = sa.select(Host).where(Host.cluster_id == cluster_id).order_by(Host.name)
     if only is not None:
         hosts = hosts.where(Host.id.in_(only))

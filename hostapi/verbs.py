@@ -92,6 +92,11 @@ class HostAgent(Protocol):
     def attach_domain(self, path: str, steering: Steering) -> StorageReport:
         """Make the folder a storage domain of this host (idempotent); refuses when it cannot be written."""
 
+    def attach_shared_domain(self, path: str, domain_id: UUID, first: bool, steering: Steering) -> StorageReport:
+        """Make a folder that several hosts mount at this path a storage domain of this host, too. The `first` host makes
+        it and marks it with the domain's id; others refuse with `not_shared` where that mark is not to be seen, so that
+        an empty mount point is never taken for it. One that is another domain already is `other_domain`."""
+
     def create_volume(self, volume: VolumeSpec, steering: Steering) -> str:
         """Create a qcow2 volume and answer its path. One that exists with the same spec is success."""
 

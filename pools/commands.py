@@ -15,6 +15,7 @@ from backend.db import Tx, get
 from backend.errors import Impossible, Invalid
 from backend.events import move, record
 from backend.storage.models import Disk, StorageDomain
+from backend.storage.reach import require_readable
 from backend.tasks.command import Actor, Plain
 from backend.vms.models import Template
 from pools import booked, bookings, facts, leases
@@ -79,6 +80,8 @@ class CreatePool(Plain):
             raise Invalid(
                 "wrong_domain", f"Storage domain {domain.name} is of another data center than the template.", fields=["domain_id"]
             )
+        if (base := tx.scalar(sa.select(Disk.domain_id).where(Disk.template_id == template.id))) is not None:
+            require_readable(tx, domain.id, base)
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> dict[str, Any]:
         template = get(tx, Template, self.template_id)

@@ -11,10 +11,11 @@ from backend.db import Tx, get
 from backend.errors import Impossible
 from backend.events import move, record
 from backend.storage.models import Disk
+from backend.storage.reach import host_of
 from backend.tasks.command import Call, Job
 from backend.vms.commands.define import ResetVm
 from backend.vms.commands.power import StartVm
-from backend.vms.disks import disk_of, host_of, volume_spec
+from backend.vms.disks import disk_of, volume_spec
 from backend.vms.models import Template
 from hostapi.types import Failure, GuestReport, VmReport
 from pools import leases, versions

@@ -64,7 +64,7 @@ class RollOut(OnPool):
         if base is None:
             raise Impossible("no_disk", f"{version} has no disk that desktops could be made over.")
         here, there = get(tx, StorageDomain, pool.domain_id), get(tx, StorageDomain, base)
-        if here.host_id != there.host_id:
+        if there.host_id not in (None, here.host_id):
             raise Impossible("wrong_domain", f"{version} lies in storage domain {there.name}, which the host of {here.name}, "
                              f"where pool {pool.name} has its disks, cannot read. Import it there.")
 

@@ -52,6 +52,13 @@ SELECTS = {
     "effect": (("allow", "Allow"), ("deny", "Deny")),
 }
 
+OWN_SELECTS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
+    ("storagedomain.create", "type"): (
+        ("local", "A folder of this host alone"),
+        ("posixfs", "Shared: mounted at the same path on every host"),
+    ),
+}
+
 # label and help; a command's own words stand before those of every command
 WORDS: dict[str, tuple[str, str]] = {
     "pool_name": ("Name", "What people see in their portal, for instance “Desktops”."),
@@ -151,6 +158,9 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
             "protocols": ("Over", "None ticked: over all. Allow leaves these alone, deny takes these away."),
         }.items()
     },
+    ("storagedomain.create", "host_id"): ("Host", "Whose folder it is. Of a shared one: the host that prepares it."),
+    ("storagedomain.create", "path"): ("Folder", "An empty folder of that host, for instance /var/lib/leasehold/disks. A "
+                                       "shared one must be mounted there on every host."),
     ("pool.roll_out", "template_id"): ("Version", "A template imported under the name of one that is there is its next version."),
     ("pool.roll_out", "message"): ("Message", "When it goes at once: read by the people whose desktops are taken."),
     ("pool.roll_out", "force"): ("Also when desktops keep what people change", "All of that is lost."),
@@ -268,8 +278,8 @@ def _input(command: str, name: str, hint: Any, required: bool, default: Any, opt
         made.kind, made.options, made.required = "checks", CHOICES[name], False
     elif get_origin(hint) is tuple:
         made.kind = "lines"
-    elif name in SELECTS:
-        made.kind, made.options = "select", SELECTS[name]
+    elif chosen := OWN_SELECTS.get((command, name)) or SELECTS.get(name):
+        made.kind, made.options = "select", chosen
     elif name in LONG:
         made.kind = "long"
     return made

@@ -55,6 +55,7 @@ HOSTS = Thing(
     (
         Part("Virtual machines", "vms", "host_id = {id}", ("name", "state", "pool", "user", "memory_mib")),
         Part("Storage domains", "storagedomains", "host_id = {id}", ("name", "state", "path", "free_mib"), link=False),
+        Part("Shared storage", "reaches", "host_id = {id}", ("domain", "ok", "path", "free_mib", "why"), link=False),
         Part("Events", "events", "object_id = {id}", link=False),
     ),
     (("host.create", "Add host"),),
@@ -71,7 +72,7 @@ STORAGEDOMAINS = Thing(
     (
         NAME,
         STATE,
-        Column("type", "Kind"),
+        Column("type", "Kind", "domain_type"),
         Column("host", "Host", "link", "hosts"),
         Column("path", "Path", "mono"),
         Column("free_mib", "Used", "storage"),
@@ -79,16 +80,39 @@ STORAGEDOMAINS = Thing(
     ),
     (
         Column("datacenter", "Data center", "link", "datacenters"),
-        Column("host", "Host", "link", "hosts"),
+        Column("type", "Kind", "domain_type"),
+        Column("host", "Host", "link", "hosts", when="host"),
         Column("path", "Path", "mono"),
         Column("total_mib", "Size", "mib"),
         Column("free_mib", "Free", "mib"),
         WHY,
     ),
     (Button("storagedomain.activate", "Activate", "icon:play", within("inactive"), main=True),),
-    (Part("Disks", "disks", "domain_id = {id}", ("name", "state", "capacity_mib", "vm", "template"), link=False),),
+    (
+        Part("Hosts that share it", "reaches", "domain_id = {id}", ("host", "ok", "free_mib", "why"), link=False),
+        Part("Disks", "disks", "domain_id = {id}", ("name", "state", "capacity_mib", "vm", "template"), link=False),
+    ),
     (("storagedomain.create", "Add storage domain"),),
     live=("host",),
+)
+
+REACHES = Thing(
+    "reaches",
+    "reach",
+    "Reach of shared storage",
+    "icon:hard-drive",
+    "Which hosts reach which shared storage domain.",
+    (
+        Column("host", "Host", "link", "hosts"),
+        Column("domain", "Storage domain", "link", "storagedomains"),
+        Column("path", "Path", "mono"),
+        Column("ok", "Reaches it", "yesno"),
+        Column("free_mib", "Used", "storage"),
+        WHY,
+    ),
+    name="host",
+    detail=False,
+    menu=False,
 )
 
 DISKS = Thing(

@@ -142,7 +142,7 @@ class SimHost:
         with self._changed:
             steering.check_cancelled()
             if spec.vm_id not in self.runs:
-                if folder.broken:
+                if self._misses(folder):
                     raise _broken(folder)
                 if path not in folder.saved:
                     raise HostRefused("saved_state_missing", f"The saved state of VM {spec.name} is not there any more.")
@@ -159,7 +159,7 @@ class SimHost:
     def discard_saved(self, path: str, steering: Steering) -> None:
         """Forget its memory."""
         folder = self._saved_in(path)
-        if folder.broken:
+        if self._misses(folder):
             raise _broken(folder)
         with self._changed:
             folder.saved.pop(path, None)
@@ -221,6 +221,20 @@ class SimHost:
         self.domains.add(folder.path)
         return self._storage_report(folder)
 
+    def attach_shared_domain(self, path: str, domain_id: UUID, first: bool, steering: Steering) -> StorageReport:
+        """Use this folder, if it is the one that bears the mark."""
+        folder = self.world.folder(path)
+        self._require_usable(folder, steering)
+        with self._changed:
+            if folder.mark is None and first:
+                folder.mark = domain_id
+            if folder.mark is None:
+                raise HostRefused("not_shared", f"{path} is not that storage domain here: mount it at the same path.")
+            if folder.mark != domain_id:
+                raise HostRefused("other_domain", f"{path} is another storage domain already.")
+        self.domains.add(folder.path)
+        return self._storage_report(folder)
+
     def create_volume(self, volume: VolumeSpec, steering: Steering) -> str:
         """Remember the volume."""
         folder = self.world.folder(volume.domain_path)
@@ -251,7 +265,7 @@ class SimHost:
     def delete_volume(self, domain_path: str, volume_id: UUID, steering: Steering) -> None:
         """Forget the volume."""
         folder = self.world.folder(domain_path)
-        if folder.broken:
+        if self._misses(folder):
             raise _broken(folder)
         with self._changed:
             self._require_unused(_path(domain_path, volume_id))
@@ -290,7 +304,7 @@ class SimHost:
     ) -> None:
         """Forget the snapshot."""
         folder = self.world.folder(domain_path)
-        if folder.broken:
+        if self._misses(folder):
             raise _broken(folder)
         with self._changed:
             if vm_id not in self.runs:
@@ -406,7 +420,7 @@ class SimHost:
         return GuestReport(run.spec.name, "Simulated guest", (ip,), self.world.guest(run.spec.name).users)
 
     def _storage_report(self, folder: SimStorage) -> StorageReport:
-        if folder.broken:
+        if self._misses(folder):
             return StorageReport(folder.path, False, why=_broken(folder).failure.message)
         return StorageReport(folder.path, True, folder.total_mib, 0 if folder.full else folder.free_mib)
 
@@ -421,7 +435,7 @@ class SimHost:
             raise HostRefused("start_failed", f"VM {spec.name} could not be started: the hypervisor refused.")
         for disk in spec.disks:
             folder = self.world.folder_of(disk.path)
-            if folder is not None and folder.broken:
+            if folder is not None and self._misses(folder):
                 raise _broken(folder)
             ours = folder is not None and disk.path == _path(folder.path, disk.volume_id)
             if folder is not None and ours and disk.volume_id not in folder.volumes:
@@ -456,8 +470,12 @@ class SimHost:
         self._pause(folder.slow_s, steering)
         self._require_room(folder)
 
+    def _misses(self, folder: SimStorage) -> bool:
+        """Whether this host cannot get at the folder."""
+        return folder.broken or self.name in folder.cut
+
     def _require_room(self, folder: SimStorage) -> None:
-        if folder.broken:
+        if self._misses(folder):
             raise _broken(folder)
         if folder.full:
             raise HostRefused("storage_full", f"The storage at {folder.path} is full.", path=folder.path)

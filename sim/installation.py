@@ -23,6 +23,7 @@ from backend.hosts.loop import Monitor
 from backend.hosts.models import Host
 from backend.loops import Loop, tick
 from backend.secrets import Keyring
+from backend.storage.loop import Reach
 from backend.storage.models import StorageDomain
 from backend.tasks.models import Task
 from backend.tasks.runner import Runner
@@ -94,6 +95,7 @@ class Installation:
         """The loops that look after hosts and leases, as another manager process would have them."""
         return [
             Monitor(self.door, self.clock),
+            Reach(self.door, self.clock),
             LeaseLoop(self.clock, decisions.served),
             SpareLoop(self.clock),
             RolloutLoop(self.clock),
@@ -114,6 +116,19 @@ class Installation:
             simulated.domains.add(domain.path)
             return host.id
 
+    def add_shared_domain(self, name: str = "shared", path: str = "", *, but: Sequence[str] = ()) -> UUID:
+        """A storage domain that every host so far reaches, but those of these names."""
+        folder = self.sim.folder(path or f"/srv/{name}")
+        with self.sessions.begin() as tx:
+            hosts = [host for host in tx.scalars(sa.select(Host).order_by(Host.name)) if host.name not in but]
+            domain = make.a_shared_domain(tx, name, hosts=hosts, path=folder.path)
+            folder.mark = domain.id
+            for host in hosts:
+                self.sim.host(host.name).domains.add(folder.path)
+        for host_name in but:
+            self.sim.do(f"storage {folder.path} cut {host_name}")
+        return domain.id
+
     def add_pool(
         self,
         name: str = "Desktops",
@@ -125,12 +140,14 @@ class Installation:
         memory_mib: int = 256,
         **policy: Any,
     ) -> UUID:
-        """A pool `on` the host of this name, or the first one, without members yet; these users and groups are entitled."""
+        """A pool `on` the host or in the storage domain of this name, or on the first host, without members yet; these users
+        and groups are entitled."""
         with self.sessions.begin() as tx:
-            hosts = sa.select(Host).order_by(Host.name)
-            host = tx.scalars(hosts if on is None else hosts.where(Host.name == on)).first()
-            assert host is not None, "add a host first"
-            domain = tx.scalars(sa.select(StorageDomain).where(StorageDomain.host_id == host.id)).one()
+            domains = sa.select(StorageDomain).outerjoin(Host, Host.id == StorageDomain.host_id).order_by(Host.name)
+            named = sa.true() if on is None else sa.or_(Host.name == on, StorageDomain.name == on)
+            domain = tx.scalars(domains.where(named)).first()
+            assert domain is not None, "add a host first"
+            host = tx.get(Host, domain.host_id) if domain.host_id else tx.scalars(sa.select(Host).order_by(Host.name)).first()
             template = make.a_template(
                 tx, f"{name} template", domain=domain, boot_timeout_s=boot_timeout_s, memory_mib=memory_mib
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -16,7 +17,7 @@ from backend.devices.models import Device
 from backend.devices.rules import digest
 from backend.directory.models import Directory, Group, Membership, Permission, User, WebSession
 from backend.hosts.models import Host
-from backend.storage.models import Disk, StorageDomain
+from backend.storage.models import Disk, DomainReach, StorageDomain
 from backend.vms.models import Template, Vm
 from broker.models import AccessRule
 from pools.models import Booking, Lease, Pool, PoolMember
@@ -170,6 +171,19 @@ def a_domain(tx: Tx, host: Host | None = None, **fields: Any) -> StorageDomain:
     )
 
 
+def a_shared_domain(tx: Tx, name: str = "", *, hosts: Sequence[Host] = (), **fields: Any) -> StorageDomain:
+    """An active storage domain that these hosts reach."""
+    name = name or f"shared{next(_numbers)}"
+    center_id = a_cluster(tx).data_center_id
+    domain = _add(tx, StorageDomain(**{
+        "name": name, "type": "posixfs", "data_center_id": center_id, "path": f"/srv/{name}", "state": "active",
+        "total_mib": 1_000_000, "free_mib": 900_000, **fields,
+    }))  # fmt: skip
+    for host in hosts:
+        _add(tx, DomainReach(domain_id=domain.id, host_id=host.id, ok=True, total_mib=1_000_000, free_mib=900_000, told_at=NOW))
+    return domain
+
+
 def a_template(tx: Tx, name: str = "", *, domain: StorageDomain | None = None, **fields: Any) -> Template:
     """A template that is ready, with one disk when a domain is given."""
     template = _add(
@@ -279,7 +293,7 @@ def a_member(
     """A member of the pool in this state, with its VM, and its disk over the template's."""
     domain = tx.get(StorageDomain, pool.domain_id)
     assert domain is not None
-    host = host or tx.get(Host, domain.host_id)
+    host = host or (tx.get(Host, domain.host_id) if domain.host_id else a_host(tx))
     vm_state = vm_state or _VM_OF.get(state, "down")
     vm = a_vm(
         tx,

@@ -25,7 +25,7 @@ from sim.clock import ToldClock
 from sim.story import Story, Wrong
 
 NOT_POLICY = ("on", "boot_timeout_s", "memory_mib")  # of a pool's table in world.toml: its template's, and its host
-KEYS = ("clock", "zone", "boot_s", "shutdown_s", "hosts", "pools", "people", "groups", "calendars",
+KEYS = ("clock", "zone", "boot_s", "shutdown_s", "hosts", "domains", "pools", "people", "groups", "calendars",
         "entitlements")
 
 
@@ -82,6 +82,9 @@ def read_world(file: Path, sessions: Sessions) -> Story:
     for name, fields in world.get("hosts", {"alpha": {}}).items():
         _known(file, f"host {name}", fields, ("memory_mib", "cpus"))
         story.place.add_host(name, **fields)
+    for name, fields in world.get("domains", {}).items():
+        _known(file, f"domain {name}", fields, ("path", "but"))
+        story.place.add_shared_domain(name, **fields)
     policy = (*sorted(sa.inspect(Pool).columns.keys()), *NOT_POLICY)
     for name, fields in world.get("pools", {"Desktops": {}}).items():
         _known(file, f"pool {name}", fields, policy)

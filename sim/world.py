@@ -26,6 +26,8 @@ class SimStorage:
     slow_s: float = 0.0
     full: bool = False
     broken: bool = False
+    cut: set[str] = field(default_factory=set)  # names of hosts that do not reach it
+    mark: UUID | None = None  # the shared domain that it is
     volumes: dict[UUID, VolumeSpec] = field(default_factory=dict)
     resets: dict[UUID, int] = field(default_factory=dict)  # how often each volume was thrown away
     lost: set[str] = field(default_factory=set)  # file names that are gone
@@ -183,6 +185,7 @@ class World:
         `vm w7 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys`, `vm w7 users alice bob`,
         `vm w7 save_fails|saves|restore_fails|restores|agent_silent|agent_answers`,
         `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`,
+        `storage /srv/a cut|joined host1`,
         `memory host1 1024`,
         `image /srv/a/base.qcow2 boot_fails|boots`: what lies over it does not boot.
         """
@@ -255,6 +258,8 @@ class World:
             folder.slow_s = float(more[0].removesuffix("s"))
         elif what == "lost":
             folder.lost.add(more[0])
+        elif what in ("cut", "joined"):
+            {"cut": folder.cut.add, "joined": folder.cut.discard}[what](self.machines[more[0]].host.name)
         else:
             folder.full, folder.broken = {
                 "full": (True, False),

@@ -18,6 +18,7 @@ from backend.errors import Refused
 from backend.events import move
 from backend.hosts.models import Host
 from backend.hosts.rules import Change, KnownHost, KnownVm, Usage, changes, guest_news, usages
+from backend.storage import reach
 from backend.storage.models import StorageDomain
 from backend.vms import guests
 from backend.vms.models import Vm, VmScreen
@@ -110,6 +111,7 @@ class Monitor:
                 _apply_storage(tx, known.host_id, report.storage)
                 _apply_usages(tx, usages(known, report, now), now)
                 _apply_guests(tx, known, report, now)
+        reach.hear(tx, [(known.host_id, report.storage) for known, report in found if report is not None])
         guests.end_where_off(tx, now)
 
 

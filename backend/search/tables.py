@@ -21,7 +21,7 @@ from backend.hosts.machine import HOST
 from backend.hosts.models import Host
 from backend.search.query import Field, Kind, Viewer
 from backend.storage.machine import DISK, DOMAIN
-from backend.storage.models import Disk, StorageDomain
+from backend.storage.models import Disk, DomainReach, StorageDomain
 from backend.tasks.models import TASK, Task
 from backend.vms.machine import SNAPSHOT, TEMPLATE, VM
 from backend.vms.models import GuestSession, Template, Vm, VmSnapshot
@@ -109,6 +109,19 @@ STORAGEDOMAINS = Kind("storagedomains", "storagedomain", StorageDomain.id, {
     "path": Field(StorageDomain.path), "total_mib": Field(StorageDomain.total_mib, "number"),
     "free_mib": Field(StorageDomain.free_mib, "number"),
 }, below("storagedomain", storagedomain=StorageDomain.id, datacenter=StorageDomain.data_center_id))
+
+def _of_domain(column: Any) -> Any:
+    return sa.select(column).where(StorageDomain.id == DomainReach.domain_id).correlate(DomainReach).scalar_subquery()
+
+
+REACHES = Kind("reaches", "reach", DomainReach.id, {
+    "id": Field(DomainReach.id, ID),
+    "domain": Field(_of_domain(StorageDomain.name)), "domain_id": Field(DomainReach.domain_id, ID),
+    "host": Field(name_of(Host, DomainReach.host_id)), "host_id": Field(DomainReach.host_id, ID),
+    "path": Field(_of_domain(StorageDomain.path)), "ok": Field(DomainReach.ok, "yesno"), "why": Field(DomainReach.why),
+    "total_mib": Field(DomainReach.total_mib, "number"), "free_mib": Field(DomainReach.free_mib, "number"),
+}, below("reach", storagedomain=DomainReach.domain_id, host=DomainReach.host_id,
+         datacenter=_of_domain(StorageDomain.data_center_id)), name="host", order=(("host", False),))
 
 DISKS = Kind("disks", "disk", Disk.id, {
     "id": Field(Disk.id, ID), "name": Field(Disk.name), "state": Field(Disk.state, _STATE, tuple(DISK.states)),
@@ -308,5 +321,5 @@ EVENTS = Kind("events", "event", Event.id, {
     "pool": sa.func.coalesce(Event.pool_id, of_object(Event.object_kind, Event.object_id)["pool"])}),
     name="sentence", order=(("at", True),))
 
-BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, DISKS, TEMPLATES, VMS, SNAPSHOTS, GUESTSESSIONS, USERS, GROUPS,
+BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, REACHES, DISKS, TEMPLATES, VMS, SNAPSHOTS, GUESTSESSIONS, USERS, GROUPS,
            DIRECTORIES, PERMISSIONS, CALENDARS, DEVICES, SESSIONS, TOKENS, TASKS, EVENTS)

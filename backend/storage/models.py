@@ -1,7 +1,8 @@
-"""StorageDomain and Disk rows."""
+"""StorageDomain, DomainReach and Disk rows."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,7 +13,8 @@ from backend.storage.machine import DISK, DOMAIN
 
 
 class StorageDomain(HasId, Base):
-    """A place for disks. A local domain is a folder of one host."""
+    """A place for disks. A local domain is a folder of one host; a posixfs domain is a folder that is mounted at the same
+    path on every host of the data center."""
 
     __tablename__ = "storage_domain"
     kind = "storagedomain"
@@ -20,12 +22,27 @@ class StorageDomain(HasId, Base):
     name: Mapped[str] = mapped_column(unique=True)
     type: Mapped[str] = mapped_column(default="local", server_default="local")
     data_center_id: Mapped[UUID] = ref("data_center.id")
-    host_id: Mapped[UUID | None] = ref("host.id")  # whose folder it is, when local
+    host_id: Mapped[UUID | None] = ref("host.id")  # whose folder it is; of a shared one, of nobody
     path: Mapped[str]
     state: Mapped[str] = mapped_column(default=DOMAIN.initial)
     total_mib: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
     free_mib: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
     why: Mapped[str] = mapped_column(default="", server_default="")
+
+
+class DomainReach(HasId, Base):
+    """Whether a host reaches a shared domain, as it said last."""
+
+    __tablename__ = "domain_reach"
+    __table_args__ = (sa.UniqueConstraint("domain_id", "host_id"),)
+    kind = "reach"
+    domain_id: Mapped[UUID] = ref("storage_domain.id", ondelete="CASCADE")
+    host_id: Mapped[UUID] = ref("host.id", ondelete="CASCADE", index=True)
+    ok: Mapped[bool]
+    total_mib: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
+    free_mib: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
+    why: Mapped[str] = mapped_column(default="", server_default="")
+    told_at: Mapped[datetime]  # when the host was last asked to use it
 
 
 class Disk(HasId, Base):

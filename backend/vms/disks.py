@@ -1,4 +1,4 @@
-"""A VM's disk, and which host is to be asked about it."""
+"""A VM's disk, as its host knows it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,6 @@ def volume_spec(tx: Tx, disk: Disk) -> VolumeSpec:
     domain = get(tx, StorageDomain, disk.domain_id)
     backing = get(tx, Disk, disk.backing_id).path if disk.backing_id else None
     return VolumeSpec(disk.id, domain.path, disk.capacity_mib, backing)
-
-
-def host_of(tx: Tx, disk: Disk) -> UUID:
-    """The host to ask about this disk; `Impossible` while its domain is not usable."""
-    domain = get(tx, StorageDomain, disk.domain_id)
-    if domain.state != "active" or domain.host_id is None:
-        raise Impossible(
-            "domain_not_active", f"Storage domain {domain.name} is {domain.state}; activate it first. {domain.why}".strip()
-        )
-    return domain.host_id
 
 
 def disk_of(tx: Tx, vm_id: UUID) -> Disk | None:

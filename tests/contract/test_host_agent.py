@@ -171,6 +171,17 @@ def test_a_storage_domain_is_attached_as_often_as_one_likes(subject: Subject) ->
     assert [domain.path for domain in subject.connect().report().storage] == [subject.folder]
 
 
+def test_a_shared_folder_is_taken_only_for_the_domain_that_it_is(subject: Subject) -> None:
+    path, domain_id = f"{subject.folder}-shared", uuid4()
+    assert subject.refused("attach_shared_domain", path=path, domain_id=domain_id, first=False) == "not_shared"
+    assert [one.path for one in subject.connect().report().storage] == [subject.folder]
+    for first in (True, False, True):
+        assert subject.done("attach_shared_domain", path=path, domain_id=domain_id, first=first).ok
+    assert subject.refused("attach_shared_domain", path=path, domain_id=uuid4(), first=True) == "other_domain"
+    subject.restart()
+    wait(lambda: {one.path: one.ok for one in subject.connect().report().storage}.get(path) is True, "it is remembered")
+
+
 def test_a_volume_is_created_once(subject: Subject) -> None:
     volume = subject.volume()
     path = subject.done("create_volume", volume=volume)

@@ -21,7 +21,7 @@ from backend.directory import internal, sessions, tokens
 from backend.directory.models import Directory, User, WebSession
 from backend.events import Event, record
 from backend.secrets import Keyring
-from backend.storage.models import Disk
+from backend.storage.models import Disk, DomainReach
 from backend.tasks.command import Actor
 from backend.tasks.models import Task
 from backend.vms.models import GuestSession, Vm, VmSnapshot
@@ -103,6 +103,7 @@ class Place:
         now = self.clock.now()
         host = make.a_host(tx, "alpha")
         domain = make.a_domain(tx, host)
+        make.a_shared_domain(tx, hosts=[host])
         template = make.a_template(tx, "Small", domain=domain)
         pool = make.a_pool(tx, "Desktops", host=host, domain=domain, template=template)
         keeper, alice = tx.get_one(User, self.people["keeper"]), tx.get_one(User, self.people["alice"])
@@ -159,6 +160,7 @@ class Place:
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
             "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
             "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "guestsession": inside.id, "booking": booking.id,
+            "reach": tx.scalars(one(DomainReach.id)).one(),
         }
 
     def as_(self, name: str | None) -> Asker:

@@ -229,7 +229,7 @@ TABLE: dict[str, Case] = {
     "POST api.host_maintenance": command(path="host", body={}),
     "POST api.host_activate": command(path="host", fine=frozenset({409}), body={}),  # it is up
     "POST api.host_remove": command(path="host", fine=frozenset({409}), body={}),
-    "POST api.storagedomain_create": command(body={"name": "new", "host_id": "@host", "path": "/srv/new"}),
+    "POST api.storagedomain_create": command(body={"name": "new", "host_id": "@host", "path": "/srv/new", "type": "posixfs"}),
     "POST api.storagedomain_activate": command(path="storagedomain", fine=frozenset({409}), body={}),  # it is active
     "POST api.cluster_create": command(body={"name": "new", "data_center_id": "@datacenter"}),
     "POST api.datacenter_create": command(body={"name": "new"}),

@@ -1,4 +1,4 @@
-"""Create and activate a storage domain; so far a local one: a folder of one host."""
+"""Create and activate a storage domain: a folder of one host, or one that all hosts of the data center mount."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from backend.db import Tx, get
 from backend.errors import Impossible, Invalid
 from backend.events import move
 from backend.hosts.models import Host
+from backend.storage import reach
 from backend.storage.machine import DOMAIN
 from backend.storage.models import StorageDomain
 from backend.tasks.command import Call, Job, Plain
+from backend.tasks.models import Step
 from hostapi.types import Failure, StorageReport
+
+TYPES = ("local", "posixfs")
 
 
 class _Attach:
@@ -27,8 +31,24 @@ class _Attach:
     def _domain(self, tx: Tx) -> StorageDomain:
         raise NotImplementedError
 
+    def _host(self, tx: Tx, domain: StorageDomain) -> UUID:
+        raise NotImplementedError
+
+    def attach(self, tx: Tx, job: Job) -> Call:
+        domain = self._domain(tx)
+        host_id, again = self._host(tx, domain), domain.state == "inactive"
+        move(tx, domain, "activate" if again else "attach")
+        if domain.host_id is not None:
+            return Call(host_id, "attach_domain", {"path": domain.path})
+        return Call(host_id, "attach_shared_domain", {"path": domain.path, "domain_id": domain.id, "first": True})
+
     def attach_done(self, tx: Tx, job: Job, report: StorageReport) -> None:
-        move(tx, self._domain(tx), "activated", total_mib=report.total_mib, free_mib=report.free_mib, why="")
+        domain = self._domain(tx)
+        move(tx, domain, "activated", total_mib=report.total_mib, free_mib=report.free_mib, why="")
+        if domain.host_id is None:  # the other hosts are told by a loop
+            step = sa.select(Step.host_id).where(Step.task_id == job.task_id, Step.name == "attach")
+            if (host_id := tx.scalar(step)) is not None:
+                reach.note(tx, domain.id, host_id, report, job.now)
 
     def attach_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
         domain = self._domain(tx)
@@ -38,11 +58,13 @@ class _Attach:
 
 @dataclass(frozen=True)
 class CreateDomain(_Attach, Plain):
-    """Make a folder of a host a storage domain."""
+    """Make a folder a storage domain: one of this host alone (`local`), or one that every host of the data center mounts at
+    the same path (`posixfs`), which this host prepares."""
 
     domain_name: str
     host_id: UUID
     path: str
+    type: str = "local"
     name, permission, steps = "storagedomain.create", "storagedomain.create", ("define", "attach")
 
     def target(self, tx: Tx) -> tuple[str, UUID | None]:
@@ -60,19 +82,36 @@ class CreateDomain(_Attach, Plain):
         path = PurePosixPath(self.path)
         if not path.is_absolute() or ".." in path.parts or "\n" in self.path:
             raise Invalid("bad_path", "The path of a storage domain begins with / and has no “..” in it.", fields=["path"])
+        if self.type not in TYPES:
+            sentence = f"“{self.type}” is no kind of storage domain; choose from {', '.join(TYPES)}."
+            raise Invalid("bad_type", sentence, fields=["type"])
         if host.state != "up":
             raise Impossible("host_not_up", f"Host {host.name} is {host.state.replace('_', ' ')}; it must be up.")
-        if other := tx.scalar(
-            sa.select(StorageDomain.name).where(StorageDomain.host_id == host.id, StorageDomain.path == str(path))
-        ):
-            raise Invalid("path_taken", f"That folder of host {host.name} is storage domain {other} already.", fields=["path"])
+        self._require_free_path(tx, host, str(path))
+
+    def _require_free_path(self, tx: Tx, host: Host, path: str) -> None:
+        """No other domain lies there: neither on this host, nor, for one that is shared, on any of the data center's."""
+        center_id = get(tx, Cluster, host.cluster_id).data_center_id
+        here = sa.or_(StorageDomain.host_id == host.id, sa.and_(
+            StorageDomain.data_center_id == center_id,
+            sa.true() if self.type == "posixfs" else StorageDomain.host_id.is_(None),
+        ))  # fmt: skip
+        if other := tx.scalar(sa.select(StorageDomain.name).where(here, StorageDomain.path == path)):
+            raise Invalid("path_taken", f"That folder is storage domain {other} already.", fields=["path"])
 
     def define(self, tx: Tx, job: Job) -> None:
         self.check(tx)
         host = get(tx, Host, self.host_id)
         center = get(tx, DataCenter, get(tx, Cluster, host.cluster_id).data_center_id)
         tx.add(
-            StorageDomain(name=self.domain_name, data_center_id=center.id, host_id=host.id, path=self.path, state=DOMAIN.initial)
+            StorageDomain(
+                name=self.domain_name,
+                type=self.type,
+                data_center_id=center.id,
+                host_id=host.id if self.type == "local" else None,
+                path=str(PurePosixPath(self.path)),
+                state=DOMAIN.initial,
+            )
         )
 
     def define_undo(self, tx: Tx, job: Job) -> None:
@@ -83,9 +122,8 @@ class CreateDomain(_Attach, Plain):
             tx.delete(domain)
             tx.flush()
 
-    def attach(self, tx: Tx, job: Job) -> Call:
-        move(tx, self._domain(tx), "attach")
-        return Call(self.host_id, "attach_domain", {"path": self.path})
+    def _host(self, tx: Tx, domain: StorageDomain) -> UUID:
+        return self.host_id
 
     def _domain(self, tx: Tx) -> StorageDomain:
         domain = tx.scalars(sa.select(StorageDomain).where(StorageDomain.name == self.domain_name)).first()
@@ -111,11 +149,16 @@ class ActivateDomain(_Attach, Plain):
         domain = self._domain(tx)
         DOMAIN.next(domain.state, "activate", domain.name)
 
-    def attach(self, tx: Tx, job: Job) -> Call:
-        domain = self._domain(tx)
-        assert domain.host_id is not None
-        move(tx, domain, "activate")
-        return Call(domain.host_id, "attach_domain", {"path": domain.path})
+    def _host(self, tx: Tx, domain: StorageDomain) -> UUID:
+        """Its own host; for a shared one any that is up."""
+        if domain.host_id is not None:
+            return domain.host_id
+        up = sa.select(Host.id).join(Cluster, Cluster.id == Host.cluster_id).order_by(Host.name).where(
+            Cluster.data_center_id == domain.data_center_id, Host.state == "up"
+        )
+        if (host_id := tx.scalars(up).first()) is None:
+            raise Impossible("host_not_up", "No host of its data center is up.")
+        return host_id
 
     def _domain(self, tx: Tx) -> StorageDomain:
         return get(tx, StorageDomain, self.storagedomain_id)

@@ -14,9 +14,10 @@ from backend.directory.rights import forget_permissions
 from backend.errors import Impossible, Invalid
 from backend.events import move, record
 from backend.storage.models import Disk, StorageDomain
+from backend.storage.reach import host_of, require_readable
 from backend.tasks.command import Call, Job, Plain
 from backend.vms.commands.power import StopVm
-from backend.vms.disks import disk_of, host_of, volume_spec
+from backend.vms.disks import disk_of, volume_spec
 from backend.vms.machine import VM
 from backend.vms.models import Template, Vm, VmSnapshot
 from backend.vms.rules import require_name, require_sizes
@@ -65,6 +66,8 @@ class CreateVm(Plain):
             if domain.data_center_id != cluster.data_center_id:
                 raise Invalid("other_data_center", f"Storage domain {domain.name} is of another data center than template "
                               f"{template.name}: choose one of its own.", fields=["domain_id"])
+            if (base := tx.scalar(sa.select(Disk.domain_id).where(Disk.template_id == template.id))) is not None:
+                require_readable(tx, domain.id, base)
 
     def define(self, tx: Tx, job: Job) -> None:
         """The rows: VM and disk, both locked until the volume exists."""

@@ -15,8 +15,9 @@ from backend.errors import Impossible, Invalid
 from backend.events import move, record
 from backend.hosts.models import Host
 from backend.storage.models import Disk
+from backend.storage.reach import host_of
 from backend.tasks.command import Call, Job, Plain
-from backend.vms.disks import host_of, require_disk
+from backend.vms.disks import require_disk
 from backend.vms.machine import VM
 from backend.vms.models import Vm
 from backend.vms.rules import vm_spec

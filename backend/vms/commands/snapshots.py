@@ -13,9 +13,10 @@ from backend.db import Tx, get
 from backend.errors import Impossible, Invalid, NotFound
 from backend.events import move, record
 from backend.storage.models import Disk, StorageDomain
+from backend.storage.reach import host_of
 from backend.tasks.command import Call, Job
 from backend.vms.commands.power import OnVm
-from backend.vms.disks import host_of, require_disk
+from backend.vms.disks import require_disk
 from backend.vms.machine import VM
 from backend.vms.models import Vm, VmSnapshot
 from hostapi.types import Failure

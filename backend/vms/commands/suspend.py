@@ -9,9 +9,10 @@ from uuid import UUID
 from backend.db import Tx, get
 from backend.events import move
 from backend.storage.models import StorageDomain
+from backend.storage.reach import host_of
 from backend.tasks.command import Call, Job
 from backend.vms.commands.power import OnVm, Starting, StopVm
-from backend.vms.disks import host_of, require_disk
+from backend.vms.disks import require_disk
 from backend.vms.machine import VM
 from backend.vms.models import Vm
 from hostapi.types import Failure

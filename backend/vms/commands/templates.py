@@ -13,8 +13,8 @@ from backend.directory.rights import forget_permissions
 from backend.errors import Impossible, Invalid
 from backend.events import move, record
 from backend.storage.models import Disk, StorageDomain
+from backend.storage.reach import host_of
 from backend.tasks.command import Call, Job, Plain
-from backend.vms.disks import host_of
 from backend.vms.machine import TEMPLATE
 from backend.vms.models import Template, Vm
 from backend.vms.rules import require_name, require_sizes
