@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-INIT = r"""
+PRIVATE = r"""
 set -e
 mount --make-rprivate /
 mount -t proc proc /proc
@@ -33,6 +33,8 @@ ln -s /proc/self/fd "$D/fd"; ln -s fd/0 "$D/stdin"; ln -s fd/1 "$D/stdout"; ln -
 mount --move "$D" /dev
 set +e
 virtlogd -d
+"""
+INIT = PRIVATE + r"""
 # A shell as pid 1 reaps the QEMUs that a killed libvirtd leaves behind, and starts it again.
 while :; do libvirtd -f /etc/libvirt/libvirtd.conf; sleep 0.2; done
 """

@@ -1,0 +1,17 @@
+"""The product on three real hosts: enrolled, VMs placed, live migrated, hosts emptied."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lab.place import Place
+
+pytestmark = pytest.mark.lab
+
+
+def test_a_vm_runs_on_one_of_three_hosts(place: Place) -> None:
+    vm = place.vm("w1")
+    assert vm["state"] == "up" and place[vm["host"]].vms() == {"w1"}
+    assert place[vm["host"]].sh("w1", "hostname") == "w1"
+    place.act(f"/vms/{vm['id']}/stop")
+    assert all(not host.vms() for host in place.lab.hosts.values())
