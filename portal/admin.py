@@ -19,12 +19,13 @@ from portal import admin_actions, admin_devices, admin_people, forms, views
 from portal.api_commands import cancel_task
 from portal.auth import actor, person
 from portal.collections import found, listed
+from portal.errors import is_partial
 from portal.parts import parts
 from portal.routes import convert
 from portal.thing import Button, Part, Thing
 from portal.things import BY_KIND, SIDE_BAR, THINGS
 from portal.transaction import rollback, tx
-from portal.views import grants, is_partial, may_see, now, say
+from portal.views import grants, may_see, now, say
 
 pages = Blueprint("admin", __name__, url_prefix="/admin")
 PAGE = 50

@@ -17,8 +17,9 @@ from pools.models import Pool
 from portal import api_bookings, words
 from portal import week as weeks
 from portal.auth import person
+from portal.errors import is_partial
 from portal.transaction import rollback, tx
-from portal.views import is_partial, now, say, zone
+from portal.views import now, say, zone
 
 pages = Blueprint("bookings", __name__)
 FIELDS = {"pool_id": "pool", "starts_at": "starts", "ends_at": "ends", "group_id": "group", "rule": "weeks"}

@@ -34,6 +34,17 @@ def is_api() -> bool:
     return request.path.startswith("/api/") or request.path in ("/healthz", "/readyz", "/metrics")
 
 
+def is_partial() -> bool:
+    """Whether the page asks for a part of itself anew."""
+    return request.headers.get("HX-Request") == "true"
+
+
+def reload() -> Response:
+    """For a part of a page whose person is signed out: the page itself asks again and is led on. Were the part led on,
+    it would eat the sentence that is meant for the page."""
+    return Response(status=204, headers={"HX-Refresh": "true"})
+
+
 def answer(status: int, code: str, message: str, facts: dict[str, Any]) -> Response:
     """The refusal as JSON under /api, as a page elsewhere."""
     if is_api():
@@ -63,6 +74,8 @@ def _page(status: int, code: str, message: str) -> str:
 def refused(no: Refused) -> Response:
     """The answer to a refusal; who is not signed in and asks for a page is led to the sign-in page."""
     rollback()
+    if isinstance(no, NotSignedIn) and is_partial():
+        return reload()
     if isinstance(no, NotSignedIn) and not is_api() and request.method == "GET":
         try:
             here = request.full_path.rstrip("?") if request.path != "/" else None

@@ -12,8 +12,9 @@ from backend.devices.enrolling import DeviceFacts
 from backend.errors import NotFound, Refused
 from portal import api_devices, auth, desktops, devices, user
 from portal.auth import person
+from portal.errors import is_partial, reload
 from portal.transaction import rollback, tx
-from portal.views import is_partial, now, say
+from portal.views import now, say
 
 pages = Blueprint("kiosk", __name__, url_prefix="/kiosk")
 OPEN = frozenset({"kiosk.home", "kiosk.enroll", "kiosk.redeem", "kiosk.pulse"})  # asked before the device is enrolled
@@ -44,6 +45,8 @@ def stand() -> Answer | None:
     """Who is not where they should be is led there: to the code, or to the sign-in prompt."""
     if request.endpoint in OPEN:
         return None
+    if is_partial() and not _here():
+        return reload()
     if device() is None:
         return redirect(url_for("kiosk.enroll"), 303)
     return None if request.endpoint in BEFORE or _here() else redirect(url_for("kiosk.home"), 303)

@@ -22,10 +22,11 @@ from portal.api_tokens import NewToken, make
 from portal.auth import actor, aside, person
 from portal.collections import listed
 from portal.desktops import Card
+from portal.errors import is_partial
 from portal.explain import explanation
 from portal.routes import read_uuid
 from portal.transaction import commit, rollback, tx
-from portal.views import is_partial, now, say
+from portal.views import now, say
 
 pages = Blueprint("user", __name__)
 ROLE_WORDS = {  # what a token may be held to

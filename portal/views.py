@@ -102,11 +102,6 @@ def back(address: str) -> Response:
     return redirect(own_address(request.form.get("back", "")) or address, 303)
 
 
-def is_partial() -> bool:
-    """Whether the page asks for a part of itself anew."""
-    return request.headers.get("HX-Request") == "true"
-
-
 class _Me:
     """Who looks, for templates."""
 

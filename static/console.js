@@ -9,6 +9,8 @@ const status = document.getElementById("status");
 const CONNECT = root.dataset.connect;
 const PROGRESS = root.dataset.progress;
 const PROTOCOL = `protocol-${root.dataset.desktop}`;
+const LINE_MS = 20000;  // how often a thin client asks whether its line still stands
+const SILENCE_MS = 10000;  // no answer for so long: it does not
 const RETRIES = "endless" in root.dataset ? Infinity : 6;  // a thin client has nobody who could press a button
 
 // How the screen can be shown; the code of the one that is not needed is not fetched.
@@ -36,7 +38,7 @@ async function progress() {
   const answer = await fetch(PROGRESS, { headers: { "HX-Request": "true" } }).catch(() => null);
   if (leaving || root.dataset.view === "screen") return;
   if (answer === null || answer.status >= 500) { say("Leasehold does not answer. Trying again …"); return; }
-  if (answer.redirected || answer.status === 401) { location.reload(); return; }
+  if (answer.headers.get("HX-Refresh")) { location.reload(); return; }
   paint(await answer.text());
   if (wait.firstElementChild?.dataset.state === "ready") open();
 }
@@ -160,6 +162,31 @@ function retry(text) {
   show("wait");
   setTimeout(() => { if (!session) progress(); }, Math.min(8000, 300 * 2 ** attempts));
 }
+
+// A line that goes down closes nothing: the picture would stand still for ever. When nobody answers any more the console
+// is opened anew. A web server that is gone is no reason: it refuses at once, and consoles do without it.
+async function asked() {
+  const answer = await fetch(PROGRESS, { headers: { "HX-Request": "true" }, signal: AbortSignal.timeout(SILENCE_MS) }).catch((error) => error);
+  return { answers: answer instanceof Response, silent: answer.name === "TimeoutError" };
+}
+
+function drop() {
+  const dropped = session;
+  session = null;
+  dropped.disconnect();
+  closed(null);
+}
+
+window.addEventListener("offline", async () => {
+  const watched = session;
+  if (watched && !(await asked()).answers && session === watched) drop();
+});
+let silences = 0;
+if ("endless" in root.dataset) setInterval(async () => {
+  const watched = session;
+  silences = watched && (await asked()).silent ? silences + 1 : 0;
+  if (silences > 1 && session === watched) { silences = 0; drop(); }
+}, LINE_MS);
 
 function begin() {
   say("Connecting …");

@@ -63,7 +63,7 @@ if (console_) {
   // The console was ended or refused: is the desktop still theirs? Then they may open it again, for a while.
   console_.addEventListener("console-stopped", async () => {
     const answer = await fetch(console_.dataset.progress, { headers: { "HX-Request": "true" } }).catch(() => null);
-    if (answer?.redirected) { location.reload(); return; }
+    if (answer?.headers.get("HX-Refresh")) { location.reload(); return; }
     const over = answer?.status === 404 || /data-state="none"/.test(await answer?.text() ?? "");
     wait(over ? OVER_MS : STOPPED_MS, over ? "over" : "idle");
   });

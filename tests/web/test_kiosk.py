@@ -95,6 +95,8 @@ def test_giving_back_signs_out(place: Place) -> None:
     browser = Terminal(place)
     browser.sign_in()
     back = browser.send(f"/kiosk/desktops/{place.ids['pool']}/give-back")
+    part = browser.get(f"/kiosk/desktops/{place.ids['pool']}/progress", headers={"HX-Request": "true"})
+    assert (part.status_code, part.headers["HX-Refresh"]) == (204, "true")  # a page still open eats no sentence
     assert back.location == "/kiosk" and "given back, and you are signed out" in browser.get("/kiosk").text
     with place.parts.sessions() as tx:
         assert tx.scalar(sa.text("SELECT state FROM lease WHERE id = :id"), {"id": place.ids["lease"]}) == "returning"
