@@ -92,9 +92,10 @@ def loops(
     from broker import consoles, decisions
     from broker.tickets import TicketsLoop
     from pools.booking_loop import BookingLoop
-    from pools.loop import LeaseLoop, SpareLoop
+    from pools.loop import LeaseLoop
     from pools.quiet_loop import QuietLoop
     from pools.rollouts import RolloutLoop
+    from pools.spare_loop import SpareLoop
 
     return [
         Monitor(doors, clock),

@@ -19,7 +19,7 @@ from backend.tasks.command import Actor, Plain
 from broker.access import read_network
 from broker.models import AccessRule
 from pools.models import Pool
-from pools.rules import PROTOCOLS
+from pools.policy import PROTOCOLS
 
 
 @dataclass(frozen=True)

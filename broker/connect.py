@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,35 +13,23 @@ from backend.changes import touch
 from backend.db import Tx, get
 from backend.directory import rights
 from backend.directory.rules import Path, may
-from backend.errors import Denied, Impossible, Invalid, Refused
+from backend.errors import Denied, Impossible, Invalid
 from backend.events import record
-from backend.hosts.models import Host
-from backend.tasks.models import Task
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
 from broker import consoles, decisions, reach, tickets
 from broker.access import Verdict, Whence, told
+from broker.answers import Answer, starting, waiting
 from broker.desktops import Desktop, auto_launch, desktops, paused
 from broker.holding import Done, act, extend, extension_refused, give_back, leave_queue, no_desktop, submit_for
 from broker.models import Ticket
 from broker.rules import SHOWN, Asked, choose
 from pools import booked, facts, leases, members
 from pools.capacity import BOOKED
+from pools.choice import FREE, Candidate, free, own
+from pools.member_rules import hopeless, surplus
 from pools.models import Lease, Pool, PoolMember
-from pools.rules import (
-    FREE,
-    HOLDING,
-    WANTING,
-    Candidate,
-    entitled,
-    entitled_again,
-    free,
-    hopeless,
-    not_now,
-    own,
-    priority_of,
-    surplus,
-)
+from pools.rules import HOLDING, WANTING, entitled, entitled_again, not_now, priority_of
 
 __all__ = [
     "Answer", "Desktop", "Done", "act", "auto_launch", "connect", "desktops", "extend", "extension_refused", "give_back",
@@ -54,27 +42,6 @@ _MINE = (
     .order_by(Lease.queue_place)
     .execution_options(populate_existing=True)
 )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What connect says: ready (with a ticket), starting, queued, or refused (with the `refusal` to raise after commit:
-    the decision must be kept)."""
-
-    state: str
-    sentence: str
-    lease: Lease | None = None
-    vm_id: UUID | None = None
-    vm_name: str = ""
-    ticket: Ticket | None = None
-    protocol: str = ""
-    position: int | None = None  # 1: next
-    estimate_s: int | None = None  # None: nobody knows
-    progress: int = 0  # per cent
-    message: str = ""  # what the running task says
-    task_id: int | None = None
-    refusal: Refused | None = field(default=None, compare=False)
-    extensions_left: int = 0  # of the lease
 
 
 @dataclass(frozen=True)
@@ -264,7 +231,7 @@ def _of_lease(
 ) -> Answer:
     """How it stands with this lease; what only waits to be noticed (its VM is up) is noticed here, not a second later."""
     if lease.state == "queued":
-        return _waiting(tx, pool, lease, wish.now)
+        return waiting(tx, pool, lease, wish.now)
     vm = get(tx, Vm, lease.vm_id)
     if lease.state == "starting" and vm.state == "up":
         if words is None:  # not made just now, so the pools' loop may be noticing the same at this moment
@@ -281,7 +248,7 @@ def _of_lease(
             members.start(tx, member, wish.now)
         elif vm.state == "unknown" and (swapped := _swap(tx, pool, lease, vm, until, wish)) is not None:
             return swapped
-    return _starting(tx, vm, lease, facts.boot_s(tx, pool.id), wish.now)
+    return starting(tx, vm, lease, facts.boot_s(tx, pool.id), wish.now)
 
 
 def _swap(tx: Tx, pool: Pool, lease: Lease, vm: Vm, until: datetime | None, wish: _Wish) -> Answer | None:
@@ -310,7 +277,7 @@ def _own_vm(tx: Tx, vm: Vm, wish: _Wish) -> Answer:
         return _ready(tx, vm, None, protocol, wish)
     if vm.state in ("down", "suspended"):
         submit_for(tx, StartVm(vm.id), vm, wish.user_id, wish.now)
-    return _starting(tx, vm, None, facts.BOOT_S, wish.now)
+    return starting(tx, vm, None, facts.BOOT_S, wish.now)
 
 
 def _move_here(tx: Tx, vm: Vm, wish: _Wish) -> None:
@@ -342,63 +309,6 @@ def _ready(
     )
     sentence = (lease.why if lease else "") or f"Desktop {vm.name} is ready."
     return Answer("ready", sentence, lease, vm.id, vm.name, ticket, protocol, progress=100, task_id=ticket.task_id)
-
-
-def _starting(tx: Tx, vm: Vm, lease: Lease | None, boot_s: float, now: datetime) -> Answer:
-    """What the running task says, and how long such a start takes less what has passed."""
-    task = tx.scalars(
-        sa.select(Task)
-        .where(Task.object_kind == "vm", Task.object_id == vm.id, Task.state.in_(("queued", "running")))
-        .order_by(Task.id.desc())
-        .limit(1)
-    ).first()
-    host = tx.get(Host, vm.host_id) if vm.host_id else None
-    silent = vm.state in ("unknown", "not_responding") or (host is not None and host.state != "up" and vm.state != "down")
-    if silent:
-        sentence = f"Desktop {vm.name} cannot be reached now: its host does not answer. You are connected when it does."
-    elif vm.state in ("suspended", "restoring_state"):
-        sentence = f"Desktop {vm.name} is waking up where it was left."
-    elif vm.state == "powering_down":
-        sentence = f"Desktop {vm.name} is shutting down; connect again when it is off."
-    else:
-        sentence = f"Desktop {vm.name} is starting."
-    if lease is not None and lease.why:
-        sentence = f"{lease.why} {sentence}"
-    elif task is None and vm.why:
-        sentence = f"{sentence} The last time: {vm.why}"
-    left = None if silent else max(1, round(boot_s - ((now - task.created_at).total_seconds() if task else 0)))
-    return Answer(
-        "starting",
-        sentence,
-        lease,
-        vm.id,
-        vm.name,
-        estimate_s=left,
-        progress=task.progress if task else 0,
-        message=task.message if task else "",
-        task_id=task.id if task else None,
-    )
-
-
-def _waiting(tx: Tx, pool: Pool, lease: Lease, now: datetime) -> Answer:
-    """The place in the queue, when the turn comes, and what the pool is doing about it."""
-    place = facts.position(tx, lease)
-    estimate = facts.wait_s(tx, pool, place, now) if not pool.trouble else None  # nobody knows how long that lasts
-    counts = facts.counts(tx, pool.id)
-    if sentence := paused(pool):
-        why = sentence
-    elif lease.booking_id is None and (blocked := booked.must_wait(tx, pool, lease.user_id, now))[0]:
-        why, after = blocked
-        if after is not None and estimate is not None:  # the estimate knows nothing of bookings
-            estimate = max(estimate, round((after - now).total_seconds()))
-    elif pool.trouble or lease.attempts or lease.starts_at:  # something went wrong, or they asked for a fresh one
-        why = pool.trouble or lease.why
-    elif counts.get("leased", 0) + counts.get("broken", 0) < pool.size:
-        why = "A desktop is being prepared."
-    else:
-        why = "All desktops are in use."
-    who = "You are next." if place == 1 else f"{place - 1} {'person is' if place == 2 else 'people are'} before you."
-    return Answer("queued", f"{why} {who}", lease, position=place, estimate_s=estimate, message=who)
 
 
 def _protocol(offered: list[str], wish: _Wish) -> str:

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from backend.db import Tx
 from broker.rules import told
+from pools.choice import Candidate, reason
 from pools.models import Decision, Lease, PoolMember
-from pools.rules import Candidate, reason
 
 _INSERT = sa.insert(Decision.__table__)  # type: ignore[arg-type]
 

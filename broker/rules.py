@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from pools.rules import Candidate, free, own_broken, reason
+from pools.choice import Candidate, free, own_broken, reason
 
 Outcome = Literal["kept", "given", "starting", "queued", "refused"]
 SHOWN = 100  # candidates a decision tells one by one; of the rest it tells how many for which reason

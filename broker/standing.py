@@ -11,7 +11,7 @@ from backend.db import Tx
 from backend.directory import rights
 from backend.directory.rules import may
 from backend.vms.models import Vm
-from broker.connect import Answer, _starting, _waiting
+from broker.answers import Answer, starting, waiting
 from pools import facts
 from pools.models import Lease, Pool
 from pools.rules import WANTING
@@ -31,14 +31,14 @@ def standing(tx: Tx, *, user_id: UUID, desktop_id: UUID, now: datetime) -> Answe
     ).first()
     lease, pool, vm = row if row is not None else (None, None, tx.get(Vm, desktop_id, populate_existing=True))
     if lease is not None and pool is not None and lease.state == "queued":
-        return _waiting(tx, pool, lease, now)
+        return waiting(tx, pool, lease, now)
     if vm is None or (lease is None and vm.pool_id is not None):
         return None
     if lease is None and not may(rights.grants_of(tx, user_id), "desktop.use", rights.path_of(tx, "vm", vm.id), now):
         return None
     if vm.state in ("up", "paused"):
         return Answer("ready", lease.why if lease else "", lease, vm.id, vm.name, progress=100)
-    answer = _starting(tx, vm, lease, facts.boot_s(tx, pool.id) if pool else facts.BOOT_S, now)
+    answer = starting(tx, vm, lease, facts.boot_s(tx, pool.id) if pool else facts.BOOT_S, now)
     if vm.state in ("down", "suspended") and answer.task_id is None and (lease is None or lease.state != "starting"):
         return Answer("off", f"Desktop {vm.name} is {'off' if vm.state == 'down' else 'suspended'}.", lease, vm.id, vm.name)
     return answer

@@ -15,9 +15,9 @@ from backend.vms.models import Vm
 from pools import bookings, capacity, facts
 from pools.booked import alone, many, opened
 from pools.booking_rules import OPEN, BookingFacts, BookingStep, booking_step
-from pools.loop import alone as apart
-from pools.loop import my_turn
 from pools.models import Booking, Lease, Pool, PoolMember
+from pools.rounds import alone as apart
+from pools.rounds import my_turn
 
 
 class BookingLoop(FromRows):

@@ -10,7 +10,7 @@ from typing import Literal
 from dateutil.rrule import rrulestr
 
 from backend.errors import Impossible, Invalid
-from pools.rules import Policy
+from pools.policy import Policy
 
 MOST = 53  # bookings that one rule may make: a year of weeks
 LONGEST = timedelta(days=31)  # of a booking, whoever makes it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,7 +20,7 @@ from backend.tasks.command import Actor, Plain
 from backend.vms.models import Template
 from pools import booked, bookings, facts, leases
 from pools.models import LIVE, Lease, Pool
-from pools.rules import PROTOCOLS, USUAL_RIGHTS, Policy, require_policy
+from pools.policy import PROTOCOLS, USUAL_RIGHTS, Policy, require_policy
 
 
 @dataclass(frozen=True)
@@ -119,31 +119,7 @@ class CreatePool(Plain):
 
 
 TYPES = ("floating", "dedicated")
-POLICY = (
-    "size",
-    "spares",
-    "lease_s",
-    "extend_s",
-    "extensions",
-    "warn_s",
-    "grace_s",
-    "shutdown_s",
-    "per_user",
-    "call_s",
-    "extend_while_waiting",
-    "book_desktops",
-    "book_ahead_s",
-    "book_longest_s",
-    "book_open",
-    "book_hold_s",
-    "spares_learn",
-    "idle_s",
-    "idle_action",
-    "disconnect_s",
-    "disconnect_action",
-    "rights",
-    "protocols",
-)
+POLICY = tuple(field.name for field in fields(Policy))
 
 
 class OnPool(Plain):

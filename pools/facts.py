@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -18,39 +19,19 @@ from backend.directory.rules import Path
 from backend.hosts.models import Host
 from backend.tasks.models import Task
 from backend.vms.models import Vm
+from pools.choice import FREE, Candidate
+from pools.estimate import Turn, estimate_s
 from pools.models import LIVE, Assignment, Lease, Pool, PoolMember
-from pools.rules import FREE, HOLDING, Candidate, Policy, Turn, entitled, estimate_s
+from pools.policy import Policy
+from pools.rules import HOLDING, entitled
 
 BOOT_S = 45.0  # what a start is thought to take in a pool that has not started anything yet
 
 
 def policy_of(pool: Pool) -> Policy:
     """The pool's policy as plain data."""
-    return Policy(
-        size=pool.size,
-        spares=pool.spares,
-        lease_s=pool.lease_s,
-        extend_s=pool.extend_s,
-        extensions=pool.extensions,
-        warn_s=pool.warn_s,
-        grace_s=pool.grace_s,
-        shutdown_s=pool.shutdown_s,
-        per_user=pool.per_user,
-        call_s=pool.call_s,
-        extend_while_waiting=pool.extend_while_waiting,
-        book_desktops=pool.book_desktops,
-        book_ahead_s=pool.book_ahead_s,
-        book_longest_s=pool.book_longest_s,
-        book_open=pool.book_open,
-        book_hold_s=pool.book_hold_s,
-        spares_learn=pool.spares_learn,
-        idle_s=pool.idle_s,
-        idle_action=pool.idle_action,
-        disconnect_s=pool.disconnect_s,
-        disconnect_action=pool.disconnect_action,
-        rights=tuple(pool.rights),
-        protocols=tuple(pool.protocols),
-    )
+    values: dict[str, Any] = {field.name: getattr(pool, field.name) for field in fields(Policy)}
+    return Policy(**values | {"rights": tuple(pool.rights), "protocols": tuple(pool.protocols)})
 
 
 def extensions_left(pool: Pool, lease: Lease) -> int:

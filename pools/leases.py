@@ -16,9 +16,10 @@ from backend.errors import Impossible
 from backend.events import move
 from pools import booked, facts, members
 from pools.capacity import BOOKED
+from pools.choice import FREE
 from pools.decisions import note
 from pools.models import LIVE, Booking, Lease, Pool, PoolMember
-from pools.rules import ATTEMPTS, FREE, Action, extended_end, lease_end
+from pools.rules import ATTEMPTS, Action, extended_end, lease_end
 
 NEW_VERSION = "new_version"  # the end reason of a lease whose desktop is made of a new version
 

@@ -21,8 +21,9 @@ from backend.vms.machine import VM
 from backend.vms.models import Vm
 from hostapi.types import Failure
 from pools import facts, leases, members
+from pools.choice import FREE
 from pools.models import Assignment, Pool, PoolMember
-from pools.rules import FREE, HOLDING, NOT_ITS_FAULT
+from pools.rules import HOLDING, NOT_ITS_FAULT
 
 
 @dataclass(frozen=True)

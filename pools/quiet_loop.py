@@ -21,9 +21,9 @@ from backend.vms.commands.power import ShutdownVm
 from backend.vms.commands.suspend import SuspendVm
 from backend.vms.models import Vm
 from pools import facts, leases, members
-from pools.loop import alone
 from pools.models import Lease, Pool
 from pools.quiet import Due, Quietness, Watched, due
+from pools.rounds import alone
 
 WATCHED = ("active", "expiring")
 WHAT = {

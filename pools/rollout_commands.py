@@ -18,9 +18,9 @@ from backend.tasks.command import Actor, Plain
 from backend.vms.models import Template
 from pools import rollouts, versions
 from pools.commands import OnPool, require_short
+from pools.member_rules import STATES
 from pools.models import Pool, PoolMember, Rollout
 from pools.rollout_rules import MODES, require_pace
-from pools.rules import STATES
 
 
 @dataclass(frozen=True)

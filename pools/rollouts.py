@@ -18,12 +18,12 @@ from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import submit
 from backend.vms.models import Vm
 from pools import leases, versions
-from pools.loop import NO_RESET, alone, my_turn, status
 from pools.member_commands import AddMember
+from pools.member_rules import member_name
 from pools.models import LIVE, OPEN, Lease, Pool, PoolMember, Rollout
 from pools.remake import RemakeMember
 from pools.rollout_rules import IDLE, Desktop, next_round
-from pools.rules import member_name
+from pools.rounds import NO_RESET, alone, my_turn, status
 
 
 class RolloutLoop(FromRows):

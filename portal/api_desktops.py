@@ -16,7 +16,8 @@ from backend.errors import Refused
 from backend.tasks.submit import submit
 from broker import connect as broker
 from broker import tickets, viewer
-from broker.connect import Answer, Desktop
+from broker.answers import Answer
+from broker.connect import Desktop
 from pools.commands import ExtendLease
 from pools.facts import extensions_left
 from pools.models import Lease, Pool

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from msgspec import UNSET
 
-from pools.rules import PROTOCOLS, RIGHTS
+from pools.policy import PROTOCOLS, RIGHTS
 
 UNITS = (("d", 86_400, "days"), ("h", 3600, "hours"), ("min", 60, "minutes"), ("s", 1, "seconds"))
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from portal.thing import Thing
 from portal.things_access import ACCESSRULES, DEVICES
-from portal.things_desktops import BOOKINGS, CONSOLES, DECISIONS, LEASES, MEMBERS, POOLS, ROLLOUTS, SPAREPLANS, TEMPLATES
+from portal.things_desktops import BOOKINGS, CONSOLES, DECISIONS, LEASES, TEMPLATES
 from portal.things_people import CALENDARS, DIRECTORIES, GROUPS, PERMISSIONS, SESSIONS, TOKENS, USERS
 from portal.things_places import CLUSTERS, DATACENTERS, DISKS, HOSTS, REACHES, STORAGEDOMAINS
+from portal.things_pools import MEMBERS, POOLS, ROLLOUTS, SPAREPLANS
 from portal.things_vms import GUESTSESSIONS, SNAPSHOTS, VMS
 from portal.things_work import EVENTS, TASKS
 

@@ -18,7 +18,8 @@ from broker import connect as broker
 from broker.models import ConsoleSession
 from pools.booking_rules import Wish
 from pools.models import Lease, Pool
-from pools.rules import RIGHTS, WANTING
+from pools.policy import RIGHTS
+from pools.rules import WANTING
 from sim import watching
 from sim.story import Story, Wrong
 from sim.telling import answered

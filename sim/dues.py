@@ -12,10 +12,10 @@ from backend.db import Tx
 from backend.directory.models import Permission
 from broker import consoles
 from pools import booked, facts
-from pools.loop import LEAST_LEAD
 from pools.models import Booking, Lease, Pool
 from pools.quiet import WARNING, Watched
 from pools.quiet_loop import WATCHED
+from pools.spare_loop import LEAST_LEAD
 
 
 def next_due(tx: Tx, now: datetime) -> datetime | None:

@@ -30,10 +30,11 @@ from backend.tasks.runner import Runner
 from broker import consoles, decisions
 from hostapi.types import Outcome
 from pools.booking_loop import BookingLoop
-from pools.loop import LeaseLoop, SpareLoop
+from pools.loop import LeaseLoop
 from pools.models import Pool
 from pools.quiet_loop import QuietLoop
 from pools.rollouts import RolloutLoop
+from pools.spare_loop import SpareLoop
 from sim import make
 from sim.world import SimDoor, World
 

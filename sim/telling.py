@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from backend.clock import Clock
 from backend.db import Tx
 from backend.events import Event
-from broker.connect import Answer
+from broker.answers import Answer
 from broker.desktops import Desktop, desktops
 from broker.standing import standing
 from pools.models import Lease

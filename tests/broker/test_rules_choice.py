@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from broker.rules import SHOWN, Asked, choose, told
-from pools.rules import Candidate
+from pools.choice import Candidate
 
 
 def a(state: str, vm_state: str = "up", **more: str) -> Candidate:

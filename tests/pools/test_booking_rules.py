@@ -10,7 +10,7 @@ import pytest
 
 from backend.errors import Refused
 from pools.booking_rules import MOST, BookingFacts, Wish, booking_step, repeated, require_allowed, require_sensible
-from pools.rules import Policy
+from pools.policy import Policy
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -11,29 +11,12 @@ import pytest
 from backend.directory.rules import Grant
 from backend.errors import Impossible, Invalid
 from backend.vms.machine import VM
+from pools.choice import FREE, Candidate, free
+from pools.estimate import Turn, estimate_s
 from pools.machine import LEASE, MEMBER
-from pools.rules import (
-    FREE,
-    HOLDING,
-    Candidate,
-    LeaseFacts,
-    Policy,
-    Turn,
-    Wanted,
-    entitled,
-    estimate_s,
-    extended_end,
-    free,
-    hopeless,
-    lease_end,
-    lease_step,
-    member_name,
-    member_step,
-    next_action,
-    require_policy,
-    surplus,
-    wanted,
-)
+from pools.member_rules import Wanted, hopeless, member_name, member_step, surplus, wanted
+from pools.policy import Policy, require_policy
+from pools.rules import HOLDING, LeaseFacts, entitled, extended_end, lease_end, lease_step, next_action
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from backend.errors import Denied, Impossible, Invalid, NotFound
 from backend.vms.models import Vm, VmSnapshot
 from broker import connect as broker
 from pools.models import Decision, Lease
-from pools.rules import RIGHTS
+from pools.policy import RIGHTS
 from sim.installation import Installation
 from tests.pools.test_story import connect, lease_of, states, told, until_ready
 

@@ -22,9 +22,10 @@ from backend.vms.models import Vm
 from broker import connect as broker
 from pools import facts
 from pools.commands import EditPool, ReclaimLease, RemovePool
-from pools.loop import LeaseLoop, SpareLoop
+from pools.loop import LeaseLoop
 from pools.member_commands import RepairMember
 from pools.models import Decision, Lease, Pool, PoolMember
+from pools.spare_loop import SpareLoop
 from sim.installation import Installation
 from sim.make import a_permission, a_vm
 

@@ -1,0 +1,91 @@
+"""Pure: what is next for a member, and how many a pool makes, starts, switches off and removes."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pools.choice import FREE
+from pools.rules import NOT_ITS_FAULT
+from pools.spares import FIRST
+
+STATES = (*FREE, "kept", "creating", "leased", "resetting", "broken")  # what counts towards a pool's size
+
+
+def member_name(pool: str, number: int) -> str:
+    """A VM name for a pool's member, good as a host name too (RFC 1123)."""
+    word = re.sub(r"[^a-z0-9]+", "-", unicodedata.normalize("NFKD", pool.lower()).encode("ascii", "ignore").decode())
+    return f"{word.strip('-')[:50].strip('-') or 'desktop'}-{number}"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a pool's members need now: how many to make, start, switch off and remove."""
+
+    create: int = 0
+    warm: int = 0
+    cool: int = 0
+    remove: int = 0
+
+
+def wanted(
+    counts: Mapping[str, int], queued: int, size: int, spares: int, *, slack: int = 0, makes: int = FIRST, starts: int = FIRST
+) -> Wanted:
+    """Members on demand up to `size`, `spares` of them started and waiting; surplus goes, but never a leased one. Surplus
+    spares within the `slack` stay. No more than `makes` are made at once, and `starts` more started now."""
+    n = {state: counts.get(state, 0) for state in STATES}
+    total = sum(n.values())
+    if total > size:
+        over = total - size
+        idle = n["ready"] + n["broken"] + (n["kept"] if not size else 0)  # a size of none: the pool is being removed
+        return Wanted(remove=min(over, idle), cool=min(max(over - idle, 0), n["spare"]))
+    coming = n["ready"] + n["warming"] + n["spare"] + n["creating"] + n["resetting"]
+    create = max(0, min(queued + spares - coming, size - total, makes - n["creating"]))
+    started = n["spare"] + n["warming"]
+    warm = max(0, min(n["ready"], spares - started, starts))
+    surplus = started - spares
+    cool = 0 if queued or surplus <= slack else max(0, min(n["spare"], surplus))
+    return Wanted(create=create, warm=warm, cool=cool)
+
+
+def hopeless(counts: Mapping[str, int], size: int) -> bool:
+    """Whether no desktop can come free by itself: all that may be made are made, and all are set aside."""
+    total = sum(counts.get(state, 0) for state in STATES)
+    return total >= size and counts.get("broken", 0) == total
+
+
+def surplus(counts: Mapping[str, int], size: int) -> int:
+    """How many free desktops are to go, because the pool was made smaller; those that are set aside go before them."""
+    return max(0, sum(counts.get(state, 0) for state in STATES if state != "broken") - size)
+
+
+MemberStep = Literal["created", "warmed", "fell", "broke", "adopt", "reset", "remove"]
+
+
+def member_step(state: str, vm_state: str, task: str, code: str, held: bool) -> MemberStep | None:
+    """The one thing to do next for this member; `task` is none, live, done or failed, `held` whether a live lease is on it."""
+    if state == "spare" and vm_state == "down" or state == "leased" and not held:
+        return "reset"
+    if state == "ready" and vm_state == "up":
+        return "adopt"
+    if state == "warming" and vm_state == "up":
+        return "warmed"
+    if task == "live" or state in ("ready", "spare", "leased", "broken"):
+        return None
+    if state == "creating":
+        return "created" if vm_state == "down" else "broke"
+    if task == "failed" and code not in NOT_ITS_FAULT:
+        return "broke"
+    match state, vm_state:
+        case "warming", "down":
+            return "fell"
+        case "warming", _:
+            return "broke" if task == "failed" else None
+        case "resetting", _:
+            return "reset"
+        case "removing", _:
+            return "remove"
+    return None
