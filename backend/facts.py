@@ -30,12 +30,15 @@ def of_vm(tx: Tx, vm: Vm) -> VmFacts:
 
 def of_hosts(tx: Tx, cluster_id: UUID, only: Collection[UUID] | None = None) -> list[HostFacts]:
     """The cluster's hosts (or only some of them) with what their VMs have been promised."""
+    there, coming = Vm.state.not_in(_NOT_RUNNING), Vm.destination_id.is_not(None)
+    uses = sa.union_all(
+        sa.select(Vm.host_id, Vm.memory_mib).where(Vm.host_id.is_not(None), there),
+        sa.select(Vm.destination_id, Vm.memory_mib).where(coming, there),
+    ).subquery()
     promised = {
         host_id: (mib, count)
         for host_id, mib, count in tx.execute(
-            sa.select(Vm.host_id, sa.func.sum(Vm.memory_mib), sa.func.count())
-            .where(Vm.host_id.is_not(None), Vm.state.not_in(_NOT_RUNNING))
-            .group_by(Vm.host_id)
+            sa.select(uses.c.host_id, sa.func.sum(uses.c.memory_mib), sa.func.count()).group_by(uses.c.host_id)
         )
     }
     reached = reach.reached(tx)
@@ -63,13 +66,15 @@ def policy(tx: Tx, cluster_id: UUID) -> Policy:
     return Policy(memory_overcommit_percent=get(tx, Cluster, cluster_id).memory_overcommit_percent)
 
 
-def reserve(tx: Tx, vm: Vm) -> Placement:
-    """Choose a host and hold its row until the transaction ends, so that starts at once do not overbook it.
+def reserve(tx: Tx, vm: Vm, *, only: Collection[UUID] | None = None, exclude: Collection[UUID] = ()) -> Placement:
+    """Choose a host and hold its room until the transaction ends, so that starts at once do not overbook it; the caller says
+    in the same transaction where the VM goes (`host_id`, or `destination_id` when it moves and still runs where it was).
 
-    Planned on a snapshot, verified under the host's lock; a host that filled up meanwhile is passed over.
+    Planned on a snapshot, verified under the host's lock; a host that filled up meanwhile is passed over. `only` these hosts
+    are looked at, and none of `exclude`.
     """
     wanted, rules = of_vm(tx, vm), policy(tx, vm.cluster_id)
-    hosts, refused = of_hosts(tx, vm.cluster_id), dict[str, str]()
+    hosts, refused = [h for h in of_hosts(tx, vm.cluster_id, only) if h.host_id not in exclude], dict[str, str]()
     while True:
         try:
             placement = place(wanted, [h for h in hosts if h.name not in refused], rules)

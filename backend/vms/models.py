@@ -44,6 +44,7 @@ class Vm(HasId, Base):
     template_id: Mapped[UUID | None] = ref("template.id", index=True)
     pool_id: Mapped[UUID | None] = ref("pool.id", index=True)
     host_id: Mapped[UUID | None] = ref("host.id", index=True)  # where it runs, or where it was last asked to start
+    destination_id: Mapped[UUID | None] = ref("host.id", index=True)  # where it moves to; it is promised room there already
     state: Mapped[str] = mapped_column(default=VM.initial)
     why: Mapped[str] = mapped_column(default="", server_default="")  # a sentence when the last thing went wrong
     memory_mib: Mapped[int]
