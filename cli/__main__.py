@@ -160,6 +160,21 @@ def api(session: Session, method: str, path: str, body: str | None) -> None:
     show.as_json(session.client().ask(method.upper(), "/" + path.removeprefix("/api/v1").lstrip("/"), given))
 
 
+@cli.command("map")
+@click.option("--json", "json_", is_flag=True, help="Print JSON, with the VMs of every host.")
+@click.pass_obj
+def draw_map(session: Session, json_: bool) -> None:
+    """What runs where, and how full it is."""
+    told = session.client().ask("GET", "/map")
+    if json_:
+        show.as_json(told)
+        return
+    show.rows("hosts", [
+        {**host, "datacenter": center["name"], "cluster": cluster["name"], "vms": sum(host["vms"].values())}
+        for center in told["datacenters"] for cluster in center["clusters"] for host in cluster["hosts"]
+    ], ("datacenter", "cluster", "name", "state", "cpus", "cpu_usage", "memory_mib", "memory_free_mib", "vms"))
+
+
 @cli.group()
 def explain() -> None:
     """Why something is as it is."""

@@ -15,7 +15,7 @@ from backend.errors import Denied, Impossible, Invalid, NotFound, Refused
 from backend.hosts.models import Host
 from backend.tasks.models import Step
 from backend.tasks.submit import submit
-from portal import admin_actions, admin_devices, admin_people, forms, views
+from portal import admin_actions, admin_devices, admin_people, datacenter_map, forms, views
 from portal.api_commands import cancel_task
 from portal.auth import actor, person
 from portal.collections import found, listed
@@ -334,7 +334,7 @@ def _try(work: Any, *, keep: bool = False) -> Answer:
 def install(app: Flask) -> None:
     """Register the pages."""
     app.register_blueprint(pages)
-    for more in (admin_people.pages, admin_devices.pages):
+    for more in (admin_people.pages, admin_devices.pages, datacenter_map.pages):
         app.register_blueprint(more)
         # their pages look people up and show empty forms before any command asks for a right
         app.before_request_funcs.setdefault(more.name, []).append(_require_area)

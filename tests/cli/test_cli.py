@@ -112,6 +112,15 @@ def test_lists(cli: Cli) -> None:
     assert "Desktops" in cli.as_("alice")("desktops").out
 
 
+def test_the_map(cli: Cli) -> None:
+    lines = cli.as_("root")("map").out.splitlines()
+    assert lines[0].split("\t")[:4] == ["datacenter", "cluster", "name", "state"]
+    assert [line.split("\t")[1:4] for line in lines[1:]] == [["Default", "alpha", "up"]]
+    told = json.loads(cli.as_("root")("map", "--json").out)
+    [host] = told["datacenters"][0]["clusters"][0]["hosts"]
+    assert "desktops-1" in [vm["name"] for vm in host["running"]]
+
+
 def test_more_than_a_page(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     with cli.served.place.sessions.begin() as tx:
         tx.execute(sa.text("INSERT INTO event (severity, code, sentence, facts) "

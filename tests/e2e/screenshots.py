@@ -28,7 +28,8 @@ from tests.e2e.site import PASSWORD, Site
 FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
 SHOWN = {  # what the documentation has, by look
     "light-wide": {
-        "sign-in", "desktops", "queue", "console", "account", "dashboard", "pools", "pool", "pool-new", "entitle", "leases",
+        "sign-in", "desktops", "queue", "console", "account", "dashboard", "map", "pools", "pool", "pool-new", "entitle",
+        "leases",
         "lease-take-back", "decision", "hosts", "vms", "vm", "task", "events", "bookings", "booking-new", "pool-calendar",
         "calendar-new", "warning", "kiosk", "why", "devices",
     },
@@ -126,6 +127,7 @@ class Album:
 
         pool = id_of(Pool, Pool.name == "Desktops")
         self.take(page, "dashboard", "/admin/")
+        self.take(page, "map", "/admin/map")
         for plural in (
             "pools",
             "leases",
