@@ -38,6 +38,8 @@ ROOMS_OF_COMMANDS = (
     "backend.hosts.commands",
     "backend.storage.commands.domains",
     "backend.vms.commands.power",
+    "backend.vms.commands.pause",
+    "backend.vms.commands.once",
     "backend.vms.commands.suspend",
     "backend.vms.commands.reboot",
     "backend.vms.commands.guest",
@@ -89,6 +91,7 @@ def loops(
     had no CA of their own. `authority` is the hosts' CA."""
     from backend.directory.loop import RefreshDirectory
     from backend.history import Forget
+    from backend.vms.stalls import StallsLoop
     from broker import consoles, decisions
     from broker.tickets import TicketsLoop
     from pools.booking_loop import BookingLoop
@@ -103,6 +106,7 @@ def loops(
         Enroll(authority, clock),
         Renew(authority, doors, clock, earlier=earlier),
         Screens(doors, clock),
+        StallsLoop(clock),
         Forget(clock),
         LeaseLoop(clock, decisions.served),
         SpareLoop(clock),

@@ -12,6 +12,7 @@ from hostapi.types import DiskSpec, NicSpec, Protocol, VmSpec
 METADATA = "urn:leasehold:vm"  # marks a domain as ours
 ROOT_PORTS = 12  # q35 has no free slot of its own: what is plugged in later needs a port that waits for it
 TB_CACHE_MIB = 32  # TCG's translation cache would grow beyond 200 MiB a VM
+BOOT_DEVICES = {"disk": "hd", "cd": "cdrom", "network": "network"}
 CLOSED = {
     "passwd": "closed",
     "passwdValidTo": "1970-01-01T00:00:01",
@@ -124,7 +125,8 @@ def _boot(domain: ET.Element, spec: VmSpec) -> None:
         _text(os, "initrd", spec.boot.initrd)
         _text(os, "cmdline", spec.boot.cmdline)
     else:
-        ET.SubElement(os, "boot", dev="hd")
+        for device in spec.boot_from:
+            ET.SubElement(os, "boot", dev=BOOT_DEVICES[device])
 
 
 def _devices(devices: ET.Element, spec: VmSpec) -> None:
@@ -138,6 +140,12 @@ def _devices(devices: ET.Element, spec: VmSpec) -> None:
     for disk in spec.disks:
         prefix = "vd" if disk.bus == "virtio" else "sd"
         _disk(devices, disk, prefix + next(letters[prefix]))
+    if spec.cd:
+        drive = ET.SubElement(devices, "disk", type="file", device="cdrom")
+        ET.SubElement(drive, "driver", name="qemu", type="raw")
+        ET.SubElement(drive, "source", file=spec.cd)
+        ET.SubElement(drive, "target", dev="sd" + next(letters["sd"]), bus="sata")
+        ET.SubElement(drive, "readonly")
     for nic in spec.nics:
         _nic(devices, nic)
     for protocol in spec.protocols:
@@ -153,6 +161,7 @@ def _devices(devices: ET.Element, spec: VmSpec) -> None:
     ET.SubElement(devices, "serial", type="pty")
     balloon = ET.SubElement(devices, "memballoon", model="virtio")
     ET.SubElement(balloon, "stats", period="10")
+    ET.SubElement(devices, "panic", model="isa")  # a kernel that panics says so through it
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
 

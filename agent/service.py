@@ -38,6 +38,7 @@ from hostapi.verbs import HostRefused, Steering
 T = TypeVar("T")
 LOOK_S = 0.5  # how often a wait looks, unless an event wakes it
 PATIENCE_S = 30.0  # how long a step waits for libvirtd to come back
+STALLS_S = 0.5  # so soon a VM that is let go on would meet the broken storage again
 PRESS_S = 15.0  # how often the power button is pressed at a guest that does not react
 
 
@@ -69,7 +70,7 @@ class AgentService:
 
         with self.storage.held(paths):
             self._require_disks(spec, paths, steering)
-            self._patiently(lambda: self.hypervisor.start(spec.name, spec.vm_id, xml), steering)
+            self._patiently(lambda: self.hypervisor.start(spec.name, spec.vm_id, xml, spec.paused), steering)
         return next((vm for vm in self._vms() if vm.vm_id == spec.vm_id), _fresh(spec))
 
     def await_boot(self, vm_id: UUID, timeout_s: int, steering: Steering) -> GuestReport:
@@ -164,6 +165,18 @@ class AgentService:
     def discard_saved(self, path: str, steering: Steering) -> None:
         """Delete a saved VM's memory."""
         self.storage.forget_saved(self.storage.require_saved(path))
+
+    def pause_vm(self, vm_id: UUID, steering: Steering) -> None:
+        """Stop the VM's processors."""
+        self._patiently(lambda: self.hypervisor.pause(vm_id), steering)
+
+    def unpause_vm(self, vm_id: UUID, steering: Steering) -> None:
+        """Let a paused VM go on, and look whether it does."""
+        self._patiently(lambda: self.saves.resume(vm_id), steering)
+        time.sleep(STALLS_S)
+        if self._patiently(lambda: self.hypervisor.paused_for(vm_id), steering) in ("ioerror", "enospc"):
+            sentence = "The VM is paused again: its storage fails it still."
+            raise HostRefused("stalled", sentence, vm_id=str(vm_id))
 
     def reboot_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
         """Ask the guest to reboot, by its agent or else by its power button, until it has begun anew."""
@@ -290,6 +303,7 @@ class AgentService:
             load1=host.load1,
             vms=tuple(self._vms()),
             storage=self.storage.reports(),
+            ended=self.hypervisor.runs_seen.ends(),
         )
 
     def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
@@ -306,7 +320,9 @@ class AgentService:
         samples = self.hypervisor.samples()
         guests = self.guests.last(sample.vm_id for sample in samples)
         return [
-            VmReport(one.vm_id, one.name, one.state, guests.get(one.vm_id), one.memory_mib, one.cpu_s)
+            VmReport(
+                one.vm_id, one.name, one.state, guests.get(one.vm_id), one.memory_mib, one.cpu_s, one.paused_for, one.boots
+            )
             for one in samples
         ]
 
@@ -319,6 +335,8 @@ class AgentService:
         if spec.boot:
             self.storage.require_inside(spec.boot.kernel)
             self.storage.require_inside(spec.boot.initrd)
+        if spec.cd and not Path(self.storage.require_inside(spec.cd)).is_file():
+            raise HostRefused("disk_missing", f"VM {spec.name} cannot start: the CD {spec.cd} is not there.", path=spec.cd)
         return [self.storage.require_inside(disk.path) for disk in spec.disks]
 
     def _require_disks(self, spec: VmSpec, paths: list[str], steering: Steering) -> None:

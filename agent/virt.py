@@ -17,7 +17,8 @@ import libvirt_qemu
 
 from agent.deadline import Overdue, within
 from agent.domxml import METADATA, DomainFacts, read_domain, read_tickets, ticket_xml, tickets_xml
-from hostapi.types import TicketSpec
+from agent.runs import Runs
+from hostapi.types import EndedBy, PausedFor, TicketSpec
 from hostapi.verbs import HostRefused
 
 T = TypeVar("T")
@@ -29,6 +30,12 @@ STATES: dict[int, Literal["running", "paused", "off"]] = {
     libvirt.VIR_DOMAIN_PMSUSPENDED: "paused",
     libvirt.VIR_DOMAIN_SHUTOFF: "off",
     libvirt.VIR_DOMAIN_CRASHED: "off",
+}
+PAUSES: dict[int, PausedFor] = {libvirt.VIR_DOMAIN_PAUSED_USER: "asked", libvirt.VIR_DOMAIN_PAUSED_IOERROR: "ioerror"}
+ENDS: dict[int, EndedBy] = {
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: "guest",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED: "failed",
 }
 # libvirtd serves five calls of a connection at a time; a QEMU that hangs takes one until it is killed. So what
 # may hang has connections of its own, and looking at what runs is never held up by it.
@@ -58,6 +65,8 @@ class Sample:
     state: Literal["running", "paused", "off"]
     memory_mib: int
     cpu_s: float
+    paused_for: PausedFor
+    boots: int
 
 
 class Hypervisor:
@@ -74,18 +83,23 @@ class Hypervisor:
         self._ticket_locks: dict[UUID, threading.Lock] = {}
         self._facts: dict[tuple[UUID, int], DomainFacts] = {}  # by VM and by libvirt's id of this run
         self._version = ""
-        self._resets: dict[UUID, int] = {}
+        self.runs_seen = Runs()
         _run_events()
 
     # -- lifecycle -------------------------------------------------------------------------------
-    def start(self, name: str, vm_id: UUID, xml: Callable[[bool], str]) -> None:
+    def start(self, name: str, vm_id: UUID, xml: Callable[[bool], str], paused: bool = False) -> None:
         """Run a transient domain; one that runs already is left alone. `xml` is told whether this is
         libvirt's test driver."""
 
         def create(connection: libvirt.virConnect) -> None:
             try:
-                if self.find(connection, vm_id) is None:
-                    connection.createXML(xml(connection.getType() == "TEST"), 0)
+                if self.find(connection, vm_id) is not None:
+                    return
+                plain = connection.getType() == "TEST"  # the test driver knows no pause here
+                flags = libvirt.VIR_DOMAIN_START_PAUSED if paused and not plain else 0
+                domain = connection.createXML(xml(plain), flags)
+                if paused and plain:
+                    domain.suspend()
             except libvirt.libvirtError as no:
                 if self.find(connection, vm_id) is None:  # else somebody else was quicker, which is as good
                     raise _start_refusal(name, no) from no
@@ -133,7 +147,29 @@ class Hypervisor:
 
     def resets(self, vm_id: UUID) -> int:
         """How often this VM was seen to begin anew, by its own reboot or by the reset button."""
-        return self._resets.get(vm_id, 0)
+        return self.runs_seen.boots(vm_id)
+
+    def pause(self, vm_id: UUID) -> None:
+        """Stop a VM's processors."""
+
+        def pause(connection: libvirt.virConnect) -> None:
+            domain = self.require(connection, vm_id)
+            try:
+                if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+                    domain.suspend()
+            except libvirt.libvirtError as no:
+                raise HostRefused("not_paused", f"VM {domain.name()} cannot be paused: {said(no)}") from no
+
+        self.call("pausing a VM", pause)
+
+    def paused_for(self, vm_id: UUID) -> PausedFor:
+        """Why a VM is paused; nothing when it runs."""
+
+        def read(connection: libvirt.virConnect) -> PausedFor:
+            state, reason = self.require(connection, vm_id).state()
+            return self._paused_for(vm_id, reason) if STATES.get(state) == "paused" else ""
+
+        return self.call("looking at a VM", read, lane="look")
 
     def reset(self, vm_id: UUID) -> None:
         """Press a VM's reset button."""
@@ -291,7 +327,22 @@ class Hypervisor:
         return self.call(f"asking a VM to {what}", work)
 
     def _was_reset(self, vm_id: UUID) -> None:
-        self._resets[vm_id] = self._resets.get(vm_id, 0) + 1
+        self.runs_seen.booted_anew(vm_id)
+        self._changed()
+
+    def _paused_for(self, vm_id: UUID, reason: int) -> PausedFor:
+        why = PAUSES.get(reason, "other")
+        return "enospc" if why == "ioerror" and self.runs_seen.storage_full(vm_id) else why
+
+    def _lived(self, domain: libvirt.virDomain, event: int, detail: int) -> None:
+        """A VM began or ended; what it does now is read again from libvirt."""
+        vm_id = UUID(domain.UUIDString())
+        if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
+            self.runs_seen.began(vm_id)
+        elif event == libvirt.VIR_DOMAIN_EVENT_CRASHED:
+            self.runs_seen.ended(vm_id, "crashed")
+        elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+            self.runs_seen.ended(vm_id, ENDS.get(detail, "host"))
         self._changed()
 
     def call(
@@ -345,21 +396,19 @@ class Hypervisor:
             log.debug("no keepalive: %s", no)  # drivers inside this process need none
         if lane != "look":
             return connection
-        # A reason to wake is all that is wanted of events: what they say is read again from libvirt.
-        for event in (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE):
+        # Mostly a reason to wake is all that is wanted of events: what is there now is read again from libvirt.
+        for event, heard in {
+            libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE: lambda _, domain, event, detail, __: self._lived(domain, event, detail),
+            libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE: lambda *_: self._changed(),
+            libvirt.VIR_DOMAIN_EVENT_ID_REBOOT: lambda _, domain, __: self._was_reset(UUID(domain.UUIDString())),
+            libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON: lambda _, domain, __, ___, ____, reason, _____: (
+                self.runs_seen.io_error(UUID(domain.UUIDString()), reason == "enospc")
+            ),
+        }.items():
             try:
-                connection.domainEventRegisterAny(None, event, lambda *_: self._changed(), None)
+                connection.domainEventRegisterAny(None, event, heard, None)
             except libvirt.libvirtError as no:
                 log.debug("no event %s: %s", event, no)
-        try:
-            connection.domainEventRegisterAny(
-                None,
-                libvirt.VIR_DOMAIN_EVENT_ID_REBOOT,
-                lambda _, domain, __: self._was_reset(UUID(domain.UUIDString())),
-                None,
-            )
-        except libvirt.libvirtError as no:
-            log.debug("no event of reboots: %s", no)
         return connection
 
     def _drop(self, lane: Lane, connection: libvirt.virConnect) -> None:
@@ -403,12 +452,16 @@ class Hypervisor:
             return None
         try:
             state, _, memory_kib, _, cpu_ns = domain.info()
+            why = self._paused_for(facts.vm_id, domain.state()[1]) if STATES.get(state) == "paused" else ""
         except libvirt.libvirtError as no:
             if no.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
         now = STATES.get(state, "running")
-        return None if now == "off" else Sample(facts.vm_id, facts.name, now, memory_kib // 1024, cpu_ns / 1e9)
+        if now == "off":
+            return None
+        boots = self.runs_seen.boots(facts.vm_id)
+        return Sample(facts.vm_id, facts.name, now, memory_kib // 1024, cpu_ns / 1e9, why, boots)
 
     def _issued(self, domain: libvirt.virDomain) -> dict[str, int]:
         try:

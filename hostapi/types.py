@@ -9,6 +9,9 @@ from uuid import UUID
 Protocol = Literal["spice", "vnc"]
 VirtType = Literal["kvm", "qemu"]
 GuestAction = Literal["message", "lock", "log_out"]
+BootDevice = Literal["disk", "cd", "network"]
+PausedFor = Literal["", "asked", "ioerror", "enospc", "other"]
+EndedBy = Literal["guest", "crashed", "failed", "host"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class VmSpec:
     boot: BootSpec | None = None
     protocols: tuple[Protocol, ...] = ("spice", "vnc")
     video: Literal["virtio", "vga", "qxl"] = "virtio"
+    boot_from: tuple[BootDevice, ...] = ("disk",)  # in this order; means nothing with direct kernel boot
+    cd: str | None = None  # an ISO file in its CD drive
+    paused: bool = False  # started so, until `unpause_vm`
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,8 @@ class GuestReport:
 
 @dataclass(frozen=True)
 class VmReport:
-    """A VM as its host sees it; `guest` is None while no guest agent answers."""
+    """A VM as its host sees it; `guest` is None while no guest agent answers. `boots` counts how often it was seen to
+    begin anew; the count itself begins anew with the agent."""
 
     vm_id: UUID
     name: str
@@ -110,6 +117,16 @@ class VmReport:
     guest: GuestReport | None = None
     memory_mib: int = 0
     cpu_s: float = 0.0
+    paused_for: PausedFor = ""  # why, when it is paused
+    boots: int = 0
+
+
+@dataclass(frozen=True)
+class VmEnd:
+    """How a VM went off: its guest shut down, its guest crashed, its hypervisor failed, or the host was asked to."""
+
+    vm_id: UUID
+    by: EndedBy
 
 
 @dataclass(frozen=True)
@@ -138,6 +155,7 @@ class HostReport:
     load1: float
     vms: tuple[VmReport, ...] = ()
     storage: tuple[StorageReport, ...] = ()
+    ended: tuple[VmEnd, ...] = ()  # of VMs that do not run any more, as far as the agent saw it
 
 
 @dataclass(frozen=True)

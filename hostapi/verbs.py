@@ -74,6 +74,13 @@ class HostAgent(Protocol):
     def discard_saved(self, path: str, steering: Steering) -> None:
         """Delete what `suspend_vm` wrote; a file that is not there is success."""
 
+    def pause_vm(self, vm_id: UUID, steering: Steering) -> None:
+        """Stop a VM's processors where they are; one that is paused already is success."""
+
+    def unpause_vm(self, vm_id: UUID, steering: Steering) -> None:
+        """Let a paused VM go on; one that runs is success. Refuses with `stalled` when its storage fails it again at
+        once, and then it stays paused."""
+
     def reboot_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
         """Ask the guest to reboot (agent first, then the power button) and wait until it has. Refuses with
         `reboot_timeout` when the guest will not; `await_boot` tells when it is up again."""

@@ -15,7 +15,7 @@ from backend.errors import Denied, Impossible, Invalid, NotFound, Refused
 from backend.hosts.models import Host
 from backend.tasks.models import Step
 from backend.tasks.submit import submit
-from portal import admin_actions, admin_devices, admin_people, datacenter_map, forms, views
+from portal import admin_actions, admin_devices, admin_people, admin_vms, datacenter_map, forms, views
 from portal.api_commands import cancel_task
 from portal.auth import actor, person
 from portal.collections import found, listed
@@ -162,7 +162,7 @@ def detail(plural: str, id: str) -> str:
     row = found(tx(), plural, id)
     shown = [(part, THINGS[part.plural], _part(part, row)) for part in thing.parts if may_see(THINGS[part.plural].kind)]
     context = {"thing": thing, "row": row, "parts": shown, "steps": _steps(id) if thing.kind == "task" else None}
-    context |= admin_people.beside(thing, row) | admin_devices.beside(thing.kind)
+    context |= admin_people.beside(thing, row) | admin_devices.beside(thing.kind) | admin_vms.beside(thing, row)
     return render_template("admin/thing.html" if is_partial() else "admin/detail.html", **context)
 
 

@@ -25,6 +25,7 @@ ROWS = {
     "group_id": ("groups", ""),
     "device_id": ("devices", ""),
     "calendar_id": ("calendars", ""),
+    "iso_domain_id": ("storagedomains", "state = active"),
     "user_id": ("users", "enabled = yes"),
 }
 RIGHT_WORDS = {
@@ -32,6 +33,7 @@ RIGHT_WORDS = {
     "swap": "Change it for another one", "snapshot": "Take snapshots and go back to them",
 }  # fmt: skip
 CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
+    "boot_from": (("cd", "CD"), ("network", "Network"), ("disk", "Disk")),
     "rights": tuple((r, RIGHT_WORDS[r]) for r in RIGHTS),
     "protocols": tuple(
         (p, {"vnc": "VNC, in the browser", "spice": "SPICE, in the browser or in remote-viewer"}.get(p, p)) for p in PROTOCOLS
@@ -138,6 +140,14 @@ WORDS: dict[str, tuple[str, str]] = {
     "force": ("Also when people hold desktops of it", "Their leases end and their consoles are closed."),
 }
 OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
+    ("vm.run_once", "boot_from"): ("Boot from", "Tried in this order. None ticked: as usual."),
+    ("vm.run_once", "iso_domain_id"): ("Storage domain of the CD", "Where the ISO file lies. Left open: no CD."),
+    ("vm.run_once", "iso"): ("ISO file", "Its path below the storage domain's folder, such as iso/debian.iso."),
+    ("vm.run_once", "kernel"): ("Kernel", "Left open: as usual."),
+    ("vm.run_once", "initrd"): ("Initrd", "Left open: as usual."),
+    ("vm.run_once", "cmdline"): ("Kernel's command line", "Left open: as usual. {name} stands for the VM's name."),
+    ("vm.run_once", "protocols"): ("Consoles", "How this run can be opened."),
+    ("vm.run_once", "paused"): ("Start it paused", "It begins when it is let go on: time to open its console first."),
     ("template.import", "memory_mib"): ("Memory", ""),
     ("template.import", "vcpus"): ("Processors", ""),
     ("template.import", "domain_id"): ("Storage domain", "Where the image file lies."),
@@ -189,6 +199,12 @@ HIDDEN: dict[str, tuple[str, ...]] = {
     "user.edit": ("enabled",),
     "device.create": ("code_sha256",),
 }
+SECTIONS["vm.run_once"] = (
+    ("Boot", ("boot_from", "iso_domain_id", "iso")),
+    ("Kernel", ("kernel", "initrd", "cmdline")),
+    ("Display", ("video", "protocols")),
+    ("Start", ("paused",)),
+)
 LONG = frozenset({"message", "cmdline", "sentence"})
 
 

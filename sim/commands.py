@@ -29,7 +29,8 @@ from sim.story import Story, Wrong
 
 NAMED: dict[str, Any] = {
     "pool": Pool, "vm": Vm, "host": Host, "storagedomain": StorageDomain, "domain": StorageDomain, "template": Template,
-    "cluster": Cluster, "calendar": Calendar, "datacenter": DataCenter, "user": User, "group": Group, "directory": Directory,
+    "iso_domain": StorageDomain, "cluster": Cluster, "calendar": Calendar, "datacenter": DataCenter, "user": User,
+    "group": Group, "directory": Directory,
 }  # fmt: skip
 
 

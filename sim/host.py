@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID, uuid4
 
 from hostapi.types import (
+    EndedBy,
     GuestAction,
     GuestReport,
     HostReport,
@@ -18,11 +18,13 @@ from hostapi.types import (
     Screen,
     StorageReport,
     TicketSpec,
+    VmEnd,
     VmReport,
     VmSpec,
     VolumeSpec,
 )
 from hostapi.verbs import HostRefused, Steering
+from sim.lives import Lives, Run
 
 if TYPE_CHECKING:
     from sim.world import SimStorage, World
@@ -31,24 +33,14 @@ POLL_S = 0.1  # real seconds between looks at a clock that may be told
 PICTURE = base64.b64decode("UklGRhgAAABXRUJQVlA4TAwAAAAvn0AWAKhRTTrV/wA=")  # 160x90
 
 
-@dataclass
-class Run:
-    """A VM that runs here."""
-
-    spec: VmSpec
-    since: datetime
-    boots_at: datetime | None  # None: its guest agent will never answer
-    off_at: datetime | None = None
-    reboots_at: datetime | None = None
-
-
-class SimHost:
+class SimHost(Lives):
     """Runs VMs by remembering them. Every wait is by the world's clock and ends early when something happens."""
 
     def __init__(self, world: World, name: str, *, cpus: int, memory_mib: int) -> None:
         self.world, self.name, self.cpus, self.memory_mib = world, name, cpus, memory_mib
         self.boot_id = str(uuid4())
         self.runs: dict[UUID, Run] = {}
+        self.ends: dict[UUID, EndedBy] = {}  # how what does not run any more ended
         self.tickets: dict[tuple[UUID, Protocol], tuple[TicketSpec, datetime]] = {}
         self.domains: set[str] = set()
         self.certificate = ""
@@ -68,7 +60,8 @@ class SimHost:
                 now = self.world.clock.now()
                 fails = self.world.guest(spec.name).boot_fails or self._over_bad_image(spec)
                 boots_at = None if fails else now + timedelta(seconds=self.world.boot_s)
-                self.runs[spec.vm_id] = Run(spec, now, boots_at)
+                self.runs[spec.vm_id] = Run(spec, now, boots_at, paused_for="asked" if spec.paused else "")
+                self.ends.pop(spec.vm_id, None)
                 self._changed.notify_all()
             return self._vm_report(self._run(spec.vm_id))
 
@@ -173,6 +166,7 @@ class SimHost:
             if run.reboots_at is None and not self.world.guest(run.spec.name).hangs:
                 run.reboots_at = now + timedelta(seconds=self.world.shutdown_s)
             if run.reboots_at is not None and now >= run.reboots_at:
+                run.boots += 1
                 self._boot_anew(run)
                 return True
             if now >= end:
@@ -185,7 +179,9 @@ class SimHost:
     def reset_vm(self, vm_id: UUID, steering: Steering) -> None:
         """The guest begins anew at once."""
         with self._changed:
-            self._boot_anew(self._run(vm_id))
+            run = self._run(vm_id)
+            run.boots += 1
+            self._boot_anew(run)
 
     def guest_action(self, vm_id: UUID, action: GuestAction, text: str, steering: Steering) -> None:
         """Remember what the people inside see of it."""
@@ -336,6 +332,7 @@ class SimHost:
                 load1=0.1 * len(self.runs),
                 vms=tuple(self._vm_report(run) for run in self.runs.values()),
                 storage=tuple(self._storage_report(self.world.folder(path)) for path in sorted(self.domains)),
+                ended=tuple(VmEnd(vm_id, by) for vm_id, by in self.ends.items()),
             )
 
     def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
@@ -352,17 +349,12 @@ class SimHost:
                 return None
             return ticket.password.value
 
-    def end_run(self, name: str) -> None:
-        """The VM of this name is off from now on."""
-        with self._changed:
-            for vm_id in [vm_id for vm_id, run in self.runs.items() if run.spec.name == name]:
-                self._end(vm_id)
-
     def lose_power(self) -> None:
         """Everything that ran is gone."""
         with self._changed:
             for vm_id in list(self.runs):
                 self._end(vm_id)
+            self.ends.clear()
 
     def wake(self) -> None:
         """Let everybody who waits look again."""
@@ -392,7 +384,7 @@ class SimHost:
         return run.off_at is not None and self.world.clock.now() >= run.off_at
 
     def _answers(self, run: Run) -> bool:
-        silent = self.world.guest(run.spec.name).agent_silent
+        silent = self.world.guest(run.spec.name).agent_silent or run.paused_for
         return not silent and run.boots_at is not None and self.world.clock.now() >= run.boots_at
 
     def _boot_anew(self, run: Run) -> None:
@@ -412,7 +404,8 @@ class SimHost:
     def _vm_report(self, run: Run) -> VmReport:
         guest = self._guest_report(run) if self._answers(run) else None
         cpu_s = 0.1 * (self.world.clock.now() - run.since).total_seconds()
-        return VmReport(run.spec.vm_id, run.spec.name, "running", guest, run.spec.memory_mib, cpu_s)
+        state: Literal["running", "paused"] = "paused" if run.paused_for else "running"
+        return VmReport(run.spec.vm_id, run.spec.name, state, guest, run.spec.memory_mib, cpu_s, run.paused_for, run.boots)
 
     def _guest_report(self, run: Run) -> GuestReport:
         tail = run.spec.vm_id.bytes

@@ -168,7 +168,8 @@ def killed(story: Story, name: str) -> None:
 @sentence(r"(?P<kind>power|network|agent|vm|storage|memory) (?P<name>\S+) (?P<what>.+)",
           "power alpha off|on", "network alpha off|on", "agent alpha restart|off|on", "memory alpha 1024",
           "storage alpha-disks full|broken|ok|slow 30",
-          "vm desktops-1 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys")
+          "vm desktops-1 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys",
+          "vm desktops-1 panics|reboots|io_error|no_space")
 def fault(story: Story, kind: str, name: str, what: str) -> None:
     try:
         story.place.sim.do(f"{kind} {story.path_of(name) if kind == 'storage' else name} {what}")

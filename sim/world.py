@@ -183,6 +183,7 @@ class World:
 
         `power host1 off|on`, `network host1 off|on`, `agent host1 restart|off|on`,
         `vm w7 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys`, `vm w7 users alice bob`,
+        `vm w7 panics|reboots|io_error|no_space`: its guest crashes or reboots by itself, or its storage fails it,
         `vm w7 save_fails|saves|restore_fails|restores|agent_silent|agent_answers`,
         `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`,
         `storage /srv/a cut|joined host1`,
@@ -225,11 +226,11 @@ class World:
 
     def _vm(self, name: str, what: str, more: list[str]) -> None:
         guest = self.guest(name)
-        if what in ("crash", "shutdown"):
+        if what in ("crash", "shutdown", "panics", "reboots", "io_error", "no_space"):
             with self.lock:
                 hosts = [machine.host for machine in self.machines.values()]
             for host in hosts:
-                host.end_run(name)
+                host.disturb(name, what)
         elif what == "users":
             guest.users = tuple(more)
         else:

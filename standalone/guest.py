@@ -25,6 +25,7 @@ DRIVERS = (
     "virtio-rng",
     "button",
     "evdev",
+    "pvpanic-mmio",
 )
 # quiet and the rest save about a second of CPU when the processor is emulated
 CMDLINE = (

@@ -70,14 +70,16 @@ class Monitor:
         """Hosts and their VMs before they are asked: a VM that starts meanwhile is not judged by an older report."""
         vms: dict[UUID, list[KnownVm]] = {}
         logged_in = guests.open_sessions(tx)
-        for vm_id, state, guest, started_at, host_id, vcpus, cpu_s, cpu_at in tx.execute(
-            sa.select(Vm.id, Vm.state, Vm.guest, Vm.started_at, Vm.host_id, Vm.vcpus, Vm.cpu_s, Vm.cpu_at)
+        for vm_id, state, guest, started_at, host_id, vcpus, cpu_s, cpu_at, pause, boots in tx.execute(
+            sa.select(Vm.id, Vm.state, Vm.guest, Vm.started_at, Vm.host_id, Vm.vcpus, Vm.cpu_s, Vm.cpu_at, Vm.pause, Vm.boots)
             .where(Vm.host_id.is_not(None), Vm.state != "down")
             .order_by(sa.func.length(Vm.name), Vm.name)
         ):
             if host_id is not None:
                 inside = logged_in.get(vm_id, frozenset())
-                vms.setdefault(host_id, []).append(KnownVm(vm_id, state, guest, started_at, vcpus, cpu_s, cpu_at, inside))
+                vms.setdefault(host_id, []).append(
+                    KnownVm(vm_id, state, guest, started_at, vcpus, cpu_s, cpu_at, inside, pause, boots)
+                )
         now = self.clock.now()
         return [
             ((h.id, h.address, h.port), KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ()))))

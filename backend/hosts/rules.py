@@ -18,6 +18,11 @@ from hostapi.types import HostReport, VmReport
 SILENT_AFTER = timedelta(seconds=10)  # up -> connecting
 LOST_AFTER = timedelta(seconds=60)  # connecting -> non_responsive; its VMs become unknown
 SAMPLE_EVERY = timedelta(seconds=10)  # a VM's usage; oftener would only be more writes
+STALLS = {
+    "ioerror": "Its storage fails it (an input/output error).",
+    "enospc": "Its storage is full.",
+}
+CRASHED = "Its guest crashed: the kernel panicked."
 _MAY_RUN = ("powering_up", "up", "paused", "powering_down", "reboot_in_progress", "unknown")
 
 
@@ -33,6 +38,8 @@ class KnownVm:
     cpu_s: float = 0.0
     cpu_at: datetime | None = None
     logged_in: frozenset[str] = frozenset()
+    pause: str = ""
+    boots: int | None = 0  # null: not known yet in this run
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def guest_news(known: KnownHost, report: HostReport) -> list[GuestNews]:
 
 def changes(known: KnownHost, report: HostReport | None, now: datetime) -> list[Change]:
     """What the host's answer, or its silence, makes of the host and of its VMs."""
-    return _silent(known, now) if report is None else [*_answered(known, report, now), *_vms(known, report)]
+    return _silent(known, now) if report is None else [*_answered(known, report, now), *_vms(known, report, now)]
 
 
 def _answered(known: KnownHost, report: HostReport, now: datetime) -> list[Change]:
@@ -139,24 +146,27 @@ def _silent(known: KnownHost, now: datetime) -> list[Change]:
     return []
 
 
-def _vms(known: KnownHost, report: HostReport) -> list[Change]:
+def _vms(known: KnownHost, report: HostReport, now: datetime) -> list[Change]:
     running = {vm.vm_id: vm for vm in report.vms if vm.state != "off"}
+    ended = {end.vm_id: end.by for end in report.ended}
     found = []
     for vm in known.vms:
         if vm.state in _MAY_RUN:
-            change = _gone(vm) if vm.vm_id not in running else _there(vm, running[vm.vm_id])
+            change = _there(vm, running[vm.vm_id], now) if vm.vm_id in running else _gone(vm, ended.get(vm.vm_id))
             if change is not None:
                 found.append(change)
     return found
 
 
-def _gone(vm: KnownVm) -> Change:
+def _gone(vm: KnownVm, by: str | None) -> Change:
     # on the way down it was expected; the task that asked for it may record it first, which is as good
-    event = "stopped" if vm.state == "powering_down" else "died"
-    return Change("vm", vm.vm_id, vm.state, event, {"host_id": None, "guest": None})
+    by_itself = {"guest": "shut_itself_down", "crashed": "crashed"}.get(by or "", "died")
+    event = "stopped" if vm.state == "powering_down" else by_itself
+    why = {"why": CRASHED} if event == "crashed" else {}
+    return Change("vm", vm.vm_id, vm.state, event, {"host_id": None, "guest": None, **why})
 
 
-def _there(vm: KnownVm, report: VmReport) -> Change | None:
+def _there(vm: KnownVm, report: VmReport, now: datetime) -> Change | None:
     guest = (
         None
         if report.guest is None
@@ -168,13 +178,19 @@ def _there(vm: KnownVm, report: VmReport) -> Change | None:
         }
     )
     event = None
+    sets: dict[str, Any] = {} if guest is None or guest == vm.guest else {"guest": guest}
     if vm.state == "unknown":
         event = "seen_paused" if report.state == "paused" else "seen_running"
-    elif vm.state == "up" and report.state == "paused":
-        event = "pause"
+    elif vm.state in ("up", "powering_up") and report.state == "paused":
+        event = "stall" if report.paused_for in STALLS else "pause"
     elif vm.state == "paused" and report.state == "running":
-        event = "resume"
+        event, sets["why"] = "begin" if vm.pause == "start" else "resume", ""
     elif vm.state == "powering_up" and guest is not None:
         event = "booted"
-    sets = {} if guest is None or guest == vm.guest else {"guest": guest}
+    elif vm.state == "up" and vm.boots is not None and report.boots > vm.boots:
+        event = "rebooted_itself"
+    if report.state == "paused" and (event or vm.pause not in ("start", report.paused_for or "other")):
+        sets |= {"pause": report.paused_for or "other", "paused_at": now, "why": STALLS.get(report.paused_for, "")}
+    if vm.boots != report.boots:
+        sets["boots"] = report.boots
     return Change("vm", vm.vm_id, vm.state, event, sets) if event or sets else None

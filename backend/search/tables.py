@@ -177,6 +177,12 @@ VMS = Kind("vms", "vm", Vm.id, {
     "logged_in": Field(sa.func.array(sa.select(GuestSession.user_name).where(
         GuestSession.vm_id == Vm.id, GuestSession.ended_at.is_(None),
     ).order_by(GuestSession.user_name).correlate(Vm).scalar_subquery()), "texts", about="who is logged in inside"),
+    "pause": Field(sa.case((Vm.state == "paused", Vm.pause)), about="why it is paused"),
+    "paused_at": Field(sa.case((Vm.state == "paused", Vm.paused_at)), "time"),
+    "resume_behaviour": Field(Vm.resume_behaviour, "choice", ("auto_resume", "leave_paused", "kill"),
+                              about="what becomes of it when the storage that had paused it is back"),
+    "run_once": Field(sa.case((Vm.state.not_in(("down", "image_locked")), Vm.run_once)), "json",
+                      about="what this run has otherwise"),
     "started_at": Field(Vm.started_at, "time"), "created_at": Field(Vm.created_at, "time"),
 }, below("vm", vm=Vm.id, pool=Vm.pool_id, cluster=Vm.cluster_id))
 

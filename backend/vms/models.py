@@ -60,6 +60,12 @@ class Vm(HasId, Base):
     cpu_at: Mapped[datetime | None]
     cpu_usage: Mapped[float | None]  # per cent of its processors, between the last two samples
     memory_given_mib: Mapped[int | None]  # what its host gives it now
+    pause: Mapped[str] = mapped_column(default="", server_default="")  # why it is paused, in a word, while it is
+    paused_at: Mapped[datetime | None]
+    unpaused_at: Mapped[datetime | None]  # when it was last tried to let it go on by itself
+    resume_behaviour: Mapped[str] = mapped_column(default="auto_resume", server_default="auto_resume")
+    boots: Mapped[int | None]  # its host's count of its reboots; null until it is known for this run
+    run_once: Mapped[Json | None]  # what this run has otherwise than the rows say
     started_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -42,10 +42,13 @@ def vm_spec(
     memory_mib: int,
     vcpus: int,
     virt_type: str,
-    boot: dict[str, Any] | None,
+    boot: Mapping[str, Any] | None,
     protocols: Sequence[str],
     video: str,
     disks: Sequence[tuple[UUID, str]],
+    boot_from: Sequence[str] = (),
+    cd: str | None = None,
+    paused: bool = False,
 ) -> VmSpec:
     """What the host is asked to run; `disks` are (volume id, path) in boot order."""
     return VmSpec(
@@ -58,4 +61,7 @@ def vm_spec(
         boot=BootSpec(boot["kernel"], boot["initrd"], boot["cmdline"].replace("{name}", name)) if boot else None,
         protocols=tuple(protocols),  # type: ignore[arg-type]
         video=video,  # type: ignore[arg-type]
+        boot_from=tuple(boot_from) or ("disk",),  # type: ignore[arg-type]
+        cd=cd,
+        paused=paused,
     )

@@ -20,6 +20,7 @@ from hostapi.types import (
     Secret,
     StorageReport,
     TicketSpec,
+    VmEnd,
     VmReport,
     VmSpec,
     VolumeSpec,
@@ -51,6 +52,8 @@ ARGS: dict[str, dict[str, Any]] = {
     "discard_saved": {"path": "/srv/a/saved/x.save"},
     "reboot_vm": {"vm_id": uuid4(), "timeout_s": 60},
     "reset_vm": {"vm_id": uuid4()},
+    "pause_vm": {"vm_id": uuid4()},
+    "unpause_vm": {"vm_id": uuid4()},
     "guest_action": {"vm_id": uuid4(), "action": "message", "text": "Bis später"},
     "snapshot_volume": {"vm_id": uuid4(), "domain_path": "/srv/a", "volume_id": uuid4(), "snapshot_id": uuid4()},
     "revert_volume": {"domain_path": "/srv/a", "volume_id": uuid4(), "snapshot_id": uuid4()},
@@ -73,9 +76,10 @@ RESULTS: dict[str, Any] = {
     "delete_volume": None,
     "certify": None,
     **dict.fromkeys(("suspend_vm", "discard_saved", "reboot_vm", "reset_vm", "guest_action", "revert_volume", "delete_snapshot")),
+    **dict.fromkeys(("pause_vm", "unpause_vm")),
     "restore_vm": VM,
     "snapshot_volume": True,
-    "report": HostReport("h", "b", "1", "q", "qemu", 4, 1024, 512, 0.5, (VM,), (STORAGE,)),
+    "report": HostReport("h", "b", "1", "q", "qemu", 4, 1024, 512, 0.5, (VM,), (STORAGE,), (VmEnd(uuid4(), "crashed"),)),
     "screens": (Screen(uuid4(), 480, 270, bytes(range(256))),),
 }
 

@@ -20,6 +20,7 @@ from backend.tasks.command import Call, Job, Plain
 from backend.vms.disks import require_disk
 from backend.vms.machine import VM
 from backend.vms.models import Vm
+from backend.vms.once import boot_of
 from backend.vms.rules import vm_spec
 from hostapi.types import Failure, GuestReport, VmReport
 
@@ -44,7 +45,7 @@ class Booting(OnVm):
         """Ask to be told when the guest agent answers; a guest without one counts as booted at once."""
         vm = get(tx, Vm, self.vm_id)
         if vm.state != "powering_up":
-            if vm.state == "up":
+            if vm.state in ("up", "paused"):
                 return None
             raise Impossible("vm_went_down", f"VM {vm.name} went {vm.state.replace('_', ' ')} while it booted.")
         if not vm.guest_agent:
@@ -77,7 +78,9 @@ class Starting(Booting):
         VM.next(vm.state, how, vm.name)
         placement = facts.reserve(tx, vm)
         host = get(tx, Host, placement.host_id)
-        move(tx, vm, how, words={"host": host.name}, host_id=host.id, why="", guest=None, started_at=job.now)
+        once = self._once(tx)
+        fresh = {"boots": None, "pause": "", "run_once": once or None} if how == "start" else {"boots": None}
+        move(tx, vm, how, words={"host": host.name}, host_id=host.id, why="", guest=None, started_at=job.now, **fresh)
         disks = tx.execute(sa.select(Disk.id, Disk.path).where(Disk.vm_id == vm.id).order_by(Disk.name)).all()
         spec = vm_spec(
             vm_id=vm.id,
@@ -85,10 +88,13 @@ class Starting(Booting):
             memory_mib=vm.memory_mib,
             vcpus=vm.vcpus,
             virt_type=host.virt_type,
-            boot=vm.boot,
-            protocols=vm.protocols,
-            video=vm.video,
+            boot=boot_of(vm.boot, once),
+            protocols=once.get("protocols") or vm.protocols,
+            video=once.get("video") or vm.video,
             disks=[(row.id, row.path) for row in disks],
+            boot_from=once.get("boot_from") or (),
+            cd=once.get("cd"),
+            paused=getattr(self, "paused", False),
         )
         if how == "restore":
             return Call(host.id, "restore_vm", {"spec": spec, "path": vm.saved_path})
@@ -97,9 +103,15 @@ class Starting(Booting):
     def launch_done(self, tx: Tx, job: Job, report: VmReport) -> None:
         vm = get(tx, Vm, self.vm_id)
         if vm.state == "restoring_state":
-            move(tx, vm, "restored", saved_path="")
+            move(tx, vm, "restored", saved_path="", pause="")
+        elif getattr(self, "paused", False):
+            move(tx, vm, "launched_paused", pause="start", paused_at=job.now)
         else:
             move(tx, vm, "launched")
+
+    def _once(self, tx: Tx) -> dict[str, Any]:
+        """What this run has otherwise than the rows say."""
+        return {}
 
     def launch_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
         vm = get(tx, Vm, self.vm_id)
@@ -129,15 +141,19 @@ class Starting(Booting):
 @dataclass(frozen=True)
 class StartVm(Starting):
     """Run a VM on the host the scheduler picks, and wait until its guest has booted.
-    One that was suspended goes on where it was; if what was saved cannot be used it stays suspended."""
+    One that was suspended goes on where it was; if what was saved cannot be used it stays suspended. Started paused, it
+    begins when it is let go on."""
 
     vm_id: UUID
+    paused: bool = False
     name, permission, steps = "vm.start", "vm.operate", ("launch", "boot")
     verb = "Start"
 
     def check(self, tx: Tx) -> None:
         vm = get(tx, Vm, self.vm_id)
         VM.next(vm.state, _how(vm), vm.name)
+        if self.paused and vm.state == "suspended":
+            raise Impossible("suspended", f"VM {vm.name} is suspended, so it goes on where it was; it cannot begin paused.")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class _Rebooting(Booting):
     def again_done(self, tx: Tx, job: Job, result: Any) -> None:
         vm = get(tx, Vm, self.vm_id, lock=True)
         if VM.may(vm.state, "rebooted"):
-            move(tx, vm, "rebooted", guest=None, why="")
+            move(tx, vm, "rebooted", guest=None, why="", boots=None)
             end_sessions(tx, vm, job.now)
 
     def again_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
