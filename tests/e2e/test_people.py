@@ -238,6 +238,24 @@ def test_cards_change_by_themselves(site: Site, tab: Tabs) -> None:
     expect(flows.card(page, "Desktops")).to_have_count(0, timeout=SLOW_MS)
 
 
+def test_a_question_stays_open_while_cards_change(site: Site, tab: Tabs) -> None:
+    give_everything_back(site, "alice")
+    page = tab().page
+    flows.sign_in(page, "alice", PASSWORD)
+    flows.connect(page, "Desktops")
+    flows.leave(page)
+    card = flows.card(page, "Desktops")
+    card.get_by_label("More for Desktops").click()
+    card.get_by_role("button", name="Give back …").click()
+    question = page.get_by_role("dialog", name="Give back Desktops?")
+    expect(question).to_be_visible()
+    site.add_vm("a-new-one", site.read(lambda tx: tx.scalar(sa.select(User.id).where(User.name == "alice"))))
+    expect(flows.card(page, "a-new-one")).to_be_visible(timeout=SLOW_MS)
+    expect(question).to_be_visible()
+    question.get_by_role("button", name="Give back").click()
+    expect(page.get_by_text("given back").first).to_be_visible(timeout=SLOW_MS)
+
+
 def test_the_viewer_file_is_downloaded(site: Site, tab: Tabs) -> None:
     page = tab().page
     flows.sign_in(page, "alice", PASSWORD)
