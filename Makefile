@@ -11,7 +11,8 @@ PYTEST ?= -n 2 --dist loadfile
 QUICK := not lab and not ad and not e2e
 export STATE PORT
 
-.PHONY: help setup setup-test run test check lint wheel bench chaos revision reference lock clean
+HOSTS ?= 200
+.PHONY: help setup setup-test run sim test check lint wheel bench chaos revision reference lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +27,9 @@ setup-test:
 
 run: setup ## open a portal with real desktops on this machine; Ctrl-C stops all of it
 	@exec $(SUDO) $(PY) -m standalone --state "$(STATE)" --port "$(PORT)"
+
+sim: setup-test ## open a portal on HOSTS=200 simulated hosts full of VMs; Ctrl-C stops all of it
+	@exec $(SUDO) $(PY) -m sim --hosts "$(HOSTS)" --port "$(PORT)"
 
 test: setup-test lint ## install what the tests need, then run all of them: under 20 minutes
 	@$(SUDO) $(PY) -m pytest -n 2 --dist loadfile $(TESTS)

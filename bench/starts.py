@@ -88,7 +88,7 @@ def _managed(place: Place, boot_s: float, prepare: Sequence[str]) -> Iterator[tu
 
         for sql in prepare:
             ask(sql)
-        argv = ["-m", "bench.manager", "--boot-s", str(boot_s)]
+        argv = ["-m", "sim.manager", "--boot-s", str(boot_s)]
         manager = Process("manager", argv, place.folder, place.environ(database, free_port()))
         stack.callback(manager.stop)
         manager.wait_for(lambda: ask("SELECT count(*) FROM worker")[0][0] > 0)

@@ -94,7 +94,7 @@ def _level(place: Place, at_once: int, flows: int, recipe: Path | None) -> Level
             stack.callback(process.stop)
             return process
 
-        manager = start("manager", "-m", "bench.manager")
+        manager = start("manager", "-m", "sim.manager")
         tls = ["--cert", f"{place.folder}/web.pem", "--key", f"{place.folder}/web-key.pem"]
         dsn = f"host={place.cluster.folder} user=leasehold dbname={database}"
         web = (

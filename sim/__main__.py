@@ -1,4 +1,5 @@
-"""`python -m sim scenario tests/scenarios/<name> …`: plays scenarios on a throw-away PostgreSQL and prints their logs."""
+"""`python -m sim --hosts 200`: a data center to click through; `python -m sim scenario tests/scenarios/<name> …`: plays
+scenarios on a throw-away PostgreSQL and prints their logs."""
 
 from __future__ import annotations
 
@@ -10,20 +11,29 @@ from pathlib import Path
 import structlog
 
 from backend.db import new_sessions
+from sim.center import Center, run
 from sim.postgres import Cluster
 from sim.scenario import compare, play
 from sim.story import Wrong
 
 
 def main() -> int:
-    """Play the folders that are named; 1 when one cannot be told, or does not end as it is expected to."""
+    """Start a data center, or play the folders that are named; 1 when that cannot be done, or does not end as expected."""
     parser = argparse.ArgumentParser(prog="python -m sim", description="A data center that is not there.")
-    verbs = parser.add_subparsers(required=True)
+    parser.add_argument("--hosts", type=int, default=200, help="how many simulated hosts (default: 200)")
+    parser.add_argument("--vms", type=int, help="how many VMs (default: ten a host)")
+    parser.add_argument("--managers", type=int, default=1, help="how many managers share the hosts (default: 1)")
+    parser.add_argument("--port", type=int, default=8443, help="of the portal; the gateway's is one more")
+    parser.add_argument("--in-process", action="store_true",
+                        help="reach the hosts within the manager, as is done with more than 300, instead of over mutual TLS")
+    verbs = parser.add_subparsers()
     scenario = verbs.add_parser("scenario", help="play scenario folders and print their logs")
     scenario.add_argument("folders", nargs="+", type=Path)
     scenario.add_argument("--check", action="store_true", help="print the difference from log.expect instead")
     scenario.add_argument("--rewrite", action="store_true", help="write log.expect anew")
     given = parser.parse_args()
+    if not hasattr(given, "folders"):
+        return run(Center(given.hosts, given.vms, given.managers, given.port, False if given.in_process else None))
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     cluster = Cluster()
     cluster.start()

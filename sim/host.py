@@ -25,12 +25,13 @@ from hostapi.types import (
 )
 from hostapi.verbs import HostRefused, Steering
 from sim.lives import Lives, Run
+from sim.load import busy, busy_s
 
 if TYPE_CHECKING:
     from sim.world import SimStorage, World
 
 POLL_S = 0.1  # real seconds between looks at a clock that may be told
-PICTURE = base64.b64decode("UklGRhgAAABXRUJQVlA4TAwAAAAvn0AWAKhRTTrV/wA=")  # 160x90
+PICTURE = (160, 90, base64.b64decode("UklGRhgAAABXRUJQVlA4TAwAAAAvn0AWAKhRTTrV/wA="))
 
 
 class SimHost(Lives):
@@ -329,16 +330,17 @@ class SimHost(Lives):
                 cpus=self.cpus,
                 memory_mib=self.memory_mib,
                 memory_free_mib=max(0, self.memory_mib - used),
-                load1=0.1 * len(self.runs),
+                load1=self._load(),
                 vms=tuple(self._vm_report(run) for run in self.runs.values()),
                 storage=tuple(self._storage_report(self.world.folder(path)) for path in sorted(self.domains)),
                 ended=tuple(VmEnd(vm_id, by) for vm_id, by in self.ends.items()),
             )
 
     def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
-        """The same picture of every VM."""
+        """The pictures that the world has of them."""
         with self._changed:
-            return tuple(Screen(vm_id, 160, 90, PICTURE) for vm_id in vm_ids if vm_id in self.runs)
+            names = {vm_id: self.runs[vm_id].spec.name for vm_id in vm_ids if vm_id in self.runs}
+        return tuple(Screen(vm_id, *self.world.picture(name)) for vm_id, name in names.items())
 
     # -- what the world does to it, and what tests look at ----------------------------------------
     def password(self, vm_id: UUID, protocol: Protocol) -> str | None:
@@ -401,9 +403,16 @@ class SimHost(Lives):
         if volume_id not in folder.volumes:
             raise HostRefused("volume_missing", f"Volume {volume_id} is not there.")
 
+    def _load(self) -> float:
+        if not self.world.lively:
+            return 0.1 * len(self.runs)
+        now = self.world.clock.now()
+        return round(sum(busy(run.spec, (now - run.since).total_seconds()) for run in self.runs.values()), 2)
+
     def _vm_report(self, run: Run) -> VmReport:
         guest = self._guest_report(run) if self._answers(run) else None
-        cpu_s = 0.1 * (self.world.clock.now() - run.since).total_seconds()
+        passed = (self.world.clock.now() - run.since).total_seconds()
+        cpu_s = busy_s(run.spec, passed) if self.world.lively else 0.1 * passed
         state: Literal["running", "paused"] = "paused" if run.paused_for else "running"
         return VmReport(run.spec.vm_id, run.spec.name, state, guest, run.spec.memory_mib, cpu_s, run.paused_for, run.boots)
 

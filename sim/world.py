@@ -13,7 +13,7 @@ from hostapi.client import HostUnreachable
 from hostapi.desk import Desk
 from hostapi.journal import Journal
 from hostapi.types import HostReport, Outcome, Screen, VmSpec, VolumeSpec
-from sim.host import SimHost
+from sim.host import PICTURE, SimHost
 
 
 @dataclass
@@ -92,8 +92,8 @@ class SimDoor:
 
     def ask(self, uid: UUID, verb: str, args: Mapping[str, Any], *, wait_s: float) -> Outcome:
         """As `HostClient.ask`; an answer is lost when the network is cut meanwhile."""
-        outcome = self._desk().ask(uid, verb, args, wait_s=wait_s)
-        self._desk()
+        outcome = self.desk().ask(uid, verb, args, wait_s=wait_s)
+        self.desk()
         return outcome
 
     def settled(self) -> bool:
@@ -102,17 +102,18 @@ class SimDoor:
 
     def cancel(self, uid: UUID) -> None:
         """As `HostClient.cancel`."""
-        self._desk().cancel(uid)
+        self.desk().cancel(uid)
 
     def report(self) -> HostReport:
         """As `HostClient.report`."""
-        return self._desk().report()
+        return self.desk().report()
 
     def screens(self, vm_ids: Iterable[UUID]) -> tuple[Screen, ...]:
         """As `HostClient.screens`."""
-        return self._desk().screens(vm_ids)
+        return self.desk().screens(vm_ids)
 
-    def _desk(self) -> Desk:
+    def desk(self) -> Desk:
+        """The machine's present desk; `HostUnreachable` while nobody answers there."""
         machine = self._machine
         if not (machine.powered and machine.connected and machine.agent_on):
             raise HostUnreachable(f"The host {machine.host.name} does not answer.")
@@ -123,9 +124,11 @@ class World:
     """A data center that is not there. Times in seconds are of the clock it was given, which may be told."""
 
     def __init__(
-        self, clock: Clock, *, launch_s: float = 0.0, boot_s: float = 0.0, shutdown_s: float = 0.0, save_s: float = 0.0
+        self, clock: Clock, *, launch_s: float = 0.0, boot_s: float = 0.0, shutdown_s: float = 0.0, save_s: float = 0.0,
+        lively: bool = False,
     ) -> None:
-        self.clock = clock
+        self.clock, self.lively = clock, lively
+        self.picture: Callable[[str], tuple[int, int, bytes]] = lambda name: PICTURE  # of the VM of this name, and its size
         self.launch_s, self.boot_s, self.shutdown_s, self.save_s = launch_s, boot_s, shutdown_s, save_s
         self.lock = threading.RLock()
         self.machines: dict[str, SimMachine] = {}

@@ -29,6 +29,8 @@ OPENERS = {
     "broker/gateway.py": "redeem, record",
     "backend/bootstrap.py": "a new installation's first rows",
     "sim/installation.py": "tests and scenarios, which stand outside",
+    "sim/center.py": "a data center's first rows",
+    "sim/rows.py": "what is there, once",
 }
 # where an exception of any kind may be caught: the edges of a process
 EDGES = re.compile(

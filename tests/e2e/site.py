@@ -29,10 +29,10 @@ from hostapi.types import Protocol, Screen
 from hostapi.verbs import HostRefused
 from pools.models import Pool
 from sim import make
+from sim.display import PictureDisplay, webp
 from sim.installation import Installation
 from sim.postgres import Cluster
 from tests.broker.processes import ROOT, GatewayProcess, free_port, wait_until
-from tests.e2e.display import PictureDisplay, webp
 from tests.pki import Pki
 
 PASSWORD = "correct horse battery"

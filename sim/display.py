@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from broker.rfb import answer
 
 WIDTH, HEIGHT = 1024, 640
+SMALL = (480, 300)
 QEMU_KEYS = -258  # pseudo-encoding: "send me scancodes", as QEMU's own display says
 LETTERS = dict(zip((*range(0x10, 0x1A), *range(0x1E, 0x27), *range(0x2C, 0x33)), "qwertyuiopasdfghjklzxcvbnm", strict=True))
 DIGITS = dict(zip(range(0x02, 0x0C), "1234567890", strict=True))
@@ -27,7 +28,8 @@ KEYSYMS |= {ord(" "): CODES[" "], 0xFF0D: CODES["\n"], 0xFFE1: SHIFT}
 
 def typed(scancodes: list[tuple[int, bool]]) -> str:
     """What a guest with a US keyboard makes of these presses."""
-    keys, text, shift = LETTERS | DIGITS | SIGNS, "", False
+    keys: dict[int, str] = LETTERS | DIGITS | SIGNS
+    text, shift = "", False
     for code, down in scancodes:
         if code == SHIFT:
             shift = down
@@ -166,7 +168,7 @@ def draw(name: str, text: str = "", size: tuple[int, int] = (WIDTH, HEIGHT)) -> 
 def webp(name: str) -> bytes:
     """The small picture of it."""
     out = io.BytesIO()
-    draw(name, size=(480, 300)).save(out, "WEBP", quality=75)
+    draw(name, size=SMALL).save(out, "WEBP", quality=75)
     return out.getvalue()
 
 
