@@ -50,8 +50,9 @@ class Agent:
         self.desk = Desk(self.service, self.journal)
         listen = self.config.listen
         self.server = HostServer(self.desk, listen, self.config.port, server_context(*self._files))
+        enter = self.service.arriving.gates.enter
         self.consoles = Consoles(
-            self.service.display_port, listen, self.config.console_port, server_context(*self._files)
+            self.service.display_port, listen, self.config.console_port, server_context(*self._files), enter
         )
 
     def start(self) -> None:
@@ -122,6 +123,7 @@ def enroll_host(wanted: argparse.Namespace) -> int:
         console_port=wanted.console_port,
         storage_roots=tuple(str(Path(root).absolute()) for root in wanted.storage_root),
         virt_type=virt_type,
+        migrate_unsafe=wanted.migrate_unsafe,
     )
     address = wanted.address or own_address(wanted.manager)
     offer = Offer(wanted.token, address, config.port, config.console_port, hostname)
@@ -178,6 +180,10 @@ def _arguments() -> argparse.ArgumentParser:
         "--storage-root", action="append", default=[], help="a folder that may hold storage; repeat it"
     )
     one.add_argument("--virt-type", choices=("auto", "kvm", "qemu"), default="auto")
+    one.add_argument(
+        "--migrate-unsafe", action="store_true",
+        help="migrate VMs even where libvirt does not know the file system as shared; only where it certainly is",
+    )  # fmt: skip
     one.add_argument(
         "--wait", type=float, default=600.0, metavar="SECONDS", help="for the manager's signature"
     )

@@ -24,6 +24,7 @@ class AgentConfig:
     console_port: int = 7444
     storage_roots: tuple[str, ...] = ()
     virt_type: Literal["kvm", "qemu"] = "qemu"
+    migrate_unsafe: bool = False  # libvirt knows few file systems as shared, and refuses to migrate over others
 
 
 def load(state: Path) -> AgentConfig:

@@ -1,4 +1,5 @@
-"""The console port: a gateway, known by its certificate, reaches the displays of this host's VMs through it."""
+"""The console port: a gateway, known by its certificate, reaches the displays of this host's VMs through it, and another
+host, while a VM moves between the two, its libvirt and the QEMU that waits for the VM."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import msgspec
 
 from agent.pump import pump
 from hostapi.console import keep_alive
-from hostapi.tls import roles
+from hostapi.tls import dns_names, roles
 from hostapi.types import Protocol
 from hostapi.verbs import HostRefused
 
@@ -31,6 +32,13 @@ class Wanted(msgspec.Struct, forbid_unknown_fields=True):
     protocol: Literal["vnc", "spice"]
 
 
+class WantedPeer(msgspec.Struct, forbid_unknown_fields=True):
+    """The first line of a host: which stream of a migration."""
+
+    migration_id: UUID
+    channel: Literal["libvirt", "memory"]
+
+
 class _Refused(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -38,7 +46,8 @@ class _Refused(Exception):
 
 
 class Consoles:
-    """Listens for gateways; a thread a console. `display_port` answers where a VM's display listens on loopback."""
+    """Listens for gateways and hosts; a thread a stream. `display_port` answers where a VM's display listens on loopback,
+    `enter` connects a host of these names to a stream of a migration that is expected from it."""
 
     def __init__(
         self,
@@ -46,8 +55,9 @@ class Consoles:
         address: str,
         port: int,
         ssl_context: ssl.SSLContext,
+        enter: Callable[[set[str], UUID, str], socket.socket] | None = None,
     ) -> None:
-        self._display_port, self.ssl_context = display_port, ssl_context
+        self._display_port, self._enter, self.ssl_context = display_port, enter, ssl_context
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listener = socket.create_server((address, port), family=family, backlog=128)
         self._places = threading.BoundedSemaphore(MOST_CONSOLES)
@@ -94,7 +104,7 @@ class Consoles:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_alive(connection)
             gateway = self.ssl_context.wrap_socket(connection, server_side=True)
-            with self._open_display(gateway) as display:
+            with self._open_wanted(gateway) as display:
                 gateway.sendall(b'{"ok": true}\n')
                 pump(gateway, display, self._stopping)
         except _Refused as no:
@@ -105,6 +115,18 @@ class Consoles:
         finally:
             (gateway or connection).close()
             self._places.release()
+
+    def _open_wanted(self, peer: ssl.SSLSocket) -> socket.socket:
+        if self._enter is None or "host" not in roles(peer.getpeercert()):
+            return self._open_display(peer)
+        names = dns_names(peer.getpeercert())
+        try:
+            wanted = msgspec.json.decode(_line(peer), type=WantedPeer)
+            return self._enter(names, wanted.migration_id, wanted.channel)
+        except msgspec.DecodeError as wrong:
+            raise _Refused("bad_preamble", f"The first line must name migration_id and channel: {wrong}") from wrong
+        except HostRefused as no:
+            raise _Refused(no.failure.code, no.failure.message) from no
 
     def _open_display(self, gateway: ssl.SSLSocket) -> socket.socket:
         if "gateway" not in roles(gateway.getpeercert()):

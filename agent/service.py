@@ -11,20 +11,27 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
+from agent.arriving import Arriving
 from agent.config import AgentConfig
 from agent.domxml import domain_xml
-from agent.enroll import EnrollFailed, install
+from agent.enroll import CA, CERTIFICATE, KEY, EnrollFailed, install
 from agent.guests import Guests
 from agent.inside import act
+from agent.leaving import Leaving
+from agent.moves import Moves
 from agent.pictures import Pictures
 from agent.saves import Saves
 from agent.stats import sample_host, utc_now
 from agent.storage import Storage, flush
 from agent.virt import GuestSilent, Hypervisor, HypervisorDown
+from hostapi.tls import client_context
 from hostapi.types import (
     GuestAction,
     GuestReport,
     HostReport,
+    MigrationReport,
+    MigrationSpec,
+    Peer,
     Protocol,
     Screen,
     StorageReport,
@@ -54,6 +61,8 @@ class AgentService:
         self.hypervisor = Hypervisor(config.libvirt_uri, self._changed)
         self.saves = Saves(self.hypervisor)
         self.storage = Storage(config.storage_roots, state / "domains.json", self.hypervisor.users_of)
+        self.moves = Moves(self.hypervisor, config.migrate_unsafe)
+        self.arriving = Arriving(self.moves, config.libvirt_uri)
         self.guests = Guests(self.hypervisor.ask_guest)
         self.pictures = Pictures(self.hypervisor.screenshot)
 
@@ -64,6 +73,7 @@ class AgentService:
         steering.check_cancelled()
         if not self._patiently(lambda: self.hypervisor.runs(spec.vm_id), steering):
             self.guests.forget(spec.vm_id)
+        self.arriving.gates.close_for(spec.vm_id)
 
         def xml(test_driver: bool) -> str:
             return domain_xml(spec, "test" if test_driver else None)
@@ -147,6 +157,7 @@ class AgentService:
         were when it was written."""
         file, paths = self.storage.require_saved(path), self._paths(spec)
         steering.check_cancelled()
+        self.arriving.gates.close_for(spec.vm_id)
         with self.storage.held(paths):
             if not self._patiently(lambda: self.hypervisor.runs(spec.vm_id), steering):
                 if not Path(file).is_file():
@@ -177,6 +188,25 @@ class AgentService:
         if self._patiently(lambda: self.hypervisor.paused_for(vm_id), steering) in ("ioerror", "enospc"):
             sentence = "The VM is paused again: its storage fails it still."
             raise HostRefused("stalled", sentence, vm_id=str(vm_id))
+
+    def prepare_migration(self, spec: VmSpec, migration_id: UUID, source_id: UUID, steering: Steering) -> None:
+        """Let a VM in from another host."""
+        self._require_disks(spec, self._paths(spec), steering)
+        self._patiently(lambda: self.arriving.let_in(spec.vm_id, migration_id, source_id), steering)
+
+    def migrate_vm(self, vm_id: UUID, migration: MigrationSpec, to: Peer, steering: Steering) -> MigrationReport:
+        """Move a VM to another host."""
+        files = [self.state / name for name in (CA, CERTIFICATE, KEY)]
+        leaving = Leaving(self.moves, vm_id, migration, to, lambda: client_context(*files), steering)
+        report = self._patiently(leaving.go, steering)
+        self.guests.forget(vm_id)
+        return report
+
+    def settle_migration(self, vm_id: UUID, migration_id: UUID, steering: Steering) -> VmReport | None:
+        """Tell whether a VM has arrived, and let it go on."""
+        if not self.arriving.settle(vm_id, migration_id, steering):
+            return None
+        return self._patiently(lambda: next((vm for vm in self._vms() if vm.vm_id == vm_id), None), steering)
 
     def reboot_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
         """Ask the guest to reboot, by its agent or else by its power button, until it has begun anew."""
@@ -324,6 +354,7 @@ class AgentService:
                 one.vm_id, one.name, one.state, guests.get(one.vm_id), one.memory_mib, one.cpu_s, one.paused_for, one.boots
             )
             for one in samples
+            if not self.arriving.hides(one.vm_id, one.state)
         ]
 
     def _press(self, ask: Callable[[UUID, bool], bool], vm_id: UUID, by_agent: bool) -> None:

@@ -39,7 +39,7 @@ ENDS: dict[int, EndedBy] = {
 }
 # libvirtd serves five calls of a connection at a time; a QEMU that hangs takes one until it is killed. So what
 # may hang has connections of its own, and looking at what runs is never held up by it.
-Lane = Literal["look", "work", "guests", "screens", "saves"]
+Lane = Literal["look", "work", "guests", "screens", "saves", "moves"]
 _events_lock = threading.Lock()
 _events_run = False
 

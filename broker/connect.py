@@ -239,7 +239,7 @@ def _of_lease(
         if lease.state == "starting":
             leases.ready(tx, lease, pool, until, wish.now, words, wish.bookings)
     if lease.state in ("active", "expiring", "grace"):
-        if vm.state == "up":
+        if vm.state in ("up", "migrating"):
             protocol = _protocol(wish.over([p for p in pool.protocols if p in vm.protocols]), wish)
             return _ready(tx, vm, lease, protocol, wish, words)
         if vm.state in ("down", "suspended") and lease.state != "grace":
@@ -273,7 +273,7 @@ def _own_vm(tx: Tx, vm: Vm, wish: _Wish) -> Answer:
     if wish.access is not None and not wish.access.allowed:
         raise Denied("not_from_here", wish.access.sentence)
     protocol = _protocol(wish.over(vm.protocols), wish)
-    if vm.state in ("up", "paused"):
+    if vm.state in ("up", "paused", "migrating"):
         return _ready(tx, vm, None, protocol, wish)
     if vm.state in ("down", "suspended"):
         submit_for(tx, StartVm(vm.id), vm, wish.user_id, wish.now)

@@ -172,7 +172,7 @@ def _asleep(vm: Vm | None) -> str:
 
 def _power(vm: Vm | None) -> str:
     match vm.state if vm else "down":
-        case "up" | "paused":
+        case "up" | "paused" | "migrating":
             return "running"
         case "down" | "suspended":
             return "off"

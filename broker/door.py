@@ -145,7 +145,7 @@ class Door:
             if display is not None:
                 relay(live, ws, viewer.rest, display, "The desktop's screen was closed.")
                 if live.code == GONE:
-                    live.why = gateway.why_gone(opening.vm_id)
+                    live.code, live.why = gateway.why_gone(opening)
         except Refused as no:
             live.end_refused(no)
         except WebSocketError as wrong:

@@ -40,7 +40,7 @@ from broker.door import Door
 from broker.live import LiveConsole
 from broker.models import Ticket
 from broker.tickets import Redeemed
-from broker.websocket import ENDED, GOING_AWAY
+from broker.websocket import ENDED, FOLLOW, GOING_AWAY, GONE
 from hostapi.client import HostUnreachable, client_context
 from hostapi.console import open_console
 from hostapi.tls import host_name
@@ -50,6 +50,7 @@ log = structlog.get_logger("gateway")
 READY_WITHIN_S = 10.0  # how long to wait for the display's password, and for a VM's last session to be over
 DATABASE_S = 15.0
 KEEP_S, SEEN_EVERY, PING_EVERY = 1.0, 5, 30  # seconds; rounds; rounds
+MOVED = "The desktop moved to another host. Connecting again …"
 NO_DATABASE = "Leasehold is busy with itself for a moment: its database does not answer. Try again shortly."
 
 
@@ -162,19 +163,23 @@ class Gateway:
             self._unwritten[live.id] = live
         log.info("console closed", console=str(live.id), why=live.why, to_client=live.to_client, to_vm=live.to_vm)
 
-    def why_gone(self, vm_id: UUID) -> str:
-        """A sentence for a person whose VM closed its display."""
+    def why_gone(self, opening: Redeemed) -> tuple[int, str]:
+        """A close code and a sentence for a person whose VM closed its display."""
+        moved = False
         try:
             with self._transaction() as tx:
-                vm = tx.get(Vm, vm_id)
-                state = vm.state if vm else "removed"
+                vm = tx.get(Vm, opening.vm_id)
+                state, host = (vm.state, tx.get(Host, vm.host_id)) if vm else ("removed", None)
+                moved = host is not None and (host.address, host.console_port) != (opening.address, opening.port)
         except Unavailable:
             state = "unknown"
+        if state == "migrating" or (state == "up" and moved):
+            return FOLLOW, MOVED
         if state in ("saving_state", "suspended"):
-            return "The desktop was suspended; connect again and it goes on where it was."
+            return GONE, "The desktop was suspended; connect again and it goes on where it was."
         if state in ("down", "powering_down", "removed", "image_locked"):
-            return "The desktop was shut down."
-        return "The desktop's screen was closed. If the desktop still runs, connect again."
+            return GONE, "The desktop was shut down."
+        return GONE, "The desktop's screen was closed. If the desktop still runs, connect again."
 
     def _write_end(self, tx: Tx, live: LiveConsole) -> None:
         consoles.end(tx, live.id, why=live.why, now=self.clock.now(), to_client=live.to_client, to_vm=live.to_vm)

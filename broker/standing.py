@@ -36,7 +36,7 @@ def standing(tx: Tx, *, user_id: UUID, desktop_id: UUID, now: datetime) -> Answe
         return None
     if lease is None and not may(rights.grants_of(tx, user_id), "desktop.use", rights.path_of(tx, "vm", vm.id), now):
         return None
-    if vm.state in ("up", "paused"):
+    if vm.state in ("up", "paused", "migrating"):
         return Answer("ready", lease.why if lease else "", lease, vm.id, vm.name, progress=100)
     answer = starting(tx, vm, lease, facts.boot_s(tx, pool.id) if pool else facts.BOOT_S, now)
     if vm.state in ("down", "suspended") and answer.task_id is None and (lease is None or lease.state != "starting"):

@@ -20,7 +20,7 @@ from backend.events import move, record
 from backend.hosts.models import Host
 from backend.loops import FromRows
 from backend.secrets import Keyring
-from backend.tasks.command import SYSTEM, Actor, Call, Job, Plain
+from backend.tasks.command import SYSTEM, Actor, Call, Job, Later, Plain
 from backend.tasks.models import Task
 from backend.tasks.submit import submit
 from backend.vms.models import Vm
@@ -33,7 +33,8 @@ from pools.models import Lease
 VALID = timedelta(seconds=30)  # how long a ticket may be redeemed
 JOIN = timedelta(seconds=60)  # how long after that its display password is good: a viewer's later channels use it too
 HELD = ("starting", "active", "expiring", "grace")  # leases whose holder may look at the desktop
-WITH_SCREEN = ("powering_up", "up", "paused", "powering_down", "reboot_in_progress", "not_responding")  # VMs that have a display
+WITH_SCREEN = ("powering_up", "up", "paused", "powering_down", "reboot_in_progress", "migrating",
+               "not_responding")  # VMs that have a display  # fmt: skip
 
 
 _MINTED = (
@@ -96,6 +97,8 @@ class SetTicket(Plain):
             return None
         vm = get(tx, Vm, ticket.vm_id)
         require_screen(vm)
+        if vm.state == "migrating":
+            raise Later("Waits until the VM has arrived at its other host.")  # a display takes no password on its way
         assert vm.host_id is not None
         spec = TicketSpec(
             ticket_id=ticket.id, protocol=ticket.protocol,  # type: ignore[arg-type]

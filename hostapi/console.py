@@ -1,4 +1,5 @@
-"""`open_console`: a byte stream to a VM's display through its host's agent, over mutual TLS.
+"""`open_console`: a byte stream to a VM's display through its host's agent, over mutual TLS; `open_peer`: one host's to
+another's, for a VM that moves.
 
 The caller sends one line of JSON, {"vm_id": …, "protocol": "vnc" | "spice"}, hears one line back, {"ok": true} or
 {"ok": false, "code": …, "message": …}, and then talks to the display itself. Works with threads and under gevent.
@@ -26,6 +27,13 @@ class Wanted(msgspec.Struct):
     protocol: str
 
 
+class WantedPeer(msgspec.Struct):
+    """Which stream of a migration is wanted."""
+
+    migration_id: UUID
+    channel: str
+
+
 class Told(msgspec.Struct):
     """What the host says to it."""
 
@@ -47,6 +55,20 @@ def open_console(
     """The stream, without a time-out from then on. The host's certificate must carry `name` (or else the address).
     `HostRefused` when the host will not, `HostUnreachable` when
     nobody (or nobody whom we believe) answers within `timeout_s`."""
+    return _open(address, port, context, Wanted(vm_id, protocol), name or address, timeout_s)
+
+
+def open_peer(
+    address: str, port: int, context: ssl.SSLContext, migration_id: UUID, channel: str, *, name: str, timeout_s: float = 10.0
+) -> ssl.SSLSocket:
+    """A stream to the other host's libvirt (`libvirt`) or to the QEMU that waits there (`memory`); refuses as
+    `open_console` does."""
+    return _open(address, port, context, WantedPeer(migration_id, channel), name, timeout_s)
+
+
+def _open(
+    address: str, port: int, context: ssl.SSLContext, wanted: Wanted | WantedPeer, name: str, timeout_s: float
+) -> ssl.SSLSocket:
     try:
         plain = socket.create_connection((address, port), timeout_s)
     except OSError as silent:
@@ -55,10 +77,10 @@ def open_console(
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         keep_alive(plain)
-        stream = tls = context.wrap_socket(plain, server_hostname=name or address)
+        stream = tls = context.wrap_socket(plain, server_hostname=name)
         if "host" not in roles(tls.getpeercert()):
             raise HostUnreachable(f"Who answers at {address}:{port} is no host of ours.", "not_a_host")
-        tls.sendall(msgspec.json.encode(Wanted(vm_id, protocol)) + b"\n")
+        tls.sendall(msgspec.json.encode(wanted) + b"\n")
         told = msgspec.json.decode(_line(tls), type=Told)
         if not told.ok:
             raise HostRefused(told.code, told.message)

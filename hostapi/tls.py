@@ -37,6 +37,11 @@ def roles(peer: Mapping[str, Any] | None) -> set[str]:
     return {value for rdn in subject for name, value in rdn if name == "organizationalUnitName"}
 
 
+def dns_names(peer: Mapping[str, Any] | None) -> set[str]:
+    """The names in a verified peer's certificate."""
+    return {value for kind, value in (peer or {}).get("subjectAltName", ()) if kind == "DNS"}
+
+
 def _ours(
     context: ssl.SSLContext, ca_file: str | Path, cert_file: str | Path, key_file: str | Path
 ) -> ssl.SSLContext:

@@ -159,6 +159,36 @@ class HostReport:
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Another host, as one host finds it: its certificate's name is made from the id."""
+
+    host_id: UUID
+    address: str
+    port: int  # where its agent lets other hosts and gateways in
+
+
+@dataclass(frozen=True)
+class MigrationSpec:
+    """How a VM is to be moved. It does not converge when its memory was sent twice and it still changes too fast: then it
+    is paused (`suspend`), or goes on at the other side before all of it is there (`post_copy`), or has been slowed down
+    more and more (`auto_converge`); otherwise, or if that was of no use, it stays where it is."""
+
+    migration_id: UUID
+    bandwidth_mib: int = 0  # MiB a second; 0 is no limit
+    downtime_ms: int = 500  # so long it may stand still at the end
+    converge: Literal["none", "auto_converge", "post_copy", "suspend"] = "auto_converge"
+
+
+@dataclass(frozen=True)
+class MigrationReport:
+    """What a migration took."""
+
+    total_ms: int
+    downtime_ms: int
+    sent_mib: int
+
+
+@dataclass(frozen=True)
 class Screen:
     """A small picture of a VM's screen: WebP bytes, at most 480 pixels wide."""
 

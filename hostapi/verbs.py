@@ -16,6 +16,9 @@ from hostapi.types import (
     GuestAction,
     GuestReport,
     HostReport,
+    MigrationReport,
+    MigrationSpec,
+    Peer,
     Screen,
     StorageReport,
     TicketSpec,
@@ -80,6 +83,19 @@ class HostAgent(Protocol):
     def unpause_vm(self, vm_id: UUID, steering: Steering) -> None:
         """Let a paused VM go on; one that runs is success. Refuses with `stalled` when its storage fails it again at
         once, and then it stays paused."""
+
+    def prepare_migration(self, spec: VmSpec, migration_id: UUID, source_id: UUID, steering: Steering) -> None:
+        """Let this VM in from the host `source_id`, and nobody else from there: its disks are here. Refuses with
+        `disk_missing` when they are not, `runs_here` when the VM is here already."""
+
+    def migrate_vm(self, vm_id: UUID, migration: MigrationSpec, to: Peer, steering: Steering) -> MigrationReport:
+        """Move a running VM to a host that was prepared for it, over TLS between the two agents. Whatever it refuses with,
+        the VM runs on here, but for `vm_not_running`: then it is not here (any more), and only the other host can tell
+        whether it arrived. Cancelled, the VM stays; `not_converging` when it changes too fast for the policy."""
+
+    def settle_migration(self, vm_id: UUID, migration_id: UUID, steering: Steering) -> VmReport | None:
+        """Tell whether the VM has arrived here, and let it go on if it stands still since. None when it has not: nothing of
+        it is here then, and nothing can come any more. To be asked when the other host does not run it for certain."""
 
     def reboot_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
         """Ask the guest to reboot (agent first, then the power button) and wait until it has. Refuses with

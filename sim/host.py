@@ -26,6 +26,7 @@ from hostapi.types import (
 from hostapi.verbs import HostRefused, Steering
 from sim.lives import Lives, Run
 from sim.load import busy, busy_s
+from sim.migration import Migrating
 
 if TYPE_CHECKING:
     from sim.world import SimStorage, World
@@ -34,7 +35,7 @@ POLL_S = 0.1  # real seconds between looks at a clock that may be told
 PICTURE = (160, 90, base64.b64decode("UklGRhgAAABXRUJQVlA4TAwAAAAvn0AWAKhRTTrV/wA="))
 
 
-class SimHost(Lives):
+class SimHost(Lives, Migrating):
     """Runs VMs by remembering them. Every wait is by the world's clock and ends early when something happens."""
 
     def __init__(self, world: World, name: str, *, cpus: int, memory_mib: int) -> None:
@@ -44,6 +45,7 @@ class SimHost(Lives):
         self.ends: dict[UUID, EndedBy] = {}  # how what does not run any more ended
         self.tickets: dict[tuple[UUID, Protocol], tuple[TicketSpec, datetime]] = {}
         self.domains: set[str] = set()
+        self.gates: dict[UUID, tuple[UUID, UUID]] = {}
         self.certificate = ""
         self._changed = threading.Condition(world.lock)
         self._woken = 0  # how often everybody who waits was told to look again
@@ -435,6 +437,14 @@ class SimHost(Lives):
     def _require_startable(self, spec: VmSpec) -> None:
         if self.world.guest(spec.name).start_fails:
             raise HostRefused("start_failed", f"VM {spec.name} could not be started: the hypervisor refused.")
+        self._require_disks(spec)
+        for disk in spec.disks:
+            users = self.world.users_of(disk.path)
+            if users and not disk.readonly:
+                sentence = f"VM {spec.name} cannot start: its disk is in use by VM {users[0]}."
+                raise HostRefused("volume_in_use", sentence, path=disk.path)
+
+    def _require_disks(self, spec: VmSpec) -> None:
         for disk in spec.disks:
             folder = self.world.folder_of(disk.path)
             if folder is not None and self._misses(folder):
@@ -444,10 +454,6 @@ class SimHost(Lives):
                 raise HostRefused(
                     "disk_missing", f"VM {spec.name} cannot start: its disk {disk.path} is not there."
                 )
-            users = self.world.users_of(disk.path)
-            if users and not disk.readonly:
-                sentence = f"VM {spec.name} cannot start: its disk is in use by VM {users[0]}."
-                raise HostRefused("volume_in_use", sentence, path=disk.path)
 
     def _require_unused(self, path: str) -> None:
         if users := self.world.users_of(path):

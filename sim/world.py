@@ -46,6 +46,8 @@ class SimGuest:
     save_fails: bool = False
     restore_fails: bool = False
     agent_silent: bool = False
+    migrate_fails: bool = False
+    busy: bool = False  # its memory changes faster than it can be sent
     users: tuple[str, ...] = ()
     shown: list[str] = field(default_factory=list)  # messages on its screen
     locked: bool = False
@@ -125,11 +127,12 @@ class World:
 
     def __init__(
         self, clock: Clock, *, launch_s: float = 0.0, boot_s: float = 0.0, shutdown_s: float = 0.0, save_s: float = 0.0,
-        lively: bool = False,
-    ) -> None:
+        migrate_s: float = 0.0, lively: bool = False,
+    ) -> None:  # fmt: skip
         self.clock, self.lively = clock, lively
         self.picture: Callable[[str], tuple[int, int, bytes]] = lambda name: PICTURE  # of the VM of this name, and its size
         self.launch_s, self.boot_s, self.shutdown_s, self.save_s = launch_s, boot_s, shutdown_s, save_s
+        self.migrate_s = migrate_s
         self.lock = threading.RLock()
         self.machines: dict[str, SimMachine] = {}
         self.storage: dict[str, SimStorage] = {}
@@ -187,7 +190,7 @@ class World:
         `power host1 off|on`, `network host1 off|on`, `agent host1 restart|off|on`,
         `vm w7 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys`, `vm w7 users alice bob`,
         `vm w7 panics|reboots|io_error|no_space`: its guest crashes or reboots by itself, or its storage fails it,
-        `vm w7 save_fails|saves|restore_fails|restores|agent_silent|agent_answers`,
+        `vm w7 save_fails|saves|restore_fails|restores|agent_silent|agent_answers|migrate_fails|migrates|busy|idle`,
         `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`,
         `storage /srv/a cut|joined host1`,
         `memory host1 1024`,
@@ -246,6 +249,10 @@ class World:
                 "obeys": ("hangs", False),
                 "save_fails": ("save_fails", True),
                 "saves": ("save_fails", False),
+                "migrate_fails": ("migrate_fails", True),
+                "migrates": ("migrate_fails", False),
+                "busy": ("busy", True),
+                "idle": ("busy", False),
                 "restore_fails": ("restore_fails", True),
                 "restores": ("restore_fails", False),
                 "agent_silent": ("agent_silent", True),

@@ -142,13 +142,14 @@ function showing(name) {
 }
 
 // The gateway says by its code and in words why it closed a console: what was ended or refused stays closed;
-// what broke is tried again, unless the desktop itself is gone, which its progress tells.
-const FINAL = new Set([4001, 4003]);
+// a desktop that moved to another host is followed at once; what broke is tried again, unless the desktop itself is gone, which its progress tells.
+const FINAL = new Set([4001, 4003]), MOVED = 4006;
 
 function closed(why) {
   show("wait");
   clearTimeout(steady);
-  if (FINAL.has(why?.code)) stop("The console was closed", why.reason);
+  if (why?.code === MOVED) { say(why.reason); attempts = 0; progress(); }
+  else if (FINAL.has(why?.code)) stop("The console was closed", why.reason);
   else retry(why?.reason || (opened ? "The connection broke. Connecting again …" : "Connecting …"));
 }
 

@@ -27,3 +27,7 @@ class Cluster(HasId, Base):
     description: Mapped[str] = mapped_column(default="", server_default="")
     data_center_id: Mapped[UUID] = ref("data_center.id")
     memory_overcommit_percent: Mapped[int] = mapped_column(default=100, server_default="100")
+    migration_bandwidth_mib: Mapped[int] = mapped_column(default=0, server_default="0")  # a second and migration; 0: no limit
+    migrations_per_host: Mapped[int] = mapped_column(default=2, server_default="2")  # at once, in and out
+    migration_downtime_ms: Mapped[int] = mapped_column(default=500, server_default="500")
+    migration_converge: Mapped[str] = mapped_column(default="auto_converge", server_default="auto_converge")

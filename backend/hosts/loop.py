@@ -100,7 +100,7 @@ class Monitor:
         for known, report in found:
             runs = {vm.vm_id: vm.started_at for vm in known.vms}
             for change in changes(known, report, now):
-                if change.kind == "vm" and not _same_run(tx, change.id, runs[change.id]):
+                if change.kind == "vm" and not _same_run(tx, change.id, runs[change.id], known.host_id):
                     continue
                 _apply(tx, change)
             if report is None:
@@ -130,9 +130,10 @@ def _apply_guests(tx: Tx, known: KnownHost, report: HostReport, now: datetime) -
     guests.seen(tx, [news.vm_id for news in told], now)
 
 
-def _same_run(tx: Tx, vm_id: UUID, started_at: datetime | None) -> bool:
-    """Whether the VM was not started anew since its host was asked: what was said of the last run is no news of this one."""
-    here = sa.select(Vm.id).where(Vm.id == vm_id, Vm.started_at.is_not_distinct_from(started_at))
+def _same_run(tx: Tx, vm_id: UUID, started_at: datetime | None, host_id: UUID) -> bool:
+    """Whether the VM was neither started anew nor moved since its host was asked: what was said of the last run is no news
+    of this one, and what it left does not run it."""
+    here = sa.select(Vm.id).where(Vm.id == vm_id, Vm.started_at.is_not_distinct_from(started_at), Vm.host_id == host_id)
     return tx.scalar(here) is not None
 
 

@@ -83,6 +83,10 @@ CLUSTERS = Kind("clusters", "cluster", Cluster.id, {
     "id": Field(Cluster.id, ID), "name": Field(Cluster.name), "description": Field(Cluster.description),
     "datacenter": Field(name_of(DataCenter, Cluster.data_center_id)), "datacenter_id": Field(Cluster.data_center_id, ID),
     "memory_overcommit_percent": Field(Cluster.memory_overcommit_percent, "number"),
+    "migration_bandwidth_mib": Field(Cluster.migration_bandwidth_mib, "number", about="MiB a second; 0 is no limit"),
+    "migrations_per_host": Field(Cluster.migrations_per_host, "number", about="at once, in and out"),
+    "migration_downtime_ms": Field(Cluster.migration_downtime_ms, "number"),
+    "migration_converge": Field(Cluster.migration_converge, "choice", ("none", "auto_converge", "post_copy", "suspend")),
 }, below("cluster", cluster=Cluster.id))
 
 HOSTS = Kind("hosts", "host", Host.id, {
@@ -156,7 +160,7 @@ _HOLDER = sa.select(LEASE.c.user_id).where(LEASE.c.vm_id == Vm.id, LEASE.c.state
 
 def _while_running(column: Any) -> Any:
     """What a host says of a VM counts only while it is known to run there."""
-    return sa.case((Vm.state.in_(("powering_up", "up", "powering_down")), column))
+    return sa.case((Vm.state.in_(("powering_up", "up", "migrating", "powering_down")), column))
 
 
 VMS = Kind("vms", "vm", Vm.id, {
@@ -164,6 +168,8 @@ VMS = Kind("vms", "vm", Vm.id, {
     "state": Field(Vm.state, _STATE, tuple(VM.states)), "why": Field(Vm.why),
     "cluster": Field(name_of(Cluster, Vm.cluster_id)), "cluster_id": Field(Vm.cluster_id, ID),
     "host": Field(name_of(Host, Vm.host_id)), "host_id": Field(Vm.host_id, ID),
+    "destination": Field(name_of(Host, Vm.destination_id), about="where it is being migrated to"),
+    "destination_id": Field(Vm.destination_id, ID),
     "pool": Field(name_of(POOL, Vm.pool_id)), "pool_id": Field(Vm.pool_id, ID),
     "template": Field(name_of(Template, Vm.template_id)), "template_id": Field(Vm.template_id, ID),
     "user": Field(person_name(_HOLDER), about="who holds its lease"),

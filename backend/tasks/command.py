@@ -7,6 +7,7 @@ A command is a frozen dataclass whose fields are what its caller must say. It de
     steps        the names of its steps; () for one that only writes rows
     instead_of   optional: the commands whose live task on the same thing is cancelled for it; it begins when that one has ended
     no_return    optional: the step after which it can only be carried to its end; then a wish to cancel comes too late
+    forgettable  optional: the steps that change nothing of worth: while their host is silent they need not be waited for
 
 and answers
 
@@ -21,7 +22,7 @@ and then either, without steps,
 
 or, for each step x,
 
-    x(tx, job)                  first transaction: decide, change rows, and answer a `Call` or None
+    x(tx, job)                  first transaction: decide, change rows, and answer a `Call` or None (or raise `Later`)
     x_done(tx, job, result)     second transaction: record the host's answer (already typed)
     x_failed(tx, job, failure)  … or its refusal; the task then fails, after undoing what was done,
                                 unless this answers GO_ON: then the next step is taken
@@ -106,6 +107,11 @@ class Plain:
 
     def check(self, tx: Tx) -> None:
         return None
+
+
+class Later(Exception):
+    """Raised by a step that cannot be decided yet and loses nothing by waiting: it is planned again a little later. `str()`
+    is what people read meanwhile. Nothing that the step wrote before is kept."""
 
 
 class HostLost(Refused):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import selectors
 import threading
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -25,7 +25,7 @@ from backend.db import Sessions, Tx, is_silent
 from backend.errors import Refused
 from backend.events import move
 from backend.hosts.models import Host
-from backend.tasks.command import GO_ON, Call, HostLost
+from backend.tasks.command import GO_ON, Call, HostLost, Later
 from backend.tasks.models import Step, Task, Worker
 from backend.tasks.submit import WAKE, finish, job_of
 from hostapi.client import HostUnreachable
@@ -35,7 +35,7 @@ from hostapi.wire import decode_result, encode_args
 log = structlog.get_logger("runner")
 BEAT_S, DEAD_AFTER_S = 3, 12
 JUMP_S = 60  # a time of ours further ahead than this was written before the clock was turned back
-POLL_S, RETRY_S = 0.5, 2.0
+POLL_S, RETRY_S, LATER_S, FORGET_S = 0.5, 2.0, 0.5, 15.0
 CANCELLED = Failure("cancelled", "Cancelled.")
 
 
@@ -218,7 +218,9 @@ class Runner:
                 return step.uid, (host.id, host.address, host.port, step.verb, step.args), task.cancel_wanted and not task.undoing
         except Refused as no:
             self._refuse(task_id, claim, Failure(no.code, no.message, no.facts))
-            return None
+        except Later as wait:
+            self._put_off(task_id, claim, str(wait))
+        return None
 
     def ask(self, uid: UUID, address: tuple[UUID, str, int, str, dict[str, Any]], cancel: bool) -> Outcome | HostUnreachable:
         """The question itself, outside any transaction. Starting, polling and resuming are the same call."""
@@ -242,6 +244,10 @@ class Runner:
                     return
                 if isinstance(outcome, HostUnreachable):
                     host = tx.get(Host, step.host_id)
+                    if self._forgets(task, step, now):
+                        why = f"Host {host.name if host else step.host_id} does not answer."
+                        self._step_failed(tx, task, step, CANCELLED if task.cancel_wanted else Failure("host_silent", why), now)
+                        return
                     step.message = f"Host {host.name if host else step.host_id} does not answer; asking again."
                     self._release(tx, task, RETRY_S, step.message)
                 elif outcome.state == "running":
@@ -271,6 +277,11 @@ class Runner:
         name = getattr(command, "no_return", None)
         done = sa.select(Step.uid).where(Step.task_id == task.id, Step.name == name, Step.state == "done")
         return name is not None and tx.scalar(done) is not None
+
+    def _forgets(self, task: Task, step: Step, now: datetime) -> bool:
+        """Whether the step of a silent host is given up: one that may be, long enough or because nobody wants it any more."""
+        forgettable = step.name in getattr(self._command(task), "forgettable", ())
+        return forgettable and (task.cancel_wanted or now - step.asked_at > timedelta(seconds=FORGET_S))
 
     def _job(self, tx: Tx, task: Task) -> Any:
         done = tx.scalars(
@@ -409,6 +420,11 @@ class Runner:
             tx.execute(sa.text(f"NOTIFY {WAKE}"))
 
     # -- refusals and bugs, each in a transaction of its own --------------------------------------
+    def _put_off(self, task_id: int, claim: UUID, why: str) -> None:
+        with self.sessions.begin() as tx:
+            if (task := self._mine(tx, task_id, claim)) is not None:
+                self._release(tx, task, LATER_S, why)
+
     def _refuse(self, task_id: int, claim: UUID, failure: Failure, step_uid: UUID | None = None) -> None:
         """A `Refused` rolled the transaction back: the step, or the plan for it, ends with its sentence."""
         with self.sessions.begin() as tx:

@@ -27,6 +27,11 @@ VM = StateTable(
         **{(state, event): "paused" for state in ("up", "powering_up") for event in ("pause", "stall")},
         ("paused", "begin"): "powering_up",  # it was started paused
         ("paused", "resume"): "up",
+        ("up", "migrate"): "migrating",  # its host stays the one it leaves until the other one has it
+        ("migrating", "migrated"): "up",
+        ("migrating", "stayed"): "up",
+        ("migrating", "died"): "down",
+        ("migrating", "lost_sight"): "unknown",
         ("up", "reboot"): "reboot_in_progress",
         ("up", "rebooted_itself"): "up",
         **{(state, "reset"): "reboot_in_progress" for state in ("powering_up", "up", "reboot_in_progress")},

@@ -157,9 +157,10 @@ class LabHost:
     def enroll(self, manager: str, ca_file: Path, token: str, *more: str) -> None:
         """Enroll its agent, which then starts by itself."""
         self.inside(
-            sys.executable, "-m", "agent", "enroll", "--manager", manager, "--token", token, "--ca-file", ca_file,
-            "--state", self.agent, "--address", self.address, "--listen", self.address, "--name", self.name,
-            "--storage-root", self.shared, "--storage-root", self.folder / "storage", "--virt-type", "qemu", *more,
+            "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "agent", "enroll", "--manager", manager, "--token", token,
+            "--ca-file", ca_file, "--state", self.agent, "--address", self.address, "--listen", self.address, "--name", self.name,
+            "--storage-root", self.shared, "--storage-root", self.folder / "storage", "--virt-type", "qemu", "--migrate-unsafe",
+            *more,
         )  # fmt: skip
 
     def virsh(self, *words: str, check: bool = True) -> str:

@@ -15,6 +15,7 @@ from backend.db import Sessions
 from backend.hosts.loop import Monitor
 from backend.hosts.models import Host
 from backend.loops import tick
+from backend.storage.models import DomainReach, StorageDomain
 from backend.tasks.command import SYSTEM, Actor
 from backend.tasks.models import ResourceLock, Step, Task, Worker
 from backend.tasks.runner import DEAD_AFTER_S, Runner
@@ -51,6 +52,18 @@ class Bench:
         self.world.folder("/srv/disks").volumes[disk.id] = VolumeSpec(disk.id, "/srv/disks", disk.capacity_mib)
         with self.sessions.begin() as tx:
             tx.execute(sa.text("UPDATE disk SET path = '/srv/disks/volumes/' || id || '.qcow2'"))
+
+    def a_second_host(self, name: str) -> UUID:
+        """One more host; the storage domain is shared between all of them from then on."""
+        simulated = self.world.add_host(name)
+        simulated.domains.add("/srv/disks")
+        with self.sessions.begin() as tx:
+            host = a_host(tx, name, cpus=16, memory_mib=65_536)
+            domain = tx.get_one(StorageDomain, self.domain_id)
+            domain.host_id, domain.type = None, "posixfs"
+            now = self.clock.now()
+            tx.add_all(DomainReach(domain_id=domain.id, host_id=id, ok=True, told_at=now) for id in (self.host_id, host.id))
+            return host.id
 
     def doors(self, host_id: UUID, address: str, port: int) -> Any:
         return self.world.door(address)

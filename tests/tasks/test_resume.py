@@ -9,6 +9,7 @@ import pytest
 
 from backend.db import Sessions
 from backend.vms.commands.define import CreateVm, ResetVm
+from backend.vms.commands.migrate import MigrateVm
 from backend.vms.commands.power import ShutdownVm, StartVm
 from tests.conftest import ToldClock
 from tests.tasks.bench import Bench, killed_at
@@ -16,14 +17,16 @@ from tests.tasks.bench import Bench, killed_at
 OURS = ("backend/tasks/runner.py", "backend/tasks/submit.py", "backend/vms/commands/power.py", "backend/vms/commands/define.py")
 
 
-def every_line(bench: Bench, prepare: Callable[[int], Any], check: Callable[[int, int], None]) -> int:
+def every_line(
+    bench: Bench, prepare: Callable[[int], Any], check: Callable[[int, int], None], files: tuple[str, ...] = OURS
+) -> int:
     """Submit the command of `prepare`, kill its runner at line 1, 2, 3, …, let another one finish, and check."""
     line = 0
     while True:
         line += 1
         task = bench.submit(prepare(line))
         runner = bench.runner()
-        died = killed_at(line, OURS, lambda r=runner: bench.settle(r))
+        died = killed_at(line, files, lambda r=runner: bench.settle(r))
         if not died:
             return line
         bench.bury()
@@ -87,3 +90,23 @@ def test_reset(bench: Bench) -> None:
         assert sum(bench.world.folder("/srv/disks").resets.values()) <= line + 1  # never twice by two uids
 
     assert every_line(bench, lambda line: ResetVm(vm_id), check) > 50
+
+
+def test_migrate(bench: Bench) -> None:
+    """There and back, without end: wherever the runner dies, the VM is on one host, and the rows say on which."""
+    hosts = {"alpha": bench.host_id, "beta": bench.a_second_host("beta")}
+    vm_id = bench.a_vm("w")
+    bench.submit(StartVm(vm_id))
+    bench.settle()
+    to: list[str] = []
+
+    def prepare(line: int) -> MigrateVm:
+        to.append(next(name for name, id in hosts.items() if id != bench.vm("w").host_id))
+        return MigrateVm(vm_id, hosts[to[-1]])
+
+    def check(line: int, task: int) -> None:
+        vm = bench.vm("w")
+        assert (vm.state, vm.host_id, vm.destination_id) == ("up", hosts[to[-1]], None)
+        assert [name for name in hosts if vm_id in bench.world.host(name).runs] == [to[-1]]
+
+    assert every_line(bench, prepare, check, ("backend/vms/commands/migrate.py",)) > 25

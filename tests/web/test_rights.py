@@ -214,6 +214,8 @@ TABLE: dict[str, Case] = {
     "POST api.vm_resume": command("keeper", "vm", fine=frozenset({409}), body={}),
     "POST api.vm_start_fresh": command("keeper", "vm", fine=frozenset({409}), body={}),
     "POST api.vm_message": command("keeper", "vm", body={"text": "Save your work."}),
+    "POST api.vm_migrate": command(path="own_vm", fine=frozenset({409}), body={}),  # it is down
+    "POST api.cluster_migration_policy": command(path="cluster", body={"migrations_per_host": 3}),
     "POST api.vm_lock_guest": command("keeper", "vm", body={}),
     "POST api.vm_log_out_guest": command("keeper", "vm", body={}),
     "POST api.vm_snapshot": command("keeper", "vm", body={"name": "Before lunch"}),

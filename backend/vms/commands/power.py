@@ -192,12 +192,13 @@ class StopVm(OnVm):
 
     vm_id: UUID
     name, permission, steps = "vm.stop", "vm.operate", ("stop",)
-    instead_of = ("vm.shutdown", "vm.reboot")
+    instead_of = ("vm.shutdown", "vm.reboot", "vm.migrate")
     verb = "Power off"
 
     def check(self, tx: Tx) -> None:
         vm = get(tx, Vm, self.vm_id)
-        VM.next(vm.state, "stop", vm.name)
+        if vm.state != "migrating":  # then it is cut when that is cancelled
+            VM.next(vm.state, "stop", vm.name)
 
     def stop(self, tx: Tx, job: Job) -> Call:
         vm = get(tx, Vm, self.vm_id, lock=True)
