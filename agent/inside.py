@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from agent.virt import GuestRefused, GuestSilent
 from hostapi.types import GuestAction
 from hostapi.verbs import HostRefused
 
+log = logging.getLogger("inside")
 HOOKS = "/usr/share/leasehold/hooks"  # in a Linux guest: programs named like the actions; the text is their input
 PATIENCE_S, LOOK_S = 30.0, 0.2
 WORDS: Mapping[GuestAction, str] = {
@@ -46,6 +48,16 @@ def act(ask: Ask, name: str, action: GuestAction, text: str) -> None:
         raise HostRefused("guest_silent", sentence) from silent
     sentence = f"The guest of VM {name} cannot {WORDS[action]}: it has no program for it."
     raise HostRefused("guest_cannot", sentence)
+
+
+def set_clock(ask: Ask, name: str, unix_ns: int) -> bool:
+    """Tell a guest what time it is, for a VM that was saved believes that no time has passed; answers whether it took it."""
+    try:
+        ask("guest-set-time", time=unix_ns)
+    except (GuestRefused, GuestSilent, HostRefused) as no:
+        log.warning("The clock of VM %s may be slow by the time that it was suspended: it could not be set: %s", name, no)
+        return False
+    return True
 
 
 def ways(system: str, action: GuestAction, users: Iterable[str]) -> list[list[Argv]]:

@@ -16,7 +16,7 @@ from agent.config import AgentConfig
 from agent.domxml import domain_xml
 from agent.enroll import CA, CERTIFICATE, KEY, EnrollFailed, install
 from agent.guests import Guests
-from agent.inside import act
+from agent.inside import act, set_clock
 from agent.leaving import Leaving
 from agent.moves import Moves
 from agent.pictures import Pictures
@@ -171,6 +171,7 @@ class AgentService:
                 self._patiently(lambda: self.saves.restore(spec.name, spec.vm_id, file), steering)
             self.storage.forget_saved(file)
             self._patiently(lambda: self.saves.resume(spec.vm_id), steering)
+        set_clock(partial(self.hypervisor.ask_guest, spec.vm_id), spec.name, time.time_ns())
         return next((vm for vm in self._vms() if vm.vm_id == spec.vm_id), _fresh(spec))
 
     def discard_saved(self, path: str, steering: Steering) -> None:

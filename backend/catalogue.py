@@ -126,6 +126,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "rollout.rolled_back": ("info", "Pool {pool} is rolled back to {old}.{few}"),
     "rollout.cancel": ("warning", "{actor} cancelled the rollout of {to} to pool {pool}."),
     "rollout.proved": ("info", "{to} has booted on a desktop of pool {pool}; the others follow."),
+    "pool.spares_run": ("warning", "Spares of pool {name} wait running, not suspended: {why}"),
     "member.remade": ("info", "Desktop {vm} of pool {pool} is made of {version} now."),
     "pool.well": ("info", "Pool {name} makes and starts desktops again."),
     "member.remove": ("info", "Desktop {vm} of pool {pool} is being removed."),

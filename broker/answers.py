@@ -53,7 +53,8 @@ def starting(tx: Tx, vm: Vm, lease: Lease | None, boot_s: float, now: datetime) 
     if silent:
         sentence = f"Desktop {vm.name} cannot be reached now: its host does not answer. You are connected when it does."
     elif vm.state in ("suspended", "restoring_state"):
-        sentence = f"Desktop {vm.name} is waking up where it was left."
+        where = " where it was left" if lease is None or lease.starts_at is not None else ""
+        sentence = f"Desktop {vm.name} is waking up{where}."
     elif vm.state == "powering_down":
         sentence = f"Desktop {vm.name} is shutting down; connect again when it is off."
     else:

@@ -26,7 +26,7 @@ from broker.models import Ticket
 from broker.rules import SHOWN, Asked, choose
 from pools import booked, facts, leases, members
 from pools.capacity import BOOKED
-from pools.choice import FREE, Candidate, free, own
+from pools.choice import FREE, Candidate, becoming, free, own
 from pools.member_rules import hopeless, surplus
 from pools.models import Lease, Pool, PoolMember
 from pools.rules import HOLDING, WANTING, entitled, entitled_again, not_now, priority_of
@@ -204,9 +204,9 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: in
         touch(tx, "lease", lease.id, user_id=wish.user_id, pool_id=pool.id)
         lease.told_s = facts.wait_s(tx, pool, facts.position(tx, lease), wish.now)
         return _of_lease(tx, pool, lease, until, wish)
-    up = member.state == "spare"
+    up, how = member.state == "spare", becoming(member.state)
     words = facts.words(tx, lease, member.vm_id)
-    sentence = f"Desktop {words['vm']} is {'ready' if up else 'starting'} for you."
+    sentence = f"Desktop {words['vm']} is {how} for you."
     leases.assign(tx, lease, member, wish.now, words)
     decisions.keep(tx, outcome="given" if up else "starting", sentence=sentence, lease=lease, member=member, **kept)
     return _of_lease(tx, pool, lease, until, wish, words)
@@ -248,7 +248,8 @@ def _of_lease(
             members.start(tx, member, wish.now)
         elif vm.state == "unknown" and (swapped := _swap(tx, pool, lease, vm, until, wish)) is not None:
             return swapped
-    return starting(tx, vm, lease, facts.boot_s(tx, pool.id), wish.now)
+    wakes = vm.state in ("suspended", "restoring_state")
+    return starting(tx, vm, lease, (facts.resume_s if wakes else facts.boot_s)(tx, pool.id), wish.now)
 
 
 def _swap(tx: Tx, pool: Pool, lease: Lease, vm: Vm, until: datetime | None, wish: _Wish) -> Answer | None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from backend.db import Tx
 from broker.rules import told
-from pools.choice import Candidate, reason
+from pools.choice import Candidate, becoming, reason
 from pools.models import Decision, Lease, PoolMember
 
 _INSERT = sa.insert(Decision.__table__)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def served(tx: Tx, lease: Lease, member: PoolMember, candidates: Sequence[Candid
         user_id=lease.user_id,
         pool_id=lease.pool_id,
         outcome="given" if taken.state == "spare" else "starting",
-        sentence=f"Your turn: desktop {taken.name} is {'ready' if taken.state == 'spare' else 'starting'} for you.",
+        sentence=f"Your turn: desktop {taken.name} is {becoming(taken.state)} for you.",
         reasons=[(c, reason(c)[0]) for c in candidates],
         now=now,
         lease=lease,

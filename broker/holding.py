@@ -25,6 +25,7 @@ from broker import decisions, tickets
 from broker.desktops import OWN_ACTIONS, paused
 from broker.rules import SHOWN, Asked, choose
 from pools import booked, facts, leases, members
+from pools.choice import becoming
 from pools.decisions import note
 from pools.models import Lease, Pool
 from pools.rules import HOLDING, entitled
@@ -163,8 +164,8 @@ def _swap(tx: Tx, lease: Lease, pool: Pool, vm: Vm, now: datetime) -> Done:
         sentence = f"You keep desktop {vm.name}: {because} now."
         decisions.keep(tx, outcome="refused", sentence=sentence, **known)
         return Done(sentence, refusal=Impossible("no_other_desktop", sentence, pool=pool.name))
-    up, name = member.state == "spare", get(tx, Vm, member.vm_id).name
-    sentence = f"You get desktop {name} in place of {vm.name}{'' if up else '; it is starting'}. Your time goes on."
+    how, name = becoming(member.state), get(tx, Vm, member.vm_id).name
+    sentence = f"You get desktop {name} in place of {vm.name}{'' if how == 'ready' else f'; it is {how}'}. Your time goes on."
     leases.swap(tx, lease, member, now)
     tickets.revoke_for(tx, lease_id=lease.id, why="You asked for another desktop.", now=now)
     decisions.keep(tx, outcome="swapped", sentence=sentence, member=member, **known)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from pools.choice import Candidate, free, own_broken, reason
+from pools.choice import Candidate, becoming, free, own_broken, reason
 
 Outcome = Literal["kept", "given", "starting", "queued", "refused"]
 SHOWN = 100  # candidates a decision tells one by one; of the rest it tells how many for which reason
@@ -78,7 +78,7 @@ def choose(asked: Asked) -> Choice:
         best = order[0]
         if best.state == "spare":
             return Choice("given", f"Desktop {best.name} is ready for you.", order, reasons=reasons)
-        return Choice("starting", f"Desktop {best.name} is starting for you.", order, reasons=reasons)
+        return Choice("starting", f"Desktop {best.name} is {becoming(best.state)} for you.", order, reasons=reasons)
     why = asked.trouble or "No desktop is free at the moment."
     return Choice("queued", f"{why} You are next.", reasons=reasons)
 

@@ -29,8 +29,9 @@ STATE_WORDS = {
     "returning": "The desktop is going back.",
 }
 MEMBER_WORDS = {
+    "saving": "being suspended", "suspended": "suspended",
     "leased": "in use", "broken": "set aside", "creating": "being made", "resetting": "being reset", "removing": "being removed",
-    "ready": "off", "warming": "being started", "spare": "running", "kept": "kept for somebody",
+    "ready": "off", "warming": "being started", "spare": "running",  "kept": "kept for somebody",
 }  # fmt: skip
 TOLD_BY_DECISIONS = frozenset({"lease.asked", "lease.shorten"})  # events that say the same as a decision beside them
 

@@ -10,16 +10,19 @@ import sqlalchemy as sa
 
 from backend.calendars.models import Calendar
 from backend.calendars.rules import Hours
-from backend.db import Tx
+from backend.db import Tx, get
 from backend.hosts.models import Host
+from backend.storage.models import StorageDomain
 from backend.tasks.models import Task
 from backend.vms.commands.power import StartVm
-from backend.vms.models import Vm
+from backend.vms.commands.suspend import SuspendVm
+from backend.vms.models import Template, Vm
 from pools.member_commands import AddMember
 from pools.models import Lease, Pool, SparePlan
 from pools.spares import WEEKS, WINDOW, at_once
 
 _TOOK = sa.func.extract("epoch", Task.ended_at - Task.started_at)
+SAVE_AGAIN = timedelta(minutes=5)  # a pool whose spare could not be suspended keeps them running for so long
 _KNOWN = 200  # the latest so many tell how long one takes in quiet times
 
 
@@ -56,6 +59,19 @@ def makes(tx: Tx, pool: Pool, now: datetime) -> int:
     """How many desktops of the pool may be under construction at once on its storage domain."""
     same = sa.select(Pool.id).where(Pool.domain_id == pool.domain_id)
     return _at_once(tx, 1, sa.and_(Task.command == AddMember.name, Task.object_id.in_(same)), now)
+
+
+def no_room_to_save(tx: Tx, pool: Pool) -> str:
+    """Why spares of the pool cannot be suspended, when there is no room for a desktop's memory beside its disk; else empty."""
+    domain = get(tx, StorageDomain, pool.domain_id)
+    room = domain.free_mib > get(tx, Template, pool.template_id).memory_mib
+    return "" if room else f"Storage domain {domain.name} has no room for the memory of a desktop."
+
+
+def save_refused(tx: Tx, pool: Pool, now: datetime) -> bool:
+    """Whether a spare of the pool could not be suspended just now."""
+    of = sa.and_(Task.command == SuspendVm.name, Task.object_id.in_(sa.select(Vm.id).where(Vm.pool_id == pool.id)))
+    return bool(tx.scalar(sa.select(sa.exists().where(of, Task.state == "failed", Task.ended_at > now - SAVE_AGAIN))))
 
 
 def _at_once(tx: Tx, places: int, of: Any, now: datetime) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-FREE = ("spare", "warming", "ready")  # members that may be given out, best first
+FREE = ("spare", "suspended", "warming", "ready")  # members that may be given out, best first
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Candidate:
     owner: str = ""
 
 
+_COMING = {"creating": "being made", "resetting": "being reset", "saving": "a spare that is being suspended"}
+
+
 def reason(c: Candidate, trouble: str = "", user_id: UUID | None = None) -> tuple[str, bool]:
     """Why this member may or may not be given to this person, in words. `trouble` says why nothing can be started now."""
     if c.belongs_to is not None and c.belongs_to != user_id:
@@ -40,6 +43,12 @@ def reason(c: Candidate, trouble: str = "", user_id: UUID | None = None) -> tupl
             return f"spare, but its VM is {c.vm_state.replace('_', ' ')}", False
         case "warming":
             return "being started as a spare", True
+        case "suspended" if c.vm_state != "suspended":
+            return f"a suspended spare, but its VM is {c.vm_state.replace('_', ' ')}", False
+        case "suspended" if trouble:
+            return f"a suspended spare, but cannot be woken now: {trouble}", False
+        case "suspended":
+            return "spare, free and suspended", True
         case "ready" if c.vm_state != "down":
             return f"free, but its VM is {c.vm_state.replace('_', ' ')}", False
         case "ready" if trouble:
@@ -51,7 +60,12 @@ def reason(c: Candidate, trouble: str = "", user_id: UUID | None = None) -> tupl
         case "broken":
             return f"set aside: {c.why or 'it broke'}", False
         case _:
-            return {"creating": "being made", "resetting": "being reset"}.get(c.state, f"being {c.state}"), False
+            return _COMING.get(c.state, f"being {c.state}"), False
+
+
+def becoming(state: str) -> str:
+    """What a desktop is doing for who is given it in this state: it is ready, waking up or starting for them."""
+    return {"spare": "ready", "suspended": "waking up"}.get(state, "starting")
 
 
 def free(candidates: Sequence[Candidate], trouble: str = "", user_id: UUID | None = None) -> list[Candidate]:

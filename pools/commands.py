@@ -33,6 +33,7 @@ class CreatePool(Plain):
     domain_id: UUID | None = None  # none: where the template's disk lies
     description: str = ""
     spares: int = 0
+    spare_kind: str = "running"  # running: up; suspended: booted once, saved, and woken for its holder
     lease_s: int = 3600
     extend_s: int = 1800
     extensions: int = 2
@@ -146,6 +147,7 @@ class EditPool(OnPool):
     description: str | None = None
     size: int | None = None
     spares: int | None = None
+    spare_kind: str | None = None
     lease_s: int | None = None  # 0: until returned
     extend_s: int | None = None
     extensions: int | None = None

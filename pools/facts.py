@@ -26,6 +26,7 @@ from pools.policy import Policy
 from pools.rules import HOLDING, entitled
 
 BOOT_S = 45.0  # what a start is thought to take in a pool that has not started anything yet
+RESUME_S = 10.0  # … and a resume
 
 
 def policy_of(pool: Pool) -> Policy:
@@ -147,16 +148,25 @@ def position(tx: Tx, lease: Lease) -> int:
 
 def boot_s(tx: Tx, pool_id: UUID) -> float:
     """Seconds from asking a desktop of this pool to start until its guest has booted: the mean of the latest ones."""
+    return _took_s(tx, pool_id, "vm.start") or BOOT_S
+
+
+def resume_s(tx: Tx, pool_id: UUID) -> float:
+    """Seconds from asking a suspended desktop of this pool to go on until it does: the mean of the latest ones."""
+    return _took_s(tx, pool_id, "vm.resume") or RESUME_S
+
+
+def _took_s(tx: Tx, pool_id: UUID, command: str) -> float | None:
     took = (
         sa.select(sa.func.extract("epoch", Task.ended_at - Task.created_at).label("s"))
         .join(Vm, sa.and_(Task.object_kind == "vm", Task.object_id == Vm.id))
-        .where(Vm.pool_id == pool_id, Task.command == "vm.start", Task.state == "succeeded")
+        .where(Vm.pool_id == pool_id, Task.command == command, Task.state == "succeeded")
         .order_by(Task.id.desc())
         .limit(20)
         .subquery()
     )
     mean = tx.scalar(sa.select(sa.func.avg(took.c.s)))
-    return float(mean) if mean is not None else BOOT_S
+    return float(mean) if mean is not None else None
 
 
 def wait_s(tx: Tx, pool: Pool, place: int, now: datetime) -> int | None:
@@ -172,7 +182,7 @@ def wait_s(tx: Tx, pool: Pool, place: int, now: datetime) -> int | None:
     )
     turns = [Turn(*row) for row in rows]
     to_make = pool.size - len(turns)
-    return estimate_s(place, turns, policy_of(pool), to_make, boot_s(tx, pool.id), now)
+    return estimate_s(place, turns, policy_of(pool), to_make, boot_s(tx, pool.id), resume_s(tx, pool.id), now)
 
 
 def entitlements(tx: Tx, now: datetime) -> Mapping[UUID, tuple[bool, datetime | None]]:

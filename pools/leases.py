@@ -74,13 +74,13 @@ def take_member(
 
 
 def assign(tx: Tx, lease: Lease, member: PoolMember, now: datetime, words: dict[str, Any]) -> None:
-    """The member is this person's; one that is down is started. `words` are those of `facts.words`."""
-    was_down = member.state == "ready"
+    """The member is this person's; one that is down is started, a suspended one woken. `words` are those of `facts.words`."""
+    was_off = member.state in ("ready", "suspended")
     if get(tx, Pool, lease.pool_id).type == "dedicated":
         members.belong(tx, member, lease.user_id, now)
-    move(tx, member, "lease")
+    move(tx, member, "lease", why="")
     move(tx, lease, "assign", vm_id=member.vm_id, period=Range(now, None), why="", words=words)
-    if was_down:
+    if was_off:
         members.start(tx, member, now)
 
 

@@ -149,8 +149,10 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
         case "later":
             assert member is not None
             leases.postpone(tx, lease, why)
-            move(tx, member, "unstarted", task_id=None)
+            move(tx, member, "unwoken" if vm is not None and vm.state == "suspended" else "unstarted", task_id=None)
             members.pause(tx, pool, why, now)
+        case "spoiled":  # the spare is made as new by the other loop; the person is next
+            leases.requeue(tx, lease, why, now, counts=False)
         case "broke" | "silent":
             if step == "silent":
                 why = "Its host does not answer."

@@ -57,10 +57,21 @@ MEMBER = StateTable(
         ("warming", "broke"): "broken",
         ("warming", "fell"): "ready",
         ("spare", "lease"): "leased",
+        ("warming", "slept"): "suspended",  # it was to be woken, and cannot be just now
+        ("spare", "save"): "saving",
+        ("spare", "saved"): "suspended",  # somebody suspended it past the pool
+        ("saving", "saved"): "suspended",
+        ("saving", "unsaved"): "spare",
+        ("saving", "fell"): "resetting",
+        ("suspended", "lease"): "leased",
+        ("suspended", "warm"): "warming",
+        ("suspended", "fell"): "resetting",  # what was saved is thrown away
+        ("suspended", "remove"): "removing",
         ("spare", "fell"): "resetting",  # its VM died or was switched off: start again from a fresh overlay
         ("leased", "reset"): "resetting",
         ("leased", "broke"): "broken",
         ("leased", "unstarted"): "ready",  # it never ran under the lease: there is nothing to throw away
+        ("leased", "unwoken"): "suspended",  # the same of one that was to be woken for it
         ("resetting", "was_reset"): "ready",
         ("resetting", "broke"): "broken",
         ("broken", "repair"): "resetting",

@@ -141,16 +141,16 @@ class ResetMember(_OnMember):
     verb = "Reset"
 
     def check(self, tx: Tx) -> None:
-        require(tx, self._member(tx), ("ready", "spare", "leased", "resetting"), "reset")
+        require(tx, self._member(tx), ("ready", "spare", "saving", "suspended", "leased", "resetting"), "reset")
 
     def shutdown(self, tx: Tx, job: Job) -> Call | None:
         """Take the member out of use, and let its guest end in order."""
         member, vm = get(tx, PoolMember, self.member_id, lock=True), self._vm(tx)
         self.check(tx)
-        begin = {"leased": "reset", "spare": "fell", "broken": "repair", "ready": "reset"}.get(member.state)
-        if begin is not None:
+        begin = {"leased": "reset", "ready": "reset", "broken": "repair", "spare": "fell", "saving": "fell", "suspended": "fell"}
+        if (event := begin.get(member.state)) is not None:
             pool = get(tx, Pool, member.pool_id)
-            move(tx, member, begin, words={"vm": vm.name, "pool": pool.name}, task_id=job.task_id, why="")
+            move(tx, member, event, words={"vm": vm.name, "pool": pool.name}, task_id=job.task_id, why="")
         return self._shutdown(tx).shutdown(tx, job) if vm.state == "up" else None
 
     def shutdown_done(self, tx: Tx, job: Job, result: Any) -> None:
@@ -227,7 +227,7 @@ class RemoveMember(_OnMember):
 
     def check(self, tx: Tx) -> None:
         member = self._member(tx)
-        require(tx, member, ("ready", "broken", "removing"), "removed")
+        require(tx, member, ("ready", "suspended", "broken", "removing"), "removed")
         if (owner := _owner(tx, member)) and get(tx, Pool, member.pool_id).state != "removing":
             raise Impossible("assigned", f"Desktop {self._vm(tx).name} belongs to {facts.person(tx, owner)}; take it from them "
                              "first.")
@@ -299,7 +299,7 @@ class UnassignMember(ResetMember):
 
     def check(self, tx: Tx) -> None:
         member = self._member(tx)
-        require(tx, member, ("ready", "spare", "resetting", "broken"), "taken away")
+        require(tx, member, ("ready", "spare", "suspended", "resetting", "broken"), "taken away")
         if _owner(tx, member) is None and not member.fresh_wanted:
             raise Impossible("not_assigned", f"Desktop {self._vm(tx).name} belongs to nobody.")
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pools.choice import FREE
-from pools.rules import NOT_ITS_FAULT
+from pools.rules import NOT_ITS_FAULT, SPOILED
 from pools.spares import FIRST
 
-STATES = (*FREE, "kept", "creating", "leased", "resetting", "broken")  # what counts towards a pool's size
+SAVES = 4  # spares of a pool that are suspended at once
+STATES = (*FREE, "saving", "kept", "creating", "leased", "resetting", "broken")  # what counts towards a pool's size
 
 
 def member_name(pool: str, number: int) -> str:
@@ -23,32 +24,41 @@ def member_name(pool: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a pool's members need now: how many to make, start, switch off and remove."""
+    """What a pool's members need now: how many to make, start, switch off and remove; of the spares, how many to suspend and
+    to wake."""
 
     create: int = 0
     warm: int = 0
     cool: int = 0
     remove: int = 0
+    save: int = 0
+    wake: int = 0
 
 
 def wanted(
-    counts: Mapping[str, int], queued: int, size: int, spares: int, *, slack: int = 0, makes: int = FIRST, starts: int = FIRST
+    counts: Mapping[str, int], queued: int, size: int, spares: int, *, running: int | None = None, slack: int = 0,
+    makes: int = FIRST, starts: int = FIRST, saves: int = SAVES,
 ) -> Wanted:
     """Members on demand up to `size`, `spares` of them started and waiting; surplus goes, but never a leased one. Surplus
-    spares within the `slack` stay. No more than `makes` are made at once, and `starts` more started now."""
+    spares within the `slack` stay. So many of the spares are to be `running` (None: all), the others suspended. No more than
+    `makes` are made at once, `saves` suspended, and `starts` more started or woken now."""
     n = {state: counts.get(state, 0) for state in STATES}
     total = sum(n.values())
     if total > size:
         over = total - size
-        idle = n["ready"] + n["broken"] + (n["kept"] if not size else 0)  # a size of none: the pool is being removed
+        idle = n["ready"] + n["suspended"] + n["broken"]
+        idle += n["kept"] if not size else 0  # a size of none: the pool is being removed
         return Wanted(remove=min(over, idle), cool=min(max(over - idle, 0), n["spare"]))
-    coming = n["ready"] + n["warming"] + n["spare"] + n["creating"] + n["resetting"]
+    standing = n["spare"] + n["warming"] + n["saving"] + n["suspended"]
+    coming = n["ready"] + standing + n["creating"] + n["resetting"]
     create = max(0, min(queued + spares - coming, size - total, makes - n["creating"]))
-    started = n["spare"] + n["warming"]
-    warm = max(0, min(n["ready"], spares - started, starts))
-    surplus = started - spares
-    cool = 0 if queued or surplus <= slack else max(0, min(n["spare"], surplus))
-    return Wanted(create=create, warm=warm, cool=cool)
+    warm = max(0, min(n["ready"], spares - standing, starts))
+    surplus = standing - spares
+    cool = 0 if queued or surplus <= slack else max(0, min(n["spare"] + n["suspended"], surplus))
+    up = spares if running is None else min(running, spares)
+    wake = max(0, min(n["suspended"], up - n["spare"] - n["warming"] - warm, starts - warm))
+    save = 0 if queued or running is None else max(0, min(n["spare"] - cool - up, saves - n["saving"]))
+    return Wanted(create=create, warm=warm, cool=cool, save=save, wake=wake)
 
 
 def hopeless(counts: Mapping[str, int], size: int) -> bool:
@@ -62,21 +72,29 @@ def surplus(counts: Mapping[str, int], size: int) -> int:
     return max(0, sum(counts.get(state, 0) for state in STATES if state != "broken") - size)
 
 
-MemberStep = Literal["created", "warmed", "fell", "broke", "adopt", "reset", "remove"]
+MemberStep = Literal[
+    "created", "warmed", "fell", "broke", "adopt", "reset", "remove", "saved", "unsaved", "slept", "spoiled"
+]  # fmt: skip
 
 
 def member_step(state: str, vm_state: str, task: str, code: str, held: bool) -> MemberStep | None:
     """The one thing to do next for this member; `task` is none, live, done or failed, `held` whether a live lease is on it."""
-    if state == "spare" and vm_state == "down" or state == "leased" and not held:
+    if state in ("spare", "saving", "suspended") and vm_state == "down" or state == "leased" and not held:
         return "reset"
-    if state == "ready" and vm_state == "up":
+    if state in ("ready", "suspended") and vm_state == "up":
         return "adopt"
+    if state in ("spare", "saving") and vm_state == "suspended":
+        return "saved"
     if state == "warming" and vm_state == "up":
         return "warmed"
-    if task == "live" or state in ("ready", "spare", "leased", "broken"):
+    if task == "live" or state in ("ready", "spare", "suspended", "leased", "broken"):
         return None
+    if state == "saving":
+        return "unsaved" if vm_state == "up" else None
     if state == "creating":
         return "created" if vm_state == "down" else "broke"
+    if state == "warming" and (vm_state == "suspended" or code == SPOILED):
+        return "spoiled" if task == "failed" and code not in NOT_ITS_FAULT else "slept"
     if task == "failed" and code not in NOT_ITS_FAULT:
         return "broke"
     match state, vm_state:

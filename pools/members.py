@@ -18,7 +18,7 @@ from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import submit
 from backend.vms.commands.guest import MessageVm
 from backend.vms.commands.power import StartVm
-from backend.vms.commands.suspend import ResumeVm
+from backend.vms.commands.suspend import ResumeVm, SuspendVm
 from backend.vms.models import Vm
 from pools import versions
 from pools.models import Assignment, Pool, PoolMember
@@ -33,6 +33,14 @@ def start(tx: Tx, member: PoolMember, now: datetime) -> bool:
         return False
     command = ResumeVm(vm.id) if vm.state == "suspended" else StartVm(vm.id)
     member.task_id = submit(tx, command, SYSTEM, now).id
+    return True
+
+
+def save(tx: Tx, member: PoolMember, now: datetime) -> bool:
+    """Have a spare suspended; False when something else is at it just now."""
+    if get(tx, Vm, member.vm_id).state != "up" or locked(tx, member):
+        return False
+    member.task_id = submit(tx, SuspendVm(member.vm_id), SYSTEM, now).id
     return True
 
 

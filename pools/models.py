@@ -34,6 +34,7 @@ class Pool(HasId, Base):
     stateless: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
     size: Mapped[int]
     spares: Mapped[int] = mapped_column(default=0, server_default="0")
+    spare_kind: Mapped[str] = mapped_column(default="running", server_default="running")  # pools.policy.SPARE_KINDS
     lease_s: Mapped[int | None]  # none: until returned
     extend_s: Mapped[int] = mapped_column(default=0, server_default="0")
     extensions: Mapped[int] = mapped_column(default=0, server_default="0")  # how many times a holder may extend

@@ -11,6 +11,7 @@ from pools.quiet import Quietness, require_quietness
 RIGHTS = ("start", "shutdown", "reboot", "reset", "swap", "snapshot")
 USUAL_RIGHTS = ("start", "shutdown", "reset")  # of a pool whose administrator said nothing
 PROTOCOLS = ("vnc", "spice")
+SPARE_KINDS = ("running", "suspended")  # how spares wait
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Policy:
 
     size: int
     spares: int = 0
+    spare_kind: str = "running"
     lease_s: int | None = 3600
     extend_s: int = 1800
     extensions: int = 0
@@ -100,6 +102,7 @@ def require_policy(policy: Policy) -> None:
     )  # fmt: skip
     refuse_if(not 1 <= p.per_user <= 100, "A person may hold between 1 and 100 desktops of a pool.", "per_user")
     require_quietness(Quietness(p.idle_s, p.idle_action, p.disconnect_s, p.disconnect_action))
+    _known((p.spare_kind,), SPARE_KINDS, "spare_kind", "way for spares to wait")
     _known(p.rights, RIGHTS, "rights", "right")
     _known(p.protocols, PROTOCOLS, "protocols", "protocol")
     refuse_if(not p.protocols, "Offer at least one protocol: vnc or spice.", "protocols")

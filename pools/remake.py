@@ -36,7 +36,7 @@ class RemakeMember(ResetMember):
     verb = "Make anew"
 
     def check(self, tx: Tx) -> None:
-        require(tx, self._member(tx), ("ready", "spare", "leased", "resetting", "broken"), "made anew")
+        require(tx, self._member(tx), ("ready", "spare", "saving", "suspended", "leased", "resetting", "broken"), "made anew")
         template = get(tx, Template, self.template_id)
         if template.state != "ok":
             raise Impossible("template_not_ok", f"Template {template.name} is {template.state}; it can be used when it is ok.")

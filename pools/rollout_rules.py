@@ -10,7 +10,7 @@ from backend.errors import Invalid
 
 MODES = ("at_once", "on_return", "batches")
 AT_RETURN = 4  # free desktops that are out of service at once when it goes on return
-IDLE = ("ready", "spare", "broken")  # members that may be made anew, in this order
+IDLE = ("ready", "suspended", "spare", "broken")  # members that may be made anew, in this order
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def next_round(rolling: Rolling, desktops: Sequence[Desktop]) -> Round:
     """What the rollout does now."""
     if rolling.failures >= rolling.halt_at and not rolling.backwards:
         return Round(halt=True)
-    if not rolling.proved and any(d.wanted and d.up and d.state in ("spare", "leased") for d in desktops):
-        return Round(proved=True)  # somebody's desktop of that version runs already
+    if not rolling.proved and any(d.wanted and (d.state == "suspended" or _runs(d)) for d in desktops):
+        return Round(proved=True)  # somebody's desktop of that version runs already, or did
     if not rolling.proved:
         return _prove(rolling, desktops)
     left = [d for d in desktops if not d.wanted and not d.tried and d.state != "removing"]
@@ -98,11 +98,15 @@ def _prove(rolling: Rolling, desktops: Sequence[Desktop]) -> Round:
         return Round(move=(idle[0].member_id,), prove=True)
     if sum(d.state != "removing" for d in desktops) < rolling.size:
         return Round(make=True)
-    coming = any(d.lease in ("grace", "returning") or d.state in ("resetting", "warming") for d in desktops)
+    coming = any(d.lease in ("grace", "returning") or d.state in ("resetting", "warming", "saving") for d in desktops)
     held = [d.lease_id for d in desktops if d.lease in ("active", "expiring") and d.lease_id is not None]
     if rolling.mode == "at_once" and held and not coming:
         return Round(recall=(held[0],))
     return Round()
+
+
+def _runs(d: Desktop) -> bool:
+    return d.up and d.state in ("spare", "leased")
 
 
 def _idle(d: Desktop) -> bool:

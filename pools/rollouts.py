@@ -103,7 +103,7 @@ def _remake(tx: Tx, member_id: UUID, command: RemakeMember, now: datetime) -> No
     if member is None:
         return
     task = submit(tx, command, SYSTEM, now)
-    event = {"ready": "reset", "spare": "fell", "broken": "repair"}[member.state]
+    event = {"ready": "reset", "spare": "fell", "suspended": "fell", "broken": "repair"}[member.state]
     names = {"vm": get(tx, Vm, member.vm_id).name, "pool": get(tx, Pool, member.pool_id).name}
     move(tx, member, event, words=names, task_id=task.id, why="")
 

@@ -16,6 +16,8 @@ ATTEMPTS = 3  # desktops that may break under one request before it is told no
 HOLDING = ("starting", "active", "expiring", "grace")  # states in which the desktop is the person's
 WANTING = ("queued", *HOLDING)  # … and those that count against a person's number of desktops
 
+SPOILED = "saved_state_missing"  # why a VM is down that was to be woken: nothing is there any more of what was saved
+
 # why a start may come to nothing though the desktop itself is in order: it is tried again, not set aside
 NOT_ITS_FAULT = frozenset(
     {"no_host", "domain_not_active", "cancelled", "busy", "changed_meanwhile", "wrong_state", "host_lost", "vm_unknown", "lost"}
@@ -63,7 +65,7 @@ class LeaseFacts:
 
 Step = Literal[
     "warn", "expire", "take", "disentitle", "shorten", "too_late", "call", "no_answer", "ready",
-    "start", "later", "broke", "silent", "died", "send_back", "over"
+    "start", "later", "broke", "spoiled", "silent", "died", "send_back", "over"
 ]  # fmt: skip
 
 
@@ -99,7 +101,9 @@ def _starting(lease: LeaseFacts, now: datetime) -> Step | None:
     if lease.task == "live":
         return None
     if lease.task == "failed":
-        return "later" if lease.code in NOT_ITS_FAULT and lease.vm_state == "down" else "broke"
+        if lease.code in NOT_ITS_FAULT:
+            return "later" if lease.vm_state in ("down", "suspended") else "broke"
+        return "spoiled" if lease.vm_state == "suspended" or lease.code == SPOILED else "broke"
     return "start" if lease.vm_state in ("down", "suspended") else None
 
 

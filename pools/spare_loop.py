@@ -76,6 +76,16 @@ class SpareLoop(FromRows):
             case "fell":
                 move(tx, member, "fell", task_id=None)
                 members.pause(tx, pool, why, now)
+            case "saved":
+                move(tx, member, "saved", task_id=None, why="")
+            case "unsaved":
+                move(tx, member, "unsaved", task_id=None, why=f"It waits running: {why}")
+            case "slept":
+                move(tx, member, "slept", task_id=None)
+                members.pause(tx, pool, why, now)
+            case "spoiled":  # it sleeps for ever, so it is made as new
+                move(tx, member, "slept", task_id=None)
+                reset(tx, member, now)
             case "broke":
                 members.set_aside(tx, member, why)
             case "reset":
@@ -95,31 +105,49 @@ class SpareLoop(FromRows):
             return
         counts["creating"] = max(counts.get("creating", 0), making)
         queued = facts.queued(tx, pool.id) if pool.state == "up" else 0
-        spares, slack = self._spares(tx, pool, now) if pool.state == "up" else (0, 0)
-        need = partial(wanted, counts, queued, pool.size if staying else 0, spares, slack=slack)
+        spares, running, slack = self._spares(tx, pool, now) if staying else (0, None, 0)
+        need = partial(wanted, counts, queued, pool.size if staying else 0, spares, running=running, slack=slack)
         plan = need(makes=MOST, starts=MOST)
-        if plan.create or plan.warm:
+        if plan.create or plan.warm or plan.wake:
             plan = need(makes=burden.makes(tx, pool, now), starts=burden.starts(tx, pool, now))
         if pool.trouble:  # one is enough to find out whether it is over
-            plan = replace(plan, create=min(plan.create, 1), warm=min(plan.warm, 1))
+            plan = replace(plan, create=min(plan.create, 1), warm=min(plan.warm, 1), wake=min(plan.wake, 1))
+        if pool.state == "paused":  # the spares that there are wait on; no others are made
+            plan = replace(plan, create=0, warm=0, wake=0, save=0)
         for _ in range(plan.create):
             number, pool.next_member = pool.next_member, pool.next_member + 1
             with alone(tx, pool=pool.name):
                 submit(tx, AddMember(pool.id, member_name(pool.name, number)), SYSTEM, now)
-        for member in self._some(tx, pool.id, ("ready",), plan.warm):
+        for member in [*self._some(tx, pool.id, ("ready",), plan.warm), *self._some(tx, pool.id, ("suspended",), plan.wake)]:
             with alone(tx, member=str(member.id)):
                 if members.start(tx, member, now):
                     move(tx, member, "warm")
-        for member in self._some(tx, pool.id, ("spare",), plan.cool):
+        self._save(tx, pool, self._some(tx, pool.id, ("spare",), plan.save), now)
+        waiting = ("spare", "suspended") if counts.get("spare", 0) > (running or 0) else ("suspended", "spare")
+        for member in self._some(tx, pool.id, waiting, plan.cool):
             with alone(tx, member=str(member.id)):
                 reset(tx, member, now)
-        for member in self._some(tx, pool.id, ("broken", "ready"), plan.remove, also_kept=not staying):
+        for member in self._some(tx, pool.id, ("broken", "ready", "suspended"), plan.remove, also_kept=not staying):
             with alone(tx, member=str(member.id)):
                 if not members.locked(tx, member):
                     member.task_id = submit(tx, RemoveMember(member.id), SYSTEM, now).id
 
-    def _spares(self, tx: Tx, pool: Pool, now: datetime) -> tuple[int, int]:
-        """How many spares are wanted now, and how much surplus is left alone because past weeks are no exact science."""
+    def _save(self, tx: Tx, pool: Pool, spares: list[PoolMember], now: datetime) -> None:
+        """Suspend these spares; while there is no room for that they wait running, which is told once."""
+        if spares and (why := burden.no_room_to_save(tx, pool)):
+            if any(member.why != why for member in spares):
+                record(tx, "pool.spares_run", pool, why=why)
+            for member in spares:
+                member.why = why
+        elif spares and not burden.save_refused(tx, pool, now):
+            for member in spares:
+                with alone(tx, member=str(member.id)):
+                    if members.save(tx, member, now):
+                        move(tx, member, "save", why="")
+
+    def _spares(self, tx: Tx, pool: Pool, now: datetime) -> tuple[int, int | None, int]:
+        """How many spares are wanted now, how many of them running (None: all), and how much surplus is left alone because
+        past weeks are no exact science."""
         lead = max(LEAST_LEAD, timedelta(seconds=2 * facts.boot_s(tx, pool.id)))
         policy = planned(pool.spares, burden.plans(tx, pool.id), lead, now)
         past = 0
@@ -128,7 +156,9 @@ class SpareLoop(FromRows):
             if known is None or not known[0] <= now < known[0] + PAST_FOR:
                 known = self._past[pool.id] = (now, learned(burden.asked_before(tx, pool.id, now, max(lead, AHEAD))))
             past = known[1]
-        return wanted_spares(policy, past, booked.reserved(tx, pool, now), pool.size), past // 4
+        booked_now = booked.reserved(tx, pool, now)
+        running = booked_now if pool.spare_kind == "suspended" else None
+        return wanted_spares(policy, past, booked_now, pool.size), running, past // 4
 
     def _some(
         self, tx: Tx, pool_id: UUID, states: tuple[str, ...], count: int, *, also_kept: bool = False

@@ -23,6 +23,7 @@ from broker.models import AccessRule, ConsoleSession
 from pools.booking_rules import OPEN
 from pools.machine import BOOKING, LEASE, MEMBER, POOL, ROLLOUT
 from pools.models import LIVE, Assignment, Booking, Decision, Lease, Pool, PoolMember, Rollout, SparePlan
+from pools.policy import SPARE_KINDS
 from pools.quiet import ACTIONS
 from pools.rollout_rules import MODES
 from portal.auth import person
@@ -69,6 +70,7 @@ POOLS = Kind("pools", "pool", Pool.id, {
     "version": Field(_version(Pool.template_id), "number", about="of its template"),
     "domain": Field(name_of(StorageDomain, Pool.domain_id)), "domain_id": Field(Pool.domain_id, ID),
     "size": Field(Pool.size, "number"), "spares": Field(Pool.spares, "number"),
+    "spare_kind": Field(Pool.spare_kind, "choice", SPARE_KINDS),
     "members": Field(_count(PoolMember, PoolMember.pool_id == Pool.id), "number"),
     "leased": Field(_count(Lease, sa.and_(Lease.pool_id == Pool.id, Lease.state.not_in(("queued", "ended")))), "number"),
     "waiting": Field(_count(Lease, sa.and_(Lease.pool_id == Pool.id, Lease.state == "queued")), "number"),

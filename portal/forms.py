@@ -47,6 +47,7 @@ SELECTS = {
         ("batches", "In batches, as they come free"),
         ("at_once", "At once: people are warned, then their desktops are taken"),
     ),
+    "spare_kind": (("running", "Running: the console opens at once"), ("suspended", "Suspended: woken when somebody comes")),
     "idle_action": _QUIET,
     "disconnect_action": _QUIET,
     "type": (("floating", "Floating: it goes back when the lease ends"), ("dedicated", "Dedicated: it stays its first holder's")),
@@ -68,7 +69,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "template_id": ("Template", "What the desktops are made from."),
     "domain_id": ("Storage domain", "Where the disks are made. Left open: where the template's disk lies."),
     "size": ("Most desktops", "No more than so many desktops are ever made."),
-    "spares": ("Spares", "So many desktops are kept started and waiting, so that people get one at once. They use memory."),
+    "spares": ("Spares", "So many desktops are kept waiting, so that people get one at once. Running ones use memory."),
     "lease_s": ("A lease lasts", "After that the desktop goes back to the pool. 0: until its holder gives it back."),
     "extensions": ("Extensions", "How many times its holder may extend a lease."),
     "extend_s": ("An extension adds", ""),
@@ -78,6 +79,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "per_user": ("Desktops a person", "How many desktops of this pool one person may hold."),
     "call_s": ("Time to answer", "Who waited is called and has so long to open the desktop; then the next gets it. 0: no limit."),
     "extend_while_waiting": ("Extend while others wait", "Off: a lease cannot be extended while somebody waits for a desktop."),
+    "spare_kind": ("Spares wait", "Suspended ones use no memory, but room beside their disks; they are woken for their holder in "
+                   "seconds. Their guests need the guest agent, which sets their clocks."),
     "spares_learn": ("Learn from past weeks", "More spares at times at which more people came in the last four weeks."),
     "idle_s": ("Idle after", "So long without a key or the pointer. 0: never."),
     "idle_action": ("When idle", "Who is still there is warned a minute before."),
@@ -184,6 +187,7 @@ NUMBER_UNITS = {"memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_p
 SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     name: (
         ("Desktops", ("pool_name", "description", "template_id", "domain_id", "type", "stateless", "size", "spares",
+                      "spare_kind",
                       "spares_learn")),
         ("Leases", ("lease_s", "per_user", "extensions", "extend_s", "extend_while_waiting", "warn_s", "grace_s", "shutdown_s",
                     "call_s")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pools.choice import FREE
 from portal.thing import CLUSTER, NAME, STATE, WHY, Button, Column, Part, Thing, within
 
 POOLS = Thing(
@@ -30,7 +31,8 @@ POOLS = Thing(
         Column("type", "Kind"),
         Column("stateless", "Changes are thrown away", "yesno"),
         Column("size", "Most desktops", "number"),
-        Column("spares", "Spares kept running", "number"),
+        Column("spares", "Spares", "number"),
+        Column("spare_kind", "Spares wait", when="spares"),
         Column("spares_learn", "Learns from past weeks", "yesno", when="spares_learn"),
         Column("lease_s", "A lease lasts", "length"),
         Column("extend_s", "An extension adds", "length"),
@@ -112,21 +114,21 @@ MEMBERS = Thing(
             "member.reset",
             "Reset",
             "icon:refresh-cw",
-            within("ready", "spare"),
+            within("ready", "spare", "suspended"),
             ask="Everything on it is thrown away, and it is made anew from the template.",
         ),
         Button(
             "member.assign",
             "Assign",
             "icon:user-round-plus",
-            lambda row: row["pool_type"] == "dedicated" and not row["owner"] and row["state"] in ("ready", "warming", "spare"),
+            lambda row: row["pool_type"] == "dedicated" and not row["owner"] and row["state"] in FREE,
             form=True,
         ),
         Button(
             "member.unassign",
             "Take away",
             "icon:user-round-x",
-            lambda row: bool(row["owner"]) and row["state"] in ("ready", "spare", "broken"),
+            lambda row: bool(row["owner"]) and row["state"] in ("ready", "spare", "suspended", "broken"),
             danger=True,
             ask="It belongs to nobody any more, and what was kept on it is thrown away.",
         ),
@@ -134,7 +136,7 @@ MEMBERS = Thing(
             "member.remove",
             "Remove",
             "icon:trash-2",
-            within("ready", "spare", "broken"),
+            within("ready", "suspended", "broken"),
             danger=True,
             ask="The desktop and its disk are removed; the pool makes another one when it needs it.",
         ),

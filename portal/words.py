@@ -114,6 +114,8 @@ _LOOKS: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
         "ready": ("Off, free", ("grey", "icon:circle-dashed")),
         "warming": ("Warming up", _WORK),
         "spare": ("Spare", ("teal", "icon:circle-check")),
+        "saving": ("Being suspended", _WORK),
+        "suspended": ("Suspended spare", ("teal", "icon:moon")),
         "leased": ("Leased", _GOOD),
         "resetting": ("Being reset", _WORK),
     },

@@ -276,6 +276,7 @@ _VM_OF = {
     "creating": "image_locked",
     "warming": "powering_up",
     "spare": "up",
+    "suspended": "suspended",
     "leased": "up",
     "resetting": "down",
 }

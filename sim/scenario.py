@@ -25,7 +25,7 @@ from sim.clock import ToldClock
 from sim.story import Story, Wrong
 
 NOT_POLICY = ("on", "boot_timeout_s", "memory_mib")  # of a pool's table in world.toml: its template's, and its host
-KEYS = ("clock", "zone", "boot_s", "shutdown_s", "hosts", "domains", "pools", "people", "groups", "calendars",
+KEYS = ("clock", "zone", "boot_s", "shutdown_s", "save_s", "hosts", "domains", "pools", "people", "groups", "calendars",
         "entitlements")
 
 
@@ -79,6 +79,7 @@ def read_world(file: Path, sessions: Sessions) -> Story:
     start = world.get("clock", datetime(2026, 3, 2, 8, 0))
     start = start if start.tzinfo else start.replace(tzinfo=zone)
     story = Story(sessions, ToldClock(start), zone, boot_s=world.get("boot_s", 3.0), shutdown_s=world.get("shutdown_s", 1.0))
+    story.place.sim.save_s = world.get("save_s", 0.0)
     for name, fields in world.get("hosts", {"alpha": {}}).items():
         _known(file, f"host {name}", fields, ("memory_mib", "cpus"))
         story.place.add_host(name, **fields)

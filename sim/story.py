@@ -35,7 +35,7 @@ LONGEST = timedelta(hours=12)  # that `until` waits
 REST_TICKS = 3  # that nothing is new in the end: a host is asked every two seconds
 SETTLE_S = 300  # that everything has at the end to come to rest
 TAKEN = ("leased", "broken", "kept")
-PASSING = ("creating", "warming", "resetting", "removing")
+PASSING = ("creating", "warming", "saving", "resetting", "removing")
 
 
 class Wrong(Exception):

@@ -191,6 +191,7 @@ class World:
         `vm w7 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys`, `vm w7 users alice bob`,
         `vm w7 panics|reboots|io_error|no_space`: its guest crashes or reboots by itself, or its storage fails it,
         `vm w7 save_fails|saves|restore_fails|restores|agent_silent|agent_answers|migrate_fails|migrates|busy|idle`,
+        `vm w7 memory_lost`: what was saved of it is gone,
         `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`,
         `storage /srv/a cut|joined host1`,
         `memory host1 1024`,
@@ -237,6 +238,10 @@ class World:
                 hosts = [machine.host for machine in self.machines.values()]
             for host in hosts:
                 host.disturb(name, what)
+        elif what == "memory_lost":
+            with self.lock:
+                for folder in self.storage.values():
+                    folder.saved = {path: spec for path, spec in folder.saved.items() if spec.name != name}
         elif what == "users":
             guest.users = tuple(more)
         else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.inside import HOOKS, act, ways
+from agent.inside import HOOKS, act, set_clock, ways
 from agent.virt import GuestRefused, GuestSilent
 from hostapi.verbs import HostRefused
 
@@ -82,3 +82,12 @@ def test_what_goes_wrong_is_told_in_words(said: dict[str, Any], code: str | None
 
 def test_nobody_logged_in_is_nobody_to_log_out() -> None:
     assert ways("debian", "log_out", ()) == [[(f"{HOOKS}/log_out",)], []]
+
+
+@pytest.mark.parametrize("no", [GuestRefused("no such command"), GuestSilent("silent"), HostRefused("call_hung", "It hangs.")])
+def test_a_guest_is_told_the_time_and_one_that_will_not_hear_is_mentioned(no: Exception, caplog: Any) -> None:
+    told: dict[str, Any] = {}
+    assert set_clock(lambda command, **given: told.update({command: given}), "w7", 1_772_438_400_000_000_000)
+    assert told == {"guest-set-time": {"time": 1_772_438_400_000_000_000}} and not caplog.text
+    assert not set_clock(Inside(**{"guest-set-time": no}), "w7", 0)
+    assert "The clock of VM w7 may be slow" in caplog.text

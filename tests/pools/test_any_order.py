@@ -26,14 +26,16 @@ from pools import facts
 from pools.commands import EditPool, PausePool, ReclaimLease, ResumePool
 from pools.member_commands import RepairMember
 from pools.models import Decision, Lease, Pool, PoolMember
+from pools.policy import SPARE_KINDS
 from pools.rules import HOLDING
 from sim.installation import Installation
 from sim.postgres import Cluster
+from sim.story import PASSING
 from tests.conftest import ToldClock
 
 PEOPLE = st.integers(0, 5)
 DESKTOP = st.integers(1, 4)
-WELL = {"boot_fails": "boots", "start_fails": "starts", "hangs": "obeys"}
+WELL = {"boot_fails": "boots", "start_fails": "starts", "hangs": "obeys", "save_fails": "saves", "restore_fails": "restores"}
 
 
 class Life(RuleBasedStateMachine):
@@ -41,15 +43,17 @@ class Life(RuleBasedStateMachine):
 
     cluster: Cluster
 
-    @initialize(spares=st.integers(0, 2), size=st.integers(1, 3), call_s=st.sampled_from([0, 5]))
-    def begin(self, spares: int, size: int, call_s: int) -> None:
+    @initialize(
+        spares=st.integers(0, 2), size=st.integers(1, 3), call_s=st.sampled_from([0, 5]), spare_kind=st.sampled_from(SPARE_KINDS)
+    )
+    def begin(self, spares: int, size: int, call_s: int, spare_kind: str) -> None:
         self.database = self.cluster.new_database()
         self.sessions = new_sessions(self.cluster.url(self.database))
         self.world = Installation(self.sessions, ToldClock(), boot_s=2, shutdown_s=1)
         self.world.add_host("alpha")
         self.pool_id = self.world.add_pool(
             size=size, spares=min(spares, size), lease_s=600, warn_s=60, grace_s=20, shutdown_s=3, boot_timeout_s=4,
-            call_s=call_s,
+            call_s=call_s, spare_kind=spare_kind,
         )  # fmt: skip
         self.people = [self.world.a_user(f"p{n}", on=[self.pool_id]) for n in range(6)]
         with self.world.tx() as tx:  # one of them goes before the others
@@ -153,6 +157,16 @@ class Life(RuleBasedStateMachine):
             assert set(tx.scalars(sa.select(Lease.id).where(Lease.state.in_(HOLDING)))) <= held, "given out while paused"
             submit(tx, ResumePool(self.pool_id), SYSTEM, self.world.clock.now())
 
+    @rule(kind=st.sampled_from(SPARE_KINDS))
+    def has_its_spares_wait(self, kind: str) -> None:
+        with self.world.tx() as tx:
+            submit(tx, EditPool(self.pool_id, spare_kind=kind), SYSTEM, self.world.clock.now())
+
+    @rule(n=st.integers(0, 9))
+    def what_was_saved_is_lost(self, n: int) -> None:
+        if names := sorted(spec.name for spec in self.world.sim.folder("/srv/alpha").saved.values()):
+            self.world.sim.do(f"vm {names[n % len(names)]} memory_lost")
+
     @rule()
     def is_repaired(self) -> None:
         with self.world.tx() as tx:
@@ -163,7 +177,7 @@ class Life(RuleBasedStateMachine):
                 except Refused as no:
                     assert str(no).endswith(".")
 
-    @rule(n=DESKTOP, ill=st.sampled_from(["boot_fails", "start_fails", "hangs"]), ticks=st.integers(0, 12))
+    @rule(n=DESKTOP, ill=st.sampled_from(sorted(WELL)), ticks=st.integers(0, 12))
     def a_guest_is_ill_for_a_while(self, n: int, ill: str, ticks: int) -> None:
         self.world.sim.do(f"vm desktops-{n} {ill}")
         self.world.run_for(ticks)
@@ -239,6 +253,7 @@ class Life(RuleBasedStateMachine):
 
     def all_is_well_in_the_end(self) -> None:
         """The faults are over; everybody gets a desktop or a sentence, and every member is somewhere."""
+        self.world.run_for(3)  # what was asked for last has begun
         self.world.run_until(lambda tx: tx.scalar(sa.select(Host.state)) == "up", "the host is up", step_s=2)
 
         def answered(tx: Any) -> bool:
@@ -254,7 +269,7 @@ class Life(RuleBasedStateMachine):
 
         self.world.run_until(answered, "everybody has a desktop, waits for one that is held, or has a sentence", limit_s=240)
         self.world.run_until(
-            lambda tx: not set(tx.scalars(sa.select(PoolMember.state))) & {"creating", "warming", "resetting", "removing"},
+            lambda tx: not set(tx.scalars(sa.select(PoolMember.state))) & set(PASSING),
             "every member is somewhere",
             limit_s=240,
         )

@@ -107,6 +107,11 @@ ACTIVE = {"state": "active", "member_state": "leased", "vm_state": "up", "ends_a
         ({**STARTING, "vm_state": "down", "task": "failed", "code": "start_failed"}, "broke"),
         ({**STARTING, "vm_state": "powering_up", "task": "failed", "code": "boot_timeout"}, "broke"),
         ({**STARTING, "vm_state": "powering_up", "task": "failed", "code": "cancelled"}, "broke"),
+        ({**STARTING, "vm_state": "suspended"}, "start"),
+        ({**STARTING, "vm_state": "restoring_state", "task": "live"}, None),
+        ({**STARTING, "vm_state": "suspended", "task": "failed", "code": "no_host"}, "later"),
+        ({**STARTING, "vm_state": "suspended", "task": "failed", "code": "saved_state_unusable"}, "spoiled"),
+        ({**STARTING, "vm_state": "down", "task": "failed", "code": "saved_state_missing"}, "spoiled"),
         ({**STARTING, "vm_state": "unknown", "task": "live"}, "silent"),
         ({**STARTING, "vm_state": None, "member_state": None}, "broke"),
         (ACTIVE, None),
@@ -137,6 +142,7 @@ EVENTS = {
     "ready": ("ready",),
     "later": ("postpone",),
     "broke": ("requeue", "fail"),
+    "spoiled": ("requeue",),
     "silent": ("requeue",),
     "died": ("requeue",),
     "over": ("end",),
@@ -178,6 +184,22 @@ def test_every_step_is_in_the_table(state: str) -> None:
         (("spare", "up", "none", "", False), None),
         (("spare", "unknown", "none", "", False), None),
         (("spare", "down", "none", "", False), "reset"),
+        (("spare", "suspended", "none", "", False), "saved"),  # somebody suspended it past the pool
+        (("saving", "saving_state", "live", "", False), None),
+        (("saving", "suspended", "done", "", False), "saved"),
+        (("saving", "up", "failed", "storage_full", False), "unsaved"),
+        (("saving", "up", "none", "", False), "unsaved"),
+        (("saving", "down", "failed", "vm_not_running", False), "reset"),
+        (("suspended", "suspended", "none", "", False), None),
+        (("suspended", "restoring_state", "live", "", False), None),
+        (("suspended", "up", "none", "", False), "adopt"),
+        (("suspended", "down", "none", "", False), "reset"),
+        (("warming", "restoring_state", "live", "", False), None),
+        (("warming", "suspended", "failed", "no_host", False), "slept"),
+        (("warming", "suspended", "none", "", False), "slept"),
+        (("warming", "suspended", "failed", "saved_state_unusable", False), "spoiled"),
+        (("warming", "down", "failed", "saved_state_missing", False), "spoiled"),
+        (("leased", "suspended", "failed", "saved_state_unusable", False), "reset"),
         (("leased", "up", "none", "", True), None),
         (("leased", "up", "done", "", False), "reset"),  # its lease went elsewhere
         (("resetting", "powering_down", "live", "", False), None),
@@ -195,6 +217,7 @@ def test_the_next_step_of_a_member(facts: tuple[str, str, str, str, bool], step:
 
 def test_every_step_of_a_member_is_in_the_table() -> None:
     events = {"created": "created", "warmed": "warmed", "fell": "fell", "broke": "broke", "adopt": "warm"}
+    events |= {"saved": "saved", "unsaved": "unsaved", "slept": "slept", "spoiled": "slept"}
     for state in MEMBER.states:
         for vm in VM.states:
             for task, code in (("none", ""), ("live", ""), ("done", ""), ("failed", "no_host"), ("failed", "boot_timeout")):
@@ -232,6 +255,29 @@ def test_every_step_of_a_member_is_in_the_table() -> None:
 )
 def test_what_the_members_need(counts: dict[str, int], queued: int, size: int, spares: int, plan: Wanted) -> None:
     assert wanted(counts, queued, size, spares) == plan
+
+
+@pytest.mark.parametrize(
+    "counts, queued, spares, running, plan",
+    [
+        ({"ready": 2}, 0, 2, 0, Wanted(warm=2)),  # each is booted once
+        ({"spare": 2}, 0, 2, 0, Wanted(save=2)),
+        ({"spare": 2}, 1, 2, 0, Wanted(create=1)),  # somebody is about to get one
+        ({"spare": 1, "saving": 1}, 0, 2, 0, Wanted(save=1)),
+        ({"spare": 1, "saving": 4}, 0, 5, 0, Wanted()),  # some at a time
+        ({"suspended": 2}, 0, 2, 0, Wanted()),
+        ({"suspended": 1}, 0, 2, 0, Wanted(create=1)),
+        ({"suspended": 2}, 0, 3, 1, Wanted(create=1, wake=1)),  # booked: up when it begins
+        ({"suspended": 2, "warming": 1}, 0, 3, 1, Wanted()),
+        ({"suspended": 2, "spare": 1}, 0, 2, 0, Wanted(cool=1)),  # surplus goes first
+        ({"suspended": 3}, 0, 1, 0, Wanted(cool=2)),
+        ({"suspended": 2}, 0, 2, None, Wanted(wake=2)),  # now spares wait running
+        ({"suspended": 6}, 0, 0, 0, Wanted(remove=1)),
+        ({"suspended": 2, "spare": 4}, 0, 2, 0, Wanted(remove=1)),
+    ],
+)
+def test_suspended_spares(counts: dict[str, int], queued: int, spares: int, running: int | None, plan: Wanted) -> None:
+    assert wanted(counts, queued, 5, spares, running=running) == plan
 
 
 @pytest.mark.parametrize(
@@ -294,13 +340,13 @@ TURNS = [Turn("leased", at(1000)), Turn("leased", at(500)), Turn("leased", None)
     ],
 )
 def test_an_honest_estimate(place: int, turns: list[Turn], to_make: int, seconds: int | None) -> None:
-    assert estimate_s(place, turns, P, to_make, 30, NOW) == seconds
+    assert estimate_s(place, turns, P, to_make, 30, 4, NOW) == seconds
 
 
 def test_leases_without_end_come_back_when_nobody_knows() -> None:
     endless = Policy(size=1, lease_s=None)
-    assert estimate_s(1, [Turn("spare")], endless, 0, 30, NOW) == 0
-    assert estimate_s(2, [Turn("spare")], endless, 0, 30, NOW) is None
+    assert estimate_s(1, [Turn("spare")], endless, 0, 30, 4, NOW) == 0
+    assert estimate_s(2, [Turn("spare")], endless, 0, 30, 4, NOW) is None
 
 
 def a_candidate(state: str, vm_state: str = "up", host_state: str = "up", **more: str) -> Candidate:
