@@ -19,6 +19,7 @@ from backend.hosts import models as host_rows
 from backend.hosts.certificates import Enroll, Renew
 from backend.hosts.loop import Monitor, Screens
 from backend.loops import Loop
+from backend.placement import models as placement_rows
 from backend.secrets import Keyring
 from backend.storage import models as storage_rows
 from backend.storage.loop import Reach
@@ -28,8 +29,8 @@ from broker import models as broker_rows
 from pools import models as pool_rows
 
 ROWS = (
-    changes, events, calendar_rows, cluster_rows, device_rows, directory_rows, host_rows, storage_rows, task_rows, vm_rows,
-    broker_rows, pool_rows,
+    changes, events, calendar_rows, cluster_rows, device_rows, directory_rows, host_rows, placement_rows, storage_rows, task_rows,
+    vm_rows, broker_rows, pool_rows,
 )  # fmt: skip
 
 ROOMS_OF_COMMANDS = (
@@ -37,6 +38,8 @@ ROOMS_OF_COMMANDS = (
     "backend.clusters.commands",
     "backend.clusters.migration_commands",
     "backend.hosts.commands",
+    "backend.placement.commands.affinity",
+    "backend.placement.commands.policies",
     "backend.storage.commands.domains",
     "backend.vms.commands.power",
     "backend.vms.commands.pause",

@@ -194,6 +194,20 @@ def explain_lease(session: Session, lease: str, json_: bool) -> None:
     show.story(told)
 
 
+@explain.command("vm")
+@click.argument("vm", metavar="VM")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def explain_vm(session: Session, vm: str, json_: bool) -> None:
+    """Where a VM would go now, why not elsewhere, and why it is where it is."""
+    client = session.client()
+    told = client.ask("GET", f"/vms/{actions.find(client, 'vms', vm)}/placement")
+    if json_:
+        show.as_json(told)
+        return
+    show.placement(told)
+
+
 cli.add_command(connect.connect)
 
 task = Noun("task", help="Wait for tasks, cancel them.")

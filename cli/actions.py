@@ -68,7 +68,9 @@ def _body(client: Client, action: Action, given: dict[str, Any]) -> dict[str, An
                 body[field.name] = secret(f"{field.name.replace('_', ' ').capitalize()}: ")
         elif field.type == "list":
             if value:  # a,b,c is three of them; but a line such as Mon,Wed 08:00-12:00 is one
-                body[field.name] = [part for item in value for part in ([item] if " " in item else item.split(",")) if part]
+                parts = [part for item in value for part in ([item] if " " in item else item.split(",")) if part]
+                plural = COLLECTION_OF.get(field.name.removesuffix("s"), "")  # host_ids: hosts by their names
+                body[field.name] = [find(client, plural, part) for part in parts] if plural else parts
         elif field.name in COLLECTION_OF:
             if value == "" and not field.required:
                 body[field.name] = None  # takes away what was there

@@ -20,6 +20,10 @@ COLUMNS = {
     "spareplans": ("pool", "calendar", "spares"),
     "leases": ("id", "user", "pool", "vm", "state", "ends_at"),
     "bookings": ("id", "user", "name", "pool", "state", "desktops", "starts_at", "ends_at"),
+    "clusters": ("name", "datacenter", "scheduling_policy", "memory_overcommit_percent"),
+    "affinitygroups": ("name", "cluster", "vms_rule", "vms_enforcing", "vms", "hosts_rule", "hosts_enforcing", "hosts"),
+    "affinitylabels": ("name", "hosts", "vms"),
+    "schedulingpolicies": ("name", "balancing", "weights", "filters"),
     "templates": ("name", "version", "state", "memory_mib", "vcpus"),
     "storagedomains": ("name", "type", "state", "host", "path", "free_mib", "total_mib"),
     "reaches": ("domain", "host", "ok", "free_mib", "why"),
@@ -69,6 +73,22 @@ def story(told: dict[str, Any]) -> None:
         sys.stdout.write(f"{at}  {moment['kind']:<8}  {moment['sentence']}{by}\n")
         for each in moment.get("candidates", {}).get("members", ()):
             sys.stdout.write(f"{'':31}{each['name']}: {each['reason']}\n")
+
+
+def placement(told: dict[str, Any]) -> None:
+    """The hosts that a VM could go to, the best first, the reasons against the others, and the last decision."""
+    sys.stdout.write(f"{told['sentence']} (policy {told['policy']})\n\n")
+    for host in told["hosts"]:
+        here = "  (runs here)" if host["runs_here"] else ""
+        if host["score"] is None:
+            sys.stdout.write(f"  {host['host']:<20} -      {' '.join(host['reasons'])}{here}\n")
+        else:
+            parts = ", ".join(f"{name} {part:.2f}" for name, part in host["parts"].items() if part)
+            sys.stdout.write(f"  {host['host']:<20} {host['score']:<5.2f}  {parts}{here}\n")
+    if last := told["last"]:
+        sys.stdout.write(f"\nThe last time, {last['at'][:19].replace('T', ' ')}: {last['sentence']}\n")
+        for host in last["hosts"]:
+            sys.stdout.write(f"  {host['why']}\n")
 
 
 def as_json(value: Any) -> None:

@@ -23,6 +23,7 @@ from portal import (
     explain,
     live,
     openapi,
+    placement,
 )
 from portal.auth import no_cookie, person
 from portal.idempotency import once
@@ -36,7 +37,7 @@ def install(app: Flask) -> None:
     described: list[Route] = []
     for routes in (api_session.routes, api_tokens.routes, api_desktops.routes, api_bookings.routes, api_lists.routes,
                    api_pools.routes, api_hosts.routes, api_directories.routes, api_devices.routes, explain.routes,
-                   datacenter_map.routes, commands, live.routes, openapi.routes):
+                   placement.routes, datacenter_map.routes, commands, live.routes, openapi.routes):
         for route, view in routes.found:
             view = _signed_in(view) if route.signed_in else no_cookie(view)
             api.add_url_rule(route.path, route.endpoint, view, methods=[route.method])

@@ -28,6 +28,8 @@ ROWS = {
     "iso_domain_id": ("storagedomains", "state = active"),
     "user_id": ("users", "enabled = yes"),
 }
+MANY_ROWS = {"vm_ids": ("vms", ""), "host_ids": ("hosts", "")}  # several rows of another collection
+NAMED_ROWS = {"scheduling_policy": "schedulingpolicies"}  # rows that are named beside what is built in
 RIGHT_WORDS = {
     "start": "Start it", "shutdown": "Shut it down", "reboot": "Reboot it", "reset": "Get a fresh one",
     "swap": "Change it for another one", "snapshot": "Take snapshots and go back to them",
@@ -41,6 +43,8 @@ CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 _QUIET = (("nothing", "Nothing"), ("lock", "Lock its screen"), ("log_out", "Log the person out"), ("suspend", "Suspend it"),
           ("shutdown", "Shut it down"), ("end", "End the lease"))
+_POLICIES = (("none", "None"), ("evenly_distributed", "Evenly distributed"), ("power_saving", "Power saving"),
+             ("vm_evenly_distributed", "Evenly distributed by number of VMs"))
 SELECTS = {
     "mode": (
         ("on_return", "Each desktop when it comes back"),
@@ -53,6 +57,10 @@ SELECTS = {
     "type": (("floating", "Floating: it goes back when the lease ends"), ("dedicated", "Dedicated: it stays its first holder's")),
     "video": (("virtio", "virtio"), ("vga", "VGA"), ("qxl", "QXL")),
     "effect": (("allow", "Allow"), ("deny", "Deny")),
+    "vms_rule": (("none", "No rule"), ("positive", "Keep them together on one host"), ("negative", "Keep them apart")),
+    "hosts_rule": (("none", "No rule"), ("positive", "Keep the VMs on these"), ("negative", "Keep the VMs off these")),
+    "scheduling_policy": _POLICIES,
+    "balancing": _POLICIES,
 }
 
 OWN_SELECTS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
@@ -110,6 +118,32 @@ WORDS: dict[str, tuple[str, str]] = {
     "domain_name": ("Name", ""),
     "path": ("Folder", "An empty folder of that host, for instance /var/lib/leasehold/disks."),
     "cluster_name": ("Name", ""),
+    "label_name": ("Name", "For instance “gpu” or “licensed”."),
+    "policy_name": ("Name", ""),
+    "vm_ids": ("VMs", ""),
+    "host_ids": ("Hosts", ""),
+    "vms_rule": ("Its VMs", ""),
+    "vms_enforcing": ("Never break this rule", "Off: it is a wish. On: a VM for which there is no such host does not start."),
+    "hosts_rule": ("Its hosts", ""),
+    "hosts_enforcing": ("Never break this rule", "Off: it is a wish. On: a VM for which there is no such host does not start."),
+    "priority": ("Priority", "How much its wishes weigh beside those of other groups."),
+    "scheduling_policy": ("Policy", "How VMs are placed when they start, and moved while they run."),
+    "balancing": ("Balance as", "When VMs are moved while they run."),
+    "filters": ("Filters", "A line each; left open: all. A VM never starts where it could not run."),
+    "weights": ("Scores", "A line each with its weight: idle=2. There are free_memory, idle, free_cpus, packed, calm, few_vms, "
+                "affinity."),
+    "high_cpu_percent": ("Too busy above", "A host whose processors are busier gives VMs away."),
+    "low_cpu_percent": ("Too idle below", "Power saving empties a host whose processors have less to do."),
+    "over_s": ("For so long", "A host must have been too busy or too idle for so long."),
+    "high_memory_percent": ("Too full above", "A host that has promised more of its memory gives VMs away."),
+    "low_memory_percent": ("Too empty below", "Power saving empties a host that has promised less of its memory."),
+    "hosts_in_reserve": ("Hosts in reserve", "So many hosts without VMs stay up."),
+    "shut_down_hosts": ("Switch empty hosts off", "And on again before room runs out. They need a power agent."),
+    "high_vm_count": ("Most VMs a host", "A host with more VMs gives some away."),
+    "vm_migration_threshold": ("Difference in VMs", "As soon as the fullest host has so many more than the emptiest."),
+    "spm_vm_grace": ("Grace of the storage pool manager", "It counts as having so many more VMs."),
+    "at_once": ("Moves at once", "No more VMs are moved at the same time."),
+    "rest_s": ("Rest after a move", "A VM that was moved stays for so long."),
     "data_center_name": ("Name", ""),
     "memory_overcommit_percent": ("Memory overcommit", "100 means that VMs never get more memory than the hosts have."),
     "template_name": ("Name", ""),
@@ -152,6 +186,8 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
     ("vm.run_once", "protocols"): ("Consoles", "How this run can be opened."),
     ("vm.run_once", "paused"): ("Start it paused", "It begins when it is let go on: time to open its console first."),
     ("template.import", "memory_mib"): ("Memory", ""),
+    **{("affinitygroup." + verb, "group_name"): ("Name", "") for verb in ("create", "edit")},
+    ("vm.pin", "host_ids"): ("Runs only on", "None ticked: on every host."),
     ("template.import", "vcpus"): ("Processors", ""),
     ("template.import", "domain_id"): ("Storage domain", "Where the image file lies."),
     **{
@@ -183,7 +219,10 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
         "Leases that run keep the end they were given. 0: until its holder gives it back.",
     ),
 }
-NUMBER_UNITS = {"memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%"}
+NUMBER_UNITS = {
+    "memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%",
+    **dict.fromkeys(("high_cpu_percent", "low_cpu_percent", "high_memory_percent", "low_memory_percent"), "%"),
+}
 SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     name: (
         ("Desktops", ("pool_name", "description", "template_id", "domain_id", "type", "stateless", "size", "spares",
@@ -196,6 +235,13 @@ SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("What people may do", ("rights", "protocols")),
     )
     for name in ("pool.create", "pool.edit")
+} | {
+    "cluster.set_policy": (
+        ("", ("scheduling_policy",)),
+        ("When hosts are too busy", ("high_cpu_percent", "high_memory_percent", "over_s", "at_once", "rest_s")),
+        ("Evenly by number of VMs", ("high_vm_count", "vm_migration_threshold", "spm_vm_grace")),
+        ("Power saving", ("low_cpu_percent", "low_memory_percent", "hosts_in_reserve", "shut_down_hosts")),
+    )
 }
 HIDDEN: dict[str, tuple[str, ...]] = {
     "vm.create": ("pool_id",),
@@ -294,12 +340,15 @@ def _input(command: str, name: str, hint: Any, required: bool, default: Any, opt
     elif hint is UUID:
         plural, search = ROWS.get(name, ("", ""))
         made.kind, made.options = "select", options(plural, search) if plural else ()
+    elif get_origin(hint) is tuple and name in MANY_ROWS:
+        made.kind, made.options, made.required = "checks", options(*MANY_ROWS[name]), False
     elif get_origin(hint) is tuple and name in CHOICES:
         made.kind, made.options, made.required = "checks", CHOICES[name], False
     elif get_origin(hint) is tuple:
         made.kind = "lines"
     elif chosen := OWN_SELECTS.get((command, name)) or SELECTS.get(name):
-        made.kind, made.options = "select", chosen
+        own = tuple((called, called) for _, called in options(NAMED_ROWS[name], "")) if name in NAMED_ROWS else ()
+        made.kind, made.options = "select", chosen + own
     elif name in LONG:
         made.kind = "long"
     return made

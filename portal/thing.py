@@ -12,7 +12,8 @@ Row = Mapping[str, Any]
 @dataclass(frozen=True)
 class Column:
     """A field as it is shown. `how` is the cell's kind in admin/cells.html; `of` what it needs to know besides;
-    `when` the field without which it tells nothing, so that a detail page leaves it out."""
+    `when` the field without which, or without this value of which (`type=local`), it tells nothing, so that a detail page
+    leaves it out."""
 
     field: str
     label: str
@@ -22,7 +23,10 @@ class Column:
 
     def says(self, row: Row) -> bool:
         """Whether it tells anything about this row."""
-        return not self.when or row.get(self.when) not in (None, "", 0, False, "nothing")
+        field, _, value = self.when.partition("=")
+        if not field or value:
+            return not field or str(row.get(field)) == value
+        return row.get(field) not in (None, "", 0, False, [], "nothing", "none")
 
 
 @dataclass(frozen=True)

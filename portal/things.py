@@ -6,6 +6,7 @@ from portal.thing import Thing
 from portal.things_access import ACCESSRULES, DEVICES
 from portal.things_desktops import BOOKINGS, CONSOLES, DECISIONS, LEASES, TEMPLATES
 from portal.things_people import CALENDARS, DIRECTORIES, GROUPS, PERMISSIONS, SESSIONS, TOKENS, USERS
+from portal.things_placement import AFFINITYGROUPS, AFFINITYLABELS, SCHEDULINGPOLICIES
 from portal.things_places import CLUSTERS, DATACENTERS, DISKS, HOSTS, REACHES, STORAGEDOMAINS
 from portal.things_pools import MEMBERS, POOLS, ROLLOUTS, SPAREPLANS
 from portal.things_vms import GUESTSESSIONS, SNAPSHOTS, VMS
@@ -30,6 +31,9 @@ THINGS: dict[str, Thing] = {
         REACHES,
         DISKS,
         CLUSTERS,
+        AFFINITYGROUPS,
+        AFFINITYLABELS,
+        SCHEDULINGPOLICIES,
         DATACENTERS,
         USERS,
         GROUPS,
@@ -50,6 +54,7 @@ BY_KIND: dict[str, Thing] = {t.kind: t for t in THINGS.values()}
 SIDE_BAR: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Desktops", ("pools", "leases", "bookings", "vms", "templates", "consoles")),
     ("Infrastructure", ("hosts", "storagedomains", "clusters", "datacenters")),
+    ("Placement", ("affinitygroups", "affinitylabels", "schedulingpolicies")),
     ("People", ("users", "groups", "permissions", "directories", "sessions", "tokens")),
     ("Access", ("calendars", "devices", "accessrules")),
     ("What happens", ("tasks", "events")),

@@ -99,6 +99,7 @@ VMS = Thing(
         Column("ip", "Addresses", "list"),
         Column("guest", "Guest", "guest"),
         Column("logged_in", "Logged in inside", "list"),
+        Column("pinned_to", "Runs only on", "list", when="pinned_to"),
         Column("resume_behaviour", "When failed storage is back", "resume_behaviour"),
         Column("started_at", "Started", "ago"),
         Column("created_at", "Made", "ago"),
@@ -168,6 +169,7 @@ VMS = Thing(
             danger=True,
             ask="As if its plug were pulled: what is not saved is lost, and so is what ran in a suspended one.",
         ),
+        Button("vm.pin", "Pin to hosts", "icon:pin", form=True),
         Button(
             "vm.remove",
             "Remove",

@@ -35,7 +35,7 @@ def constraints(engine: sa.Engine) -> set[tuple[str, str]]:
         rows = connection.execute(
             sa.text(
                 "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
-                " AND conrelid <> 'alembic_version'::regclass"
+                " AND conrelid <> 'alembic_version'::regclass AND contype <> 't'"  # triggers are the chain's alone
                 " UNION SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
             )
         )

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backend.db import Base, HasId, ref
+from backend.db import Base, HasId, Json, ref
 
 
 class DataCenter(HasId, Base):
@@ -31,3 +31,6 @@ class Cluster(HasId, Base):
     migrations_per_host: Mapped[int] = mapped_column(default=2, server_default="2")  # at once, in and out
     migration_downtime_ms: Mapped[int] = mapped_column(default=500, server_default="500")
     migration_converge: Mapped[str] = mapped_column(default="auto_converge", server_default="auto_converge")
+    scheduling_policy: Mapped[str] = mapped_column(default="none", server_default="none")  # a name: built in, or a row's
+    thresholds: Mapped[Json] = mapped_column(default=dict, server_default="{}")  # those that differ from what is usual
+    networks: Mapped[list[str]] = mapped_column(default=list, server_default="{}")  # that a host must have to run its VMs

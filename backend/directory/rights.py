@@ -35,6 +35,9 @@ _PARENTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "rollout": ("rollout", (("pool", "pool_id"),)),
     "snapshot": ("vm_snapshot", (("vm", "vm_id"),)),
     "booking": ("booking", (("pool", "pool_id"),)),
+    "affinitygroup": ("affinity_group", (("cluster", "cluster_id"),)),
+    "affinitylabel": ("affinity_label", ()),
+    "schedulingpolicy": ("scheduling_policy", ()),
 }
 
 
@@ -153,6 +156,7 @@ def see_permit(kind: str) -> str:
         "disk": "storage.see", "reach": "storage.see", "storagedomain": "storage.see", "datacenter": "cluster.see",
         "group": "user.see", "permission": "user.see", "session": "user.see", "token": "user.see", "directory": "user.see",
         "decision": "lease.see", "booking": "lease.see",
+        **dict.fromkeys(("affinitygroup", "affinitylabel", "schedulingpolicy"), "cluster.see"),
     }.get(kind, f"{kind}.see")
 
 

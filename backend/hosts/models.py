@@ -35,6 +35,7 @@ class Host(HasId, Base):
     cpus: Mapped[int] = mapped_column(default=0, server_default="0")
     memory_mib: Mapped[int] = mapped_column(default=0, server_default="0")
     memory_free_mib: Mapped[int] = mapped_column(default=0, server_default="0")
+    networks: Mapped[list[str]] = mapped_column(default=list, server_default="{}")  # that it has
     load1: Mapped[float] = mapped_column(default=0.0, server_default="0")
     silences: Mapped[int] = mapped_column(default=0, server_default="0")  # reports missed in a row
     reported_at: Mapped[datetime | None]

@@ -2,35 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterator, Sequence
+from uuid import UUID
 
-from backend.scheduling.facts import HostFacts, NoHost, Placement, Policy, VmFacts
-from backend.scheduling.policy import FILTERS, SCORES
+from backend.scheduling.facts import Candidate, HostFacts, NoHost, Placement, Policy, VmFacts
+from backend.scheduling.policy import FILTERS, SCORES, Filter, Score
+
+
+def _filters(vm: VmFacts, policy: Policy) -> list[Filter]:
+    return [check for name in policy.filters if (check := FILTERS[name](vm, policy)) is not None]
+
+
+def _scores(vm: VmFacts, policy: Policy) -> list[tuple[str, float, Score]]:
+    made = ((name, weight, SCORES[name](vm, policy)) for name, weight in policy.scores.items() if weight)
+    return [(name, weight, score) for name, weight, score in made if score is not None]
 
 
 def why_not(vm: VmFacts, host: HostFacts, policy: Policy) -> str | None:
     """The first filter's reason against this host, or None when it can take the VM."""
-    for name in policy.filters:
-        if reason := FILTERS[name](vm, host, policy):
-            return reason
-    return None
+    return next((reason for check in _filters(vm, policy) if (reason := check(host))), None)
+
+
+def reasons(vm: VmFacts, host: HostFacts, policy: Policy) -> list[str]:
+    """Every filter's reason against this host."""
+    return [reason for check in _filters(vm, policy) if (reason := check(host))]
 
 
 def score(vm: VmFacts, host: HostFacts, policy: Policy) -> float:
     """The weighted sum of the policy's scores; higher is better."""
-    return sum(weight * SCORES[name](vm, host) for name, weight in policy.scores.items())
+    return sum(parts(vm, host, policy).values())
+
+
+def parts(vm: VmFacts, host: HostFacts, policy: Policy) -> dict[str, float]:
+    """What each of the policy's scores adds, by its name."""
+    return {name: weight * ask(host) for name, weight, ask in _scores(vm, policy)}
+
+
+def look(vm: VmFacts, hosts: Sequence[HostFacts], policy: Policy) -> list[Candidate]:
+    """Every host with its score, or why it cannot take the VM."""
+    checks, scores = _filters(vm, policy), [(weight, ask) for _, weight, ask in _scores(vm, policy)]
+    found = []
+    for host in hosts:
+        for check in checks:
+            if (why := check(host)) is not None:
+                found.append(Candidate(host.host_id, host.name, None, why))
+                break
+        else:
+            total = 0.0
+            for weight, ask in scores:
+                total += weight * ask(host)
+            found.append(Candidate(host.host_id, host.name, total, ""))
+    return found
+
+
+def best_first(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
+    """Those that can take it, the best first; the lower name wins a tie."""
+    heap = [(-one.score, one.name, one) for one in candidates if one.score is not None]
+    heapq.heapify(heap)
+    while heap:
+        yield heapq.heappop(heap)[2]
+
+
+def taken(one: Candidate, candidates: Sequence[Candidate]) -> Placement:
+    """The answer that this one of the candidates is taken."""
+    return Placement(one.host_id, one.sentence, candidates)
 
 
 def place(vm: VmFacts, hosts: Sequence[HostFacts], policy: Policy) -> Placement:
     """The best host that passes every filter; the lower name wins a tie. `NoHost` with a reason per host."""
-    reasons = {host.name: why_not(vm, host, policy) for host in hosts}
-    fit = [host for host in hosts if reasons[host.name] is None]
-    if not fit:
-        raise NoHost(vm, {name: why for name, why in reasons.items() if why})
-    best = min(fit, key=lambda host: (-score(vm, host, policy), host.name))
-    others = {
-        host.name: reasons[host.name] or f"Host {host.name} scores {score(vm, host, policy):.2f}."
-        for host in hosts
-        if host is not best
-    }
-    return Placement(best.host_id, f"Host {best.name} scores {score(vm, best, policy):.2f}.", others)
+    candidates = look(vm, hosts, policy)
+    best = min((one for one in candidates if one.score is not None), key=lambda one: (-(one.score or 0), one.name), default=None)
+    if best is None:
+        raise NoHost(vm, {one.name: one.why for one in candidates})
+    return taken(best, candidates)
+
+
+def without(hosts: Sequence[HostFacts], exclude: Sequence[UUID] | frozenset[UUID]) -> list[HostFacts]:
+    """The hosts but these."""
+    gone = set(exclude)
+    return [host for host in hosts if host.host_id not in gone]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,8 @@ from backend.directory.sessions import TOKEN
 from backend.events import Event
 from backend.hosts.machine import HOST
 from backend.hosts.models import Host
+from backend.placement.models import Pin, SchedulingPolicy
+from backend.scheduling.policies import Thresholds
 from backend.search.query import Field, Kind, Viewer
 from backend.storage.machine import DISK, DOMAIN
 from backend.storage.models import Disk, DomainReach, StorageDomain
@@ -79,6 +82,19 @@ DATACENTERS = Kind("datacenters", "datacenter", DataCenter.id, {
     "id": Field(DataCenter.id, ID), "name": Field(DataCenter.name), "description": Field(DataCenter.description),
 }, below("datacenter", datacenter=DataCenter.id))
 
+
+# what the cluster's policy balances by: a built-in one by its name, one of its own by its row
+_OWN_POLICY = sa.select(SchedulingPolicy.balancing).where(SchedulingPolicy.name == Cluster.scheduling_policy)
+_BALANCING = sa.func.coalesce(_OWN_POLICY.correlate(Cluster).scalar_subquery(), Cluster.scheduling_policy)
+
+
+def _threshold(name: str, usual: int | bool) -> Field:
+    """A threshold of a cluster's scheduling policy: its own, or the usual one."""
+    yesno = isinstance(usual, bool)
+    own = sa.cast(Cluster.thresholds[name].astext, sa.Boolean if yesno else sa.Integer)
+    return Field(sa.func.coalesce(own, usual), "yesno" if yesno else "number")
+
+
 CLUSTERS = Kind("clusters", "cluster", Cluster.id, {
     "id": Field(Cluster.id, ID), "name": Field(Cluster.name), "description": Field(Cluster.description),
     "datacenter": Field(name_of(DataCenter, Cluster.data_center_id)), "datacenter_id": Field(Cluster.data_center_id, ID),
@@ -87,6 +103,9 @@ CLUSTERS = Kind("clusters", "cluster", Cluster.id, {
     "migrations_per_host": Field(Cluster.migrations_per_host, "number", about="at once, in and out"),
     "migration_downtime_ms": Field(Cluster.migration_downtime_ms, "number"),
     "migration_converge": Field(Cluster.migration_converge, "choice", ("none", "auto_converge", "post_copy", "suspend")),
+    "networks": Field(Cluster.networks, "texts", about="that a host must have to run its VMs"),
+    "scheduling_policy": Field(Cluster.scheduling_policy), "balancing": Field(_BALANCING, about="what its policy balances by"),
+    **{name: _threshold(name, usual) for name, usual in asdict(Thresholds()).items()},
 }, below("cluster", cluster=Cluster.id))
 
 HOSTS = Kind("hosts", "host", Host.id, {
@@ -163,6 +182,11 @@ def _while_running(column: Any) -> Any:
     return sa.case((Vm.state.in_(("powering_up", "up", "migrating", "powering_down")), column))
 
 
+def _pins(what: Any) -> Any:
+    names = sa.select(sa.cast(what, sa.Text)).select_from(Host).join(Pin, Pin.host_id == Host.id).where(Pin.vm_id == Vm.id)
+    return sa.func.array(names.order_by(Host.name).correlate(Vm).scalar_subquery())
+
+
 VMS = Kind("vms", "vm", Vm.id, {
     "id": Field(Vm.id, ID), "name": Field(Vm.name), "description": Field(Vm.description),
     "state": Field(Vm.state, _STATE, tuple(VM.states)), "why": Field(Vm.why),
@@ -190,6 +214,8 @@ VMS = Kind("vms", "vm", Vm.id, {
     "run_once": Field(sa.case((Vm.state.not_in(("down", "image_locked")), Vm.run_once)), "json",
                       about="what this run has otherwise"),
     "started_at": Field(Vm.started_at, "time"), "created_at": Field(Vm.created_at, "time"),
+    "pinned_to": Field(_pins(Host.name), "texts", about="the only hosts that it may run on; none: all"),
+    "host_ids": Field(_pins(Host.id), "texts", about="the same, by their ids"),
 }, below("vm", vm=Vm.id, pool=Vm.pool_id, cluster=Vm.cluster_id))
 
 

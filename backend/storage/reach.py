@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -21,10 +21,12 @@ NOT_TOLD = "Its agent does not use the folder yet."
 ALIKE_MIB = 64  # a free space that differs by less is not written down anew
 
 
-def reached(tx: Tx) -> dict[UUID, set[UUID]]:
-    """The active storage domains that each host reaches, by host."""
+def reached(tx: Tx, domains: Collection[UUID] | None = None) -> dict[UUID, set[UUID]]:
+    """The active storage domains (or those of these that are active) that each host reaches, by host."""
     found: dict[UUID, set[UUID]] = {}
-    active = StorageDomain.state == "active"
+    if domains is not None and not domains:
+        return found
+    active = sa.and_(StorageDomain.state == "active", sa.true() if domains is None else StorageDomain.id.in_(domains))
     local = sa.select(StorageDomain.id, StorageDomain.host_id).where(active, StorageDomain.host_id.is_not(None))
     shared = (
         sa.select(DomainReach.domain_id, DomainReach.host_id)

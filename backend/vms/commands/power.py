@@ -76,7 +76,7 @@ class Starting(Booting):
         vm = get(tx, Vm, self.vm_id, lock=True)
         how = _how(vm)
         VM.next(vm.state, how, vm.name)
-        placement = facts.reserve(tx, vm)
+        placement = facts.reserve(tx, vm, now=job.now)
         host = get(tx, Host, placement.host_id)
         once = self._once(tx)
         fresh = {"boots": None, "pause": "", "run_once": once or None} if how == "start" else {"boots": None}

@@ -1,0 +1,110 @@
+"""What binds a VM to hosts and to other VMs, from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backend.db import Tx
+from backend.hosts.models import Host
+from backend.placement.models import (
+    AffinityGroup,
+    AffinityGroupHost,
+    AffinityGroupVm,
+    AffinityLabel,
+    AffinityLabelHost,
+    AffinityLabelVm,
+    Pin,
+)
+from backend.scheduling.facts import GroupFacts
+from backend.vms.models import Vm
+
+_OFF = ("down", "image_locked", "suspended")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The labels, the only hosts, and the affinity groups of a VM."""
+
+    labels: frozenset[str]
+    pinned: frozenset[UUID]
+    groups: tuple[GroupFacts, ...]
+
+
+def of_vm(tx: Tx, vm_id: UUID) -> Bound:
+    """What binds this VM now."""
+    nothing = sa.null()
+    bonds = sa.union_all(
+        sa.select(sa.literal("label").label("what"), AffinityLabel.id.label("id"), AffinityLabel.name.label("name"))
+        .join(AffinityLabelVm, AffinityLabelVm.label_id == AffinityLabel.id).where(AffinityLabelVm.vm_id == vm_id),
+        sa.select(sa.literal("pin"), Pin.host_id, nothing).where(Pin.vm_id == vm_id),
+        sa.select(sa.literal("group"), AffinityGroupVm.group_id, nothing).where(AffinityGroupVm.vm_id == vm_id),
+    )  # fmt: skip
+    found = tx.execute(bonds).all()
+    groups = [id for what, id, _ in found if what == "group"]
+    return Bound(
+        frozenset(name for what, _, name in found if what == "label"),
+        frozenset(id for what, id, _ in found if what == "pin"),
+        _groups(tx, groups, vm_id) if groups else (),
+    )
+
+
+def of_hosts(tx: Tx) -> dict[UUID, frozenset[str]]:
+    """The labels of every host that has any."""
+    found: dict[UUID, set[str]] = {}
+    labels = sa.select(AffinityLabelHost.host_id, AffinityLabel.name).join(
+        AffinityLabel, AffinityLabel.id == AffinityLabelHost.label_id
+    )
+    for host_id, name in tx.execute(labels):
+        found.setdefault(host_id, set()).add(name)
+    return {host_id: frozenset(names) for host_id, names in found.items()}
+
+
+def hold(tx: Tx, vm_id: UUID) -> None:
+    """Hold the VM's hard groups until the transaction ends: two VMs that belong together and start at once must not go to
+    different hosts. In order, so that nobody waits in a circle."""
+    mine = sa.select(AffinityGroupVm.group_id).where(AffinityGroupVm.vm_id == vm_id)
+    hard = sa.and_(AffinityGroup.vms_enforcing, AffinityGroup.vms_rule != "none", AffinityGroup.id.in_(mine))
+    tx.execute(sa.select(AffinityGroup.id).where(hard).order_by(AffinityGroup.id).with_for_update())
+
+
+def _groups(tx: Tx, ids: Sequence[UUID], vm_id: UUID) -> tuple[GroupFacts, ...]:
+    hosts: dict[UUID, set[UUID]] = {}
+    for group_id, host_id in tx.execute(
+        sa.select(AffinityGroupHost.group_id, AffinityGroupHost.host_id).where(AffinityGroupHost.group_id.in_(ids))
+    ):
+        hosts.setdefault(group_id, set()).add(host_id)
+    rows = tx.execute(
+        sa.select(AffinityGroup.id, AffinityGroup.name, AffinityGroup.vms_rule, AffinityGroup.vms_enforcing,
+                  AffinityGroup.hosts_rule, AffinityGroup.hosts_enforcing, AffinityGroup.priority)
+        .where(AffinityGroup.id.in_(ids)).order_by(AffinityGroup.name, AffinityGroup.id)
+    ).all()  # fmt: skip
+    rules = {row.id: row.vms_rule for row in rows}
+    peers = _peers(tx, ids, vm_id, rules)
+    return tuple(
+        GroupFacts(row.name, row.vms_rule, row.vms_enforcing, row.hosts_rule, row.hosts_enforcing,
+                   frozenset(hosts.get(row.id, ())), peers.get(row.id, {}), float(row.priority))
+        for row in rows
+    )  # fmt: skip
+
+
+def _peers(tx: Tx, ids: Sequence[UUID], vm_id: UUID, rules: dict[UUID, str]) -> dict[UUID, dict[UUID, list[str]]]:
+    """Of each group: where its other VMs are, or will be. One that moves is still kept apart from where it was; one whose host
+    is being emptied draws nobody there."""
+    found: dict[UUID, dict[UUID, list[str]]] = {}
+    others: Any = (
+        sa.select(AffinityGroupVm.group_id, Vm.name, Vm.host_id, Vm.destination_id, Host.state)
+        .join(Vm, Vm.id == AffinityGroupVm.vm_id).join(Host, Host.id == Vm.host_id)
+        .where(AffinityGroupVm.group_id.in_(ids), Vm.id != vm_id, Vm.state.not_in(_OFF)).order_by(Vm.name)
+    )  # fmt: skip
+    for group_id, name, host_id, destination_id, host_state in tx.execute(others):
+        places = {host_id, destination_id} if rules[group_id] == "negative" else {destination_id or host_id}
+        if rules[group_id] == "positive" and destination_id is None and host_state == "preparing_for_maintenance":
+            continue
+        for place in places - {None}:
+            found.setdefault(group_id, {}).setdefault(place, []).append(name)
+    return found

@@ -1,0 +1,1 @@
+"""What may be wanted of placement: affinity, pins, policies."""
