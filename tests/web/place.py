@@ -20,6 +20,7 @@ from backend.db import Sessions, Tx
 from backend.directory import internal, sessions, tokens
 from backend.directory.models import Directory, User, WebSession
 from backend.events import Event, record
+from backend.placement.models import AffinityGroup, AffinityLabel, SchedulingPolicy
 from backend.secrets import Keyring
 from backend.storage.models import Disk, DomainReach
 from backend.tasks.command import Actor
@@ -148,6 +149,12 @@ class Place:
             ticket_id=ticket.id, user_id=alice.id, vm_id=member.vm_id, lease_id=lease.id, protocol="spice", client="native",
             address="192.0.2.1", gateway="gateway", started_at=now, seen_at=now)
         tx.add(console)
+        placement = {
+            "affinitygroup": AffinityGroup(name="web", cluster_id=host.cluster_id, vms_rule="negative"),
+            "affinitylabel": AffinityLabel(name="gpu"),
+            "schedulingpolicy": SchedulingPolicy(name="mine", filters=["up", "memory"], weights={"idle": 1.0}),
+        }
+        tx.add_all(placement.values())
         tx.flush()
         one = sa.select
         self.ids = {
@@ -156,7 +163,7 @@ class Place:
             "rollout": rollout.id,
             "vm": member.vm_id, "own_vm": own.id, "disk": tx.scalars(one(Disk.id).where(Disk.vm_id == member.vm_id)).one(),
             "user": alice.id, "group": group.id, "directory": tx.scalars(one(Directory.id)).one(), "permission": entitlement.id,
-            "calendar": calendar.id, "spareplan": spare_plan.id,
+            "calendar": calendar.id, "spareplan": spare_plan.id, **{kind: row.id for kind, row in placement.items()},
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
             "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
             "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "guestsession": inside.id, "booking": booking.id,

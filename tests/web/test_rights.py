@@ -235,6 +235,17 @@ TABLE: dict[str, Case] = {
     "POST api.storagedomain_activate": command(path="storagedomain", fine=frozenset({409}), body={}),  # it is active
     "POST api.cluster_create": command(body={"name": "new", "data_center_id": "@datacenter"}),
     "POST api.datacenter_create": command(body={"name": "new"}),
+    "POST api.cluster_set_policy": command(path="cluster", body={"scheduling_policy": "power_saving"}),
+    "GET api.vm_placement": Case("keeper", path={"id": "@vm"}),
+    "POST api.vm_pin": command(path="own_vm", body={"host_ids": ["@host"]}),
+    "POST api.affinitygroup_create": command(body={"name": "db", "cluster_id": "@cluster", "vms_rule": "positive"}),
+    "POST api.affinitygroup_edit": command(path="affinitygroup", body={"vms_enforcing": True}),
+    "POST api.affinitygroup_remove": command(path="affinitygroup", body={}),
+    "POST api.affinitylabel_create": command(body={"name": "fast", "host_ids": ["@host"]}),
+    "POST api.affinitylabel_edit": command(path="affinitylabel", body={"host_ids": []}),
+    "POST api.affinitylabel_remove": command(path="affinitylabel", body={}),
+    "POST api.schedulingpolicy_create": command(body={"name": "calm", "weights": ["idle=2"]}),
+    "POST api.schedulingpolicy_remove": command(path="schedulingpolicy", body={}),
     "POST api.cancel_task": command("alice", "task", body={}),
 }
 for _kind in COLLECTIONS.values():
