@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = '5c5d5c52ef2d'
-down_revision = '46c2bc2e07dd'
+down_revision = '569d79e35516'
 phase = "pre"  # pre: may run while the old processes do; post: only after they are gone
 
 
