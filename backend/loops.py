@@ -1,17 +1,18 @@
 """`Loop`: every N seconds, on one leader (advisory lock): `read(tx)`, `gather()` outside any
-transaction, `apply(tx, …)`."""
+transaction, `apply(tx, …)`. A `SharedLoop` runs in every manager, each for its share of the hosts."""
 
 from __future__ import annotations
 
 import threading
 import zlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import sqlalchemy as sa
 import structlog
 
 from backend.db import Sessions, Tx, is_silent
+from backend.shares import Shares
 
 log = structlog.get_logger("loops")
 
@@ -30,6 +31,13 @@ class Loop(Protocol):
 
     def apply(self, tx: Tx, found: Any) -> None:
         """Decide and record, in one transaction; never asks the outside world."""
+
+
+@runtime_checkable
+class SharedLoop(Loop, Protocol):
+    """A loop that runs in every manager at once, each for its share of the hosts."""
+
+    shards: frozenset[int]
 
 
 class FromRows:
@@ -85,10 +93,13 @@ def run(sessions: Sessions, loops: Sequence[Loop], stopping: threading.Event) ->
     """Run every loop in a thread of its own until `stopping` is set."""
 
     def forever(loop: Loop) -> None:
-        leader = Leader(sessions, loop.name)
+        leader = Shares(sessions, loop.name) if isinstance(loop, SharedLoop) else Leader(sessions, loop.name)
         while not stopping.wait(loop.every_s):
             try:
-                if leader.leads():
+                if isinstance(leader, Shares):
+                    loop.shards = leader.mine()  # type: ignore[attr-defined]
+                    tick(sessions, loop)
+                elif leader.leads():
                     tick(sessions, loop)
             except Exception as error:
                 if is_silent(error):

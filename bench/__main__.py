@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from bench.figures import Figure, table
 
-NAMES = ("relay", "storm", "starts", "estimate", "first_picture")
+NAMES = ("relay", "storm", "starts", "estimate", "first_picture", "monitoring")
 MORE = ("storm_5000",)  # only when asked for
 
 

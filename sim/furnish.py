@@ -103,7 +103,8 @@ def _storage(
     tx.add_all(domains.values())
     tx.flush()
     rows = [
-        {"id": uuid4(), "domain_id": domains[cluster.data_center_id].id, "host_id": host.id, "ok": True, "told_at": now}
+        {"id": uuid4(), "domain_id": domains[cluster.data_center_id].id, "host_id": host.id, "ok": True, "told_at": now,
+         "total_mib": 1_000_000, "free_mib": 900_000}
         for cluster in clusters
         for host in hosts[cluster.id]
     ]

@@ -11,19 +11,19 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from backend.changes import touch
 from backend.clock import Clock
 from backend.db import Tx
 from backend.errors import Refused
 from backend.events import move
+from backend.hosts import writing
 from backend.hosts.models import Host
-from backend.hosts.rules import Change, KnownHost, KnownVm, Usage, changes, guest_news, usages
+from backend.hosts.rules import Change, KnownHost, KnownVm, changes, guest_news, usages
+from backend.shares import SHARDS, shard_of
 from backend.storage import reach
-from backend.storage.models import StorageDomain
 from backend.vms import guests
 from backend.vms.models import Vm, VmScreen
 from hostapi.client import HostUnreachable
-from hostapi.types import HostReport, Screen, StorageReport
+from hostapi.types import HostReport, Screen
 
 log = structlog.get_logger("monitor")
 ASKED = ("connecting", "up", "non_responsive", "preparing_for_maintenance", "maintenance")
@@ -65,21 +65,21 @@ class Monitor:
 
     def __init__(self, doors: Doors, clock: Clock, every_s: float = 2.0) -> None:
         self.doors, self.clock, self.every_s = doors, clock, every_s
+        self.shards = frozenset(range(SHARDS))
 
     def read(self, tx: Tx) -> list[tuple[Address, KnownHost]]:
         """Hosts and their VMs before they are asked: a VM that starts meanwhile is not judged by an older report."""
         vms: dict[UUID, list[KnownVm]] = {}
         logged_in = guests.open_sessions(tx)
-        for vm_id, state, guest, started_at, host_id, vcpus, cpu_s, cpu_at, pause, boots in tx.execute(
-            sa.select(Vm.id, Vm.state, Vm.guest, Vm.started_at, Vm.host_id, Vm.vcpus, Vm.cpu_s, Vm.cpu_at, Vm.pause, Vm.boots)
-            .where(Vm.host_id.is_not(None), Vm.state != "down")
-            .order_by(sa.func.length(Vm.name), Vm.name)
-        ):
-            if host_id is not None:
-                inside = logged_in.get(vm_id, frozenset())
-                vms.setdefault(host_id, []).append(
-                    KnownVm(vm_id, state, guest, started_at, vcpus, cpu_s, cpu_at, inside, pause, boots)
-                )
+        columns = (
+            Vm.host_id, Vm.id, Vm.state, Vm.guest, Vm.started_at, Vm.vcpus, Vm.cpu_s, Vm.cpu_at, Vm.cpu_usage,
+            Vm.memory_given_mib,
+        )  # fmt: skip
+        running = sa.select(*columns, Vm.pause, Vm.boots).where(Vm.host_id.is_not(None), Vm.state != "down")
+        for host_id, vm_id, *facts, pause, boots in tx.execute(running.order_by(sa.func.length(Vm.name), Vm.name)):
+            if shard_of(host_id) in self.shards:
+                vm = KnownVm(vm_id, *facts, logged_in.get(vm_id, frozenset()), pause, boots)
+                vms.setdefault(host_id, []).append(vm)
         now = self.clock.now()
         return [
             ((h.id, h.address, h.port), KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ()))))
@@ -88,6 +88,7 @@ class Monitor:
                 .where(Host.state.in_(ASKED))
                 .order_by(Host.name)
             )
+            if shard_of(h.id) in self.shards
         ]
 
     def gather(self, wanted: list[tuple[Address, KnownHost]]) -> list[tuple[KnownHost, HostReport | None]]:
@@ -96,38 +97,38 @@ class Monitor:
         return [(known[host_id], report) for host_id, report in answers]
 
     def apply(self, tx: Tx, found: list[tuple[KnownHost, HostReport | None]]) -> None:
+        """Events one by one, each under its thing's state; everything else in one statement a kind."""
         now = self.clock.now()
-        for known, report in found:
-            runs = {vm.vm_id: vm.started_at for vm in known.vms}
-            for change in changes(known, report, now):
-                if change.kind == "vm" and not _same_run(tx, change.id, runs[change.id], known.host_id):
-                    continue
-                _apply(tx, change)
-            if report is None:
-                tx.execute(
-                    sa.update(Host)
-                    .where(Host.id == known.host_id)
-                    .values(silences=Host.silences + 1, reported_at=sa.func.coalesce(Host.reported_at, now))
-                )
-            else:
-                _apply_storage(tx, known.host_id, report.storage)
-                _apply_usages(tx, usages(known, report, now), now)
-                _apply_guests(tx, known, report, now)
-        reach.hear(tx, [(known.host_id, report.storage) for known, report in found if report is not None])
+        runs: writing.Runs = {vm.vm_id: (vm.started_at, known.host_id) for known, _ in found for vm in known.vms}
+        news = [change for known, report in found for change in changes(known, report, now)]
+        for change in news:
+            if change.event is not None and (change.kind == "host" or _same_run(tx, change.id, *runs[change.id])):
+                _move(tx, change)
+        writing.set_columns(tx, [change for change in news if change.event is None], runs)
+        answered = [(known, report) for known, report in found if report is not None]
+        writing.count_silences(tx, [known.host_id for known, report in found if report is None], now)
+        writing.sample(tx, [usage for known, report in answered for usage in usages(known, report, now)], runs, now)
+        said = [(known.host_id, report.storage) for known, report in answered]
+        writing.hear_local_storage(tx, said)
+        reach.hear(tx, said)
+        _apply_guests(tx, answered, now)
         guests.end_where_off(tx, now)
 
 
-def _apply_guests(tx: Tx, known: KnownHost, report: HostReport, now: datetime) -> None:
+def _apply_guests(tx: Tx, answered: list[tuple[KnownHost, HostReport]], now: datetime) -> None:
     """Who logged in and out inside; not of a VM that began anew since its host was asked."""
-    runs = {vm.vm_id: vm for vm in known.vms}
-    told = guest_news(known, report)
-    for news in told:
-        if news.came or news.left:
-            vm = tx.get(Vm, news.vm_id, populate_existing=True)
+    inside = list[UUID]()
+    for known, report in answered:
+        runs = {vm.vm_id: vm for vm in known.vms}
+        for news in guest_news(known, report):
             was = runs[news.vm_id]
-            if vm is not None and vm.started_at == was.started_at and vm.state in (was.state, "up", "unknown"):
-                guests.hear(tx, vm, news.came, news.left, now)
-    guests.seen(tx, [news.vm_id for news in told], now)
+            if news.came or news.left:
+                vm = tx.get(Vm, news.vm_id, populate_existing=True)
+                if vm is not None and vm.started_at == was.started_at and vm.state in (was.state, "up", "unknown"):
+                    guests.hear(tx, vm, news.came, news.left, now)
+            if was.logged_in - news.left:
+                inside.append(news.vm_id)
+    guests.seen(tx, inside, now)
 
 
 def _same_run(tx: Tx, vm_id: UUID, started_at: datetime | None, host_id: UUID) -> bool:
@@ -137,22 +138,10 @@ def _same_run(tx: Tx, vm_id: UUID, started_at: datetime | None, host_id: UUID) -
     return tx.scalar(here) is not None
 
 
-def _apply(tx: Tx, change: Change) -> None:
-    """One change, unless somebody moved the thing meanwhile: then the next round sees it afresh."""
+def _move(tx: Tx, change: Change) -> None:
+    """One event, unless somebody moved the thing meanwhile: then the next round sees it afresh."""
+    assert change.event is not None
     cls: Any = Host if change.kind == "host" else Vm
-    if change.event is None:
-        columns = [getattr(cls, name) for name in change.sets]
-        before = tx.execute(sa.select(*columns).where(cls.id == change.id)).first() if change.kind == "vm" else None
-        tx.execute(
-            sa.update(cls)
-            .where(cls.id == change.id, cls.state == change.was)
-            .values(**change.sets)
-            .execution_options(synchronize_session=False)
-        )
-        if before is not None and tuple(before) != tuple(change.sets.values()):
-            vm = tx.get(Vm, change.id)
-            touch(tx, "vm", change.id, pool_id=vm.pool_id if vm else None)
-        return
     row = tx.get(cls, change.id, populate_existing=True)
     if row is None or row.state != change.was:
         return
@@ -161,39 +150,6 @@ def _apply(tx: Tx, change: Change) -> None:
             move(tx, row, change.event, **change.sets)
     except Refused as meanwhile:
         log.info("change overtaken", kind=change.kind, id=str(change.id), change=change.event, why=meanwhile.message)
-
-
-def _apply_usages(tx: Tx, found: list[Usage], now: datetime) -> None:
-    """Samples of runs that are not over; nobody is told of a change, for there is one every few seconds."""
-    if not found:
-        return
-    vm = Vm.__table__
-    here = sa.and_(vm.c.id == sa.bindparam("the_vm"), vm.c.started_at.is_not_distinct_from(sa.bindparam("the_run")))
-    sets = ("cpu_s", "cpu_usage", "memory_given_mib", "cpu_at")
-    tx.connection().execute(
-        sa.update(vm).where(here).values(**{name: sa.bindparam(f"new_{name}") for name in sets}),  # type: ignore[arg-type]
-        [
-            {"the_vm": one.vm_id, "the_run": one.started_at, "new_cpu_s": one.cpu_s, "new_cpu_usage": one.cpu_usage,
-             "new_memory_given_mib": one.memory_given_mib, "new_cpu_at": now}
-            for one in found
-        ],
-    )
-
-
-def _apply_storage(tx: Tx, host_id: UUID, reports: tuple[StorageReport, ...]) -> None:
-    by_path = {report.path: report for report in reports}
-    for domain in tx.scalars(
-        sa.select(StorageDomain).where(StorageDomain.host_id == host_id, StorageDomain.state.in_(("active", "inactive")))
-    ):
-        report = by_path.get(domain.path)
-        if report is None:
-            continue
-        if (domain.total_mib, domain.free_mib) != (report.total_mib, report.free_mib):
-            domain.total_mib, domain.free_mib = report.total_mib, report.free_mib
-        if domain.state == "active" and not report.ok:
-            move(tx, domain, "vanished", why=report.why)
-        elif domain.state == "inactive" and report.ok:
-            move(tx, domain, "came_back", why="")
 
 
 class Screens:

@@ -18,6 +18,8 @@ from hostapi.types import HostReport, VmReport
 SILENT_AFTER = timedelta(seconds=10)  # up -> connecting
 LOST_AFTER = timedelta(seconds=60)  # connecting -> non_responsive; its VMs become unknown
 SAMPLE_EVERY = timedelta(seconds=10)  # a VM's usage; oftener would only be more writes
+SAME_AGAIN = timedelta(seconds=60)  # one that is as it was is written as seldom as this
+SAME_PERCENT = 1.0
 STALLS = {
     "ioerror": "Its storage fails it (an input/output error).",
     "enospc": "Its storage is full.",
@@ -37,6 +39,8 @@ class KnownVm:
     vcpus: int = 1
     cpu_s: float = 0.0
     cpu_at: datetime | None = None
+    cpu_usage: float | None = None
+    memory_given_mib: int | None = None
     logged_in: frozenset[str] = frozenset()
     pause: str = ""
     boots: int | None = 0  # null: not known yet in this run
@@ -90,6 +94,9 @@ def usages(known: KnownHost, report: HostReport, now: datetime) -> list[Usage]:
                 continue
             if passed > timedelta(0):
                 usage = round(min(100.0, 100 * (said.cpu_s - vm.cpu_s) / passed.total_seconds() / max(1, vm.vcpus)), 1)
+            same = usage is not None and vm.cpu_usage is not None and abs(usage - vm.cpu_usage) < SAME_PERCENT
+            if same and said.memory_mib == vm.memory_given_mib and timedelta(0) <= passed < SAME_AGAIN:
+                continue
         found.append(Usage(vm.vm_id, vm.started_at, said.cpu_s, usage, said.memory_mib))
     return found
 
