@@ -76,10 +76,12 @@ class Monitor:
             Vm.memory_given_mib,
         )  # fmt: skip
         running = sa.select(*columns, Vm.pause, Vm.boots).where(Vm.host_id.is_not(None), Vm.state != "down")
-        for host_id, vm_id, *facts, pause, boots in tx.execute(running.order_by(sa.func.length(Vm.name), Vm.name)):
-            if shard_of(host_id) in self.shards:
-                vm = KnownVm(vm_id, *facts, logged_in.get(vm_id, frozenset()), pause, boots)
-                vms.setdefault(host_id, []).append(vm)
+        row: Any
+        for row in tx.execute(running.order_by(sa.func.length(Vm.name), Vm.name)):
+            if shard_of(row.host_id) in self.shards:
+                facts: Any = row[1:10]
+                vm = KnownVm(*facts, logged_in.get(row.id, frozenset()), row.pause, row.boots)
+                vms.setdefault(row.host_id, []).append(vm)
         now = self.clock.now()
         return [
             ((h.id, h.address, h.port), KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ()))))

@@ -99,7 +99,7 @@ def _update(
         f"AS x(id uuid, was text, run timestamptz, host uuid, {given}) WHERE {' AND '.join(where)}"
     )
     if only_news:
-        return [tuple(row) for row in tx.execute(sa.text(f"{statement} RETURNING {answer}"), {"rows": _json(rows)})]  # type: ignore[misc]
+        return [tuple(row) for row in tx.execute(sa.text(f"{statement} RETURNING {answer}"), {"rows": _json(rows)})]
     tx.execute(sa.text(statement), {"rows": _json(rows)})
     return []
 
