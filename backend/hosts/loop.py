@@ -79,8 +79,9 @@ class Monitor:
         row: Any
         for row in tx.execute(running.order_by(sa.func.length(Vm.name), Vm.name)):
             if shard_of(row.host_id) in self.shards:
-                facts: Any = row[1:10]
-                vm = KnownVm(*facts, logged_in.get(row.id, frozenset()), row.pause, row.boots)
+                facts: list[Any] = list(row[1:])
+                facts.insert(9, logged_in.get(row.id, frozenset()))
+                vm = KnownVm(*facts)
                 vms.setdefault(row.host_id, []).append(vm)
         now = self.clock.now()
         return [
