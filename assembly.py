@@ -15,6 +15,9 @@ from backend.clock import Clock
 from backend.clusters import models as cluster_rows
 from backend.devices import models as device_rows
 from backend.directory import models as directory_rows
+from backend.ha import models as ha_rows
+from backend.ha.kinds import PowerKinds
+from backend.ha.loop import HighAvailability, SoftFence, no_soft_fence
 from backend.hosts import models as host_rows
 from backend.hosts.certificates import Enroll, Renew
 from backend.hosts.loop import Monitor, Screens
@@ -29,14 +32,16 @@ from broker import models as broker_rows
 from pools import models as pool_rows
 
 ROWS = (
-    changes, events, calendar_rows, cluster_rows, device_rows, directory_rows, host_rows, placement_rows, storage_rows, task_rows,
-    vm_rows, broker_rows, pool_rows,
+    changes, events, calendar_rows, cluster_rows, device_rows, directory_rows, ha_rows, host_rows, placement_rows, storage_rows,
+    task_rows, vm_rows, broker_rows, pool_rows,
 )  # fmt: skip
 
 ROOMS_OF_COMMANDS = (
     "backend.calendars.commands",
     "backend.clusters.commands",
     "backend.clusters.migration_commands",
+    "backend.ha.commands",
+    "backend.ha.fence",
     "backend.hosts.commands",
     "backend.placement.commands.affinity",
     "backend.placement.commands.policies",
@@ -90,10 +95,11 @@ COMMANDS = _commands()
 
 def loops(
     doors: Callable[[UUID, str, int], Any], clock: Clock, keyring: Keyring, authority: Authority,
-    earlier: Callable[[UUID, str, int], Any] | None = None,
+    earlier: Callable[[UUID, str, int], Any] | None = None, *, quiet_s: float = 60.0, soft: SoftFence = no_soft_fence,
 ) -> list[Loop]:
     """Every loop of the manager. `doors` answers how a host is reached, `earlier` how one is that enrolled when hosts
-    had no CA of their own. `authority` is the hosts' CA."""
+    had no CA of their own. `authority` is the hosts' CA. For `quiet_s` after the start no host is fenced; `soft` restarts
+    a host's agent from outside."""
     from backend.directory.loop import RefreshDirectory
     from backend.history import Forget
     from backend.vms.stalls import StallsLoop
@@ -107,6 +113,8 @@ def loops(
 
     return [
         Monitor(doors, clock),
+        HighAvailability(clock, quiet_s, soft=soft),
+        PowerKinds(doors),
         Reach(doors, clock),
         Enroll(authority, clock),
         Renew(authority, doors, clock, earlier=earlier),

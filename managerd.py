@@ -78,7 +78,8 @@ def run(settings: config.Settings) -> None:
         signal.signal(sign, lambda *_: runner.stopping.set())
     threads = [
         *runner.run(settings.task_workers),
-        *loop_runner.run(sessions, loops(doors, clock, keyring, authority, earlier_doors(settings, clock)), runner.stopping),
+        *loop_runner.run(sessions, loops(doors, clock, keyring, authority, earlier_doors(settings, clock),
+                                         quiet_s=settings.fence_quiet_s), runner.stopping),
     ]
     log.info("manager runs", workers=settings.task_workers)
     runner.stopping.wait()

@@ -20,18 +20,22 @@ from agent.inside import act, set_clock
 from agent.leaving import Leaving
 from agent.moves import Moves
 from agent.pictures import Pictures
+from agent.power import PowerAgents
 from agent.saves import Saves
 from agent.stats import sample_host, utc_now
 from agent.storage import Storage, flush
 from agent.virt import GuestSilent, Hypervisor, HypervisorDown
 from hostapi.tls import client_context
 from hostapi.types import (
+    FenceSpec,
     GuestAction,
     GuestReport,
     HostReport,
     MigrationReport,
     MigrationSpec,
     Peer,
+    PowerKind,
+    PowerReport,
     Protocol,
     Screen,
     StorageReport,
@@ -65,6 +69,7 @@ class AgentService:
         self.arriving = Arriving(self.moves, config.libvirt_uri)
         self.guests = Guests(self.hypervisor.ask_guest)
         self.pictures = Pictures(self.hypervisor.screenshot)
+        self.power = PowerAgents(config.name)
 
     # -- steps -----------------------------------------------------------------------------------
     def start_vm(self, spec: VmSpec, steering: Steering) -> VmReport:
@@ -318,6 +323,10 @@ class AgentService:
             else:
                 self._patiently(lambda: self.storage.change_snapshot("-d", path, name), steering)
 
+    def fence(self, spec: FenceSpec, steering: Steering) -> PowerReport:
+        """Have another host's power agents do it."""
+        return self.power.fence(spec, steering)
+
     # -- questions -------------------------------------------------------------------------------
     def report(self) -> HostReport:
         """The host, its VMs and its storage. Refuses while libvirt is away: no answer is not "no VMs"."""
@@ -340,6 +349,14 @@ class AgentService:
     def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
         """Small pictures; those that cannot be had in time are left out."""
         return self.pictures.take(vm_ids)
+
+    def power_kinds(self) -> tuple[str, ...]:
+        """The kinds of power agents that there are programs for here."""
+        return self.power.kinds()
+
+    def power_kind(self, name: str) -> PowerKind:
+        """What one of them is."""
+        return self.power.kind(name)
 
     def display_port(self, vm_id: UUID, protocol: Protocol) -> int | None:
         """The port on loopback where this VM's display listens; None when there is none."""

@@ -29,12 +29,23 @@ def run(argv: Sequence[str], *, timeout_s: float = 60.0) -> str:
     return out.decode(errors="replace")
 
 
-def start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
+def converse(argv: Sequence[str], given: str, *, timeout_s: float) -> tuple[int, str]:
+    """Tell a program something over its standard input: its exit code and what it says on its standard error."""
+    program = start(argv, stdin=subprocess.PIPE)
+    try:
+        _, err = program.communicate(given.encode(), timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        kill(program)
+        raise ProgramFailed(argv, f"it did not end within {timeout_s:.0f} seconds") from None
+    return program.returncode, err.decode(errors="replace")
+
+
+def start(argv: Sequence[str], stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     """Start a program in a process group of its own, its output in pipes, its messages in English."""
     try:
         return subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,

@@ -29,7 +29,10 @@ class Keyring:
     def reveal(self, name: str) -> str:
         """The secret of this name, for a `hostapi.types.Secret` about to cross the wire.
 
-        `display:<ticket id>` is a display password of 8 characters: VNC counts no more (RFC 6143, 7.2.2)."""
+        `sealed:<text>` is what `seal` was given. `display:<ticket id>` is a display password of 8 characters: VNC counts
+        no more (RFC 6143, 7.2.2)."""
+        if name.startswith("sealed:"):
+            return self.unseal(name.removeprefix("sealed:"))
         return base64.b32encode(self.mac("reveal", name.encode())).decode()[:8]
 
     def display_password(self, ticket_id: UUID) -> str:

@@ -13,7 +13,7 @@ from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from hostapi.tls import client_context, roles
-from hostapi.types import HostReport, Outcome, Screen
+from hostapi.types import HostReport, Outcome, PowerKind, Screen
 from hostapi.wire import API_HEADER, Answer, api_version, decode_outcome, decode_result
 
 CONNECT_S, ANSWER_S = (
@@ -97,6 +97,16 @@ class HostClient:
         """Small pictures of these VMs' screens."""
         screens: tuple[Screen, ...] = self._question("screens", {"vm_ids": tuple(vm_ids)})
         return screens
+
+    def power_kinds(self) -> tuple[str, ...]:
+        """The kinds of power agents that the host has programs for."""
+        names: tuple[str, ...] = self._question("power_kinds", {})
+        return names
+
+    def power_kind(self, name: str) -> PowerKind:
+        """What one of them is, and its options."""
+        kind: PowerKind = self._question("power_kind", {"name": name})
+        return kind
 
     def close(self) -> None:
         """Close the kept connections."""

@@ -12,6 +12,8 @@ GuestAction = Literal["message", "lock", "log_out"]
 BootDevice = Literal["disk", "cd", "network"]
 PausedFor = Literal["", "asked", "ioerror", "enospc", "other"]
 EndedBy = Literal["guest", "crashed", "failed", "host"]
+Power = Literal["on", "off"]
+PowerAction = Literal["on", "off", "status"]
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,56 @@ class Screen:
     width: int
     height: int
     webp: bytes
+
+
+@dataclass(frozen=True)
+class PowerSpec:
+    """A power agent of a host: the kind of device, where it is, and with which words it lets one in."""
+
+    type: str  # the name of a fence agent without its fence_
+    address: str
+    port: int = 0  # 0: the kind's usual one
+    username: str = ""
+    password: Secret | None = None
+    encrypt: bool = True
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FenceSpec:
+    """What to do to another host's power. Its power agents of one group: the host is off when all of them say so."""
+
+    action: PowerAction
+    agents: tuple[PowerSpec, ...]
+    group: int = 1
+    timeout_s: int = 30
+
+
+@dataclass(frozen=True)
+class PowerReport:
+    """Whether a host has power, as its power agents say after what they were asked to do."""
+
+    power: Power
+    told: str = ""
+
+
+@dataclass(frozen=True)
+class PowerOption:
+    """An option that a kind of power agent knows."""
+
+    name: str
+    type: str = "string"
+    default: str = ""
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class PowerKind:
+    """A kind of power agent that a host has a program for."""
+
+    name: str
+    about: str = ""
+    options: tuple[PowerOption, ...] = ()
 
 
 @dataclass(frozen=True)

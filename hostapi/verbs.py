@@ -13,12 +13,15 @@ from uuid import UUID
 
 from hostapi.types import (
     Failure,
+    FenceSpec,
     GuestAction,
     GuestReport,
     HostReport,
     MigrationReport,
     MigrationSpec,
     Peer,
+    PowerKind,
+    PowerReport,
     Screen,
     StorageReport,
     TicketSpec,
@@ -149,6 +152,11 @@ class HostAgent(Protocol):
     ) -> None:
         """Delete a snapshot, whether the VM runs or not; one that is not there is success."""
 
+    def fence(self, spec: FenceSpec, steering: Steering) -> PowerReport:
+        """Switch another host's power by its power agents, or ask for it, and answer once they all say the same. “off” is
+        answered only when every one of them says that it is off. Refuses with `not_fenced` and what they said,
+        `no_power_program` when this host has none for that kind, `bad_option` for one that the kind does not know."""
+
     # -- questions: nothing changes, nothing is journalled ---------------------------------------
     def report(self) -> HostReport:
         """The host, its VMs and storage, as they are now."""
@@ -156,8 +164,14 @@ class HostAgent(Protocol):
     def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
         """Small pictures of these VMs' screens; a VM that is not running here is left out."""
 
+    def power_kinds(self) -> tuple[str, ...]:
+        """The kinds of power agents that this host has programs for."""
 
-QUESTIONS = ("report", "screens")
+    def power_kind(self, name: str) -> PowerKind:
+        """What a kind of power agent is, and its options. Refuses with `no_power_program` one that is not here."""
+
+
+QUESTIONS = ("report", "screens", "power_kinds", "power_kind")
 STEPS = tuple(
     name
     for name, value in vars(HostAgent).items()

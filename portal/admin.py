@@ -16,7 +16,7 @@ from backend.hosts.models import Host
 from backend.tasks.models import Step
 from backend.tasks.submit import submit
 from portal import admin_actions, admin_devices, admin_people, admin_vms, datacenter_map, forms, views
-from portal.api_commands import cancel_task
+from portal.api_commands import cancel_task, sealed
 from portal.auth import actor, person
 from portal.collections import found, listed
 from portal.errors import is_partial
@@ -277,7 +277,7 @@ def _submit(command: str, values: dict[str, Any]) -> Answer:
     cls = parts().commands.get(command)
     if cls is None or command not in admin_actions.OFFERED:
         abort(404)
-    task = submit(tx(), convert(_typed(cls, values), cls), actor(), now())
+    task = submit(tx(), convert(sealed(_typed(cls, values)), cls), actor(), now())
     say(f"{task.title}: " + ("done." if task.state == "succeeded" else "begun."))
     made = (task.result or {}).get("id") if task.state == "succeeded" else None
     noun = command.partition(".")[0]

@@ -17,12 +17,14 @@ from backend.tasks.submit import cancel, submit
 from portal.auth import actor, person
 from portal.collections import BY_KIND
 from portal.collections import found as found_row
+from portal.parts import parts
 from portal.routes import Route, Routes, accepted, convert, fields_of, now, read_json, read_uuid, require_known
 from portal.transaction import tx
 
 # these have a route of their own: what they are given is a secret, or comes from a domain controller
 BY_HAND = frozenset({"host.create", "lease.extend", "directory.add", "directory.edit", "user.create", "user.import",
                      "permission.grant", "device.create", "device.renew"})
+SEALED = "_sealed"  # a secret: it comes in clear and goes into the command sealed
 MAKES = frozenset({"create", "add", "import"})
 
 TASK = {"type": "object", "required": ["task"], "properties": {"task": {
@@ -50,6 +52,7 @@ def shape_of(name: str, cls: type) -> Shape | None:
     id_field = f"{noun}_id" if f"{noun}_id" in fields else None
     names = [f for f in fields if f.endswith("_name")]
     renamed = {"name": names[0]} if len(names) == 1 and "name" not in fields else {}
+    renamed |= {f.removesuffix(SEALED): f for f in fields if f.endswith(SEALED)}
     path = f"/{plural}/<id>/{verb}" if id_field else f"/{plural}" if verb in MAKES else f"/{plural}/{verb}"
     return Shape(noun, verb, path, id_field, renamed)
 
@@ -58,11 +61,17 @@ def command_of(cls: type, shape: Shape, given: Mapping[str, Any], id: str | None
     """The command for this body; `Invalid` for what is unknown, missing or of the wrong kind."""
     # what the path says, or what has another name outside, is no field of the body
     require_known(given, [name for name in fields_outside(cls, shape) if name != shape.id_field])
-    inside = {shape.renamed.get(key, key): value for key, value in given.items()}
+    inside = sealed({shape.renamed.get(key, key): value for key, value in given.items()})
     if shape.id_field is not None and id is not None:
         hint = get_type_hints(cls)[shape.id_field]
         inside[shape.id_field] = read_uuid(id, shape.noun) if hint is UUID else id
     return convert(inside, cls, shape.renamed)
+
+
+def sealed(inside: dict[str, Any]) -> dict[str, Any]:
+    """A command's fields with its secrets sealed: a command stands in its task's row."""
+    secret = {key: value for key, value in inside.items() if key.endswith(SEALED) and isinstance(value, str)}
+    return inside | {key: parts().keyring.seal(value) if value else "" for key, value in secret.items()}
 
 
 def fields_outside(cls: type, shape: Shape) -> list[str]:

@@ -15,6 +15,7 @@ from backend.directory.rights import grants_of, see_permit, visible
 from backend.errors import NotFound
 from backend.hosts.models import Host
 from backend.search.placement import PLACEMENT
+from backend.search.power import POWERAGENTS, POWERKINDS
 from backend.search.query import Field, Kind, Page, Viewer, one, page
 from backend.search.tables import BACKEND, anywhere, below, name_of, or_own, person_name
 from backend.storage.models import StorageDomain
@@ -196,7 +197,8 @@ ACCESSRULES = Kind("accessrules", "accessrule", AccessRule.id, {
 
 COLLECTIONS: dict[str, Kind] = {
     kind.plural: kind
-    for kind in (*BACKEND, *PLACEMENT, POOLS, MEMBERS, ROLLOUTS, SPAREPLANS, LEASES, BOOKINGS, CONSOLES, DECISIONS, ACCESSRULES)
+    for kind in (*BACKEND, *PLACEMENT, POWERAGENTS, POWERKINDS, POOLS, MEMBERS, ROLLOUTS, SPAREPLANS, LEASES, BOOKINGS, CONSOLES,
+                 DECISIONS, ACCESSRULES)
 }
 BY_KIND: dict[str, Kind] = {kind.kind: kind for kind in COLLECTIONS.values()}
 

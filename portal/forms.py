@@ -70,6 +70,9 @@ OWN_SELECTS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ),
 }
 
+# fields that take the name of a row of another collection
+TEXT_ROWS = {("host.add_power_agent", "type"): "powerkinds", ("poweragent.edit", "type"): "powerkinds"}
+
 # label and help; a command's own words stand before those of every command
 WORDS: dict[str, tuple[str, str]] = {
     "pool_name": ("Name", "What people see in their portal, for instance “Desktops”."),
@@ -174,9 +177,31 @@ WORDS: dict[str, tuple[str, str]] = {
     "mode": ("How", "One desktop must boot with the new version before the others follow."),
     "batch": ("Batch", "In batches, no more than so many desktops are out of service at once."),
     "max_failures": ("Halt after", "With so many desktops of the new version that do not work it halts, and can be rolled back."),
+    "fencing": ("Fence hosts that do not answer", "Their power agents switch them off, so that their VMs can run elsewhere."),
+    "fencing_grace_s": ("Grace", "So long a host may be silent before it is fenced."),
+    "fencing_silent_percent": ("Not when more are silent than", "Then it is more likely the manager that is cut off."),
+    "fencing_at_once": ("Hosts fenced at once", "No more than so many of this cluster."),
+    "fencing_skip_if_lease_alive": ("Not while its storage lease is renewed", "Then the host lives, and so do its VMs."),
+    "fencing_kdump_wait_s": ("Time to write down a crash", "A host that says that its kernel crashed is fenced after that."),
+    "high_availability": ("Highly available", "When its host dies it is started on another one."),
+    "priority": ("Priority", "Who is started first: 1 is low, 50 medium, 100 high."),
     "force": ("Also when people hold desktops of it", "Their leases end and their consoles are closed."),
 }
 OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
+    **{
+        (command, field): words
+        for command in ("host.add_power_agent", "poweragent.edit")
+        for field, words in {
+            "type": ("Kind", "What hosts have programs for."),
+            "address": ("Address", "Of the device, as the other hosts reach it."),
+            "port": ("Port", "0: the usual one."),
+            "username": ("User", ""),
+            "password_sealed": ("Password", "Kept encrypted. When editing, left open: it stays as it is."),
+            "options": ("Options", "One a line, as in plug=3."),
+            "encrypt": ("Encrypted", "Over IPMI 2.0 or TLS."),
+            "order": ("Order", "Devices of one number belong together, like two supplies. The next are tried when they fail."),
+        }.items()
+    },
     ("vm.run_once", "boot_from"): ("Boot from", "Tried in this order. None ticked: as usual."),
     ("vm.run_once", "iso_domain_id"): ("Storage domain of the CD", "Where the ISO file lies. Left open: no CD."),
     ("vm.run_once", "iso"): ("ISO file", "Its path below the storage domain's folder, such as iso/debian.iso."),
@@ -220,7 +245,7 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
     ),
 }
 NUMBER_UNITS = {
-    "memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%",
+    "memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%", "fencing_silent_percent": "%",
     **dict.fromkeys(("high_cpu_percent", "low_cpu_percent", "high_memory_percent", "low_memory_percent"), "%"),
 }
 SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
@@ -265,7 +290,7 @@ class Input:
     name: str
     label: str
     help: str
-    kind: str  # text | long | lines | number | length | switch | select | checks
+    kind: str  # text | password | long | lines | number | length | switch | select | checks
     required: bool
     value: Any = None
     unit: str = ""
@@ -292,7 +317,7 @@ class Form:
 
     def blame(self, message: str, names: Any) -> None:
         """Put a refusal where it belongs: to its fields, else above the form."""
-        known = [n for n in names or () if n in self.inputs]
+        known = [n if n in self.inputs else f"{n}_sealed" for n in names or () if {n, f"{n}_sealed"} & self.inputs.keys()]
         for name in known:
             self.inputs[name].error = message
         if not known:
@@ -327,9 +352,8 @@ def _plain(hint: Any) -> Any:
 
 
 def _input(command: str, name: str, hint: Any, required: bool, default: Any, options: Any) -> Input:
-    label, about = (
-        OWN_WORDS.get((command, name)) or WORDS.get(name) or (name.removesuffix("_id").replace("_", " ").capitalize(), "")
-    )
+    plain = name.removesuffix("_id").removesuffix("_sealed").replace("_", " ").capitalize()
+    label, about = OWN_WORDS.get((command, name)) or WORDS.get(name) or (plain, "")
     made = Input(name, label, about, "text", required, default)
     if hint is bool:
         made.kind, made.required = "switch", False
@@ -346,6 +370,10 @@ def _input(command: str, name: str, hint: Any, required: bool, default: Any, opt
         made.kind, made.options, made.required = "checks", CHOICES[name], False
     elif get_origin(hint) is tuple:
         made.kind = "lines"
+    elif name.endswith("_sealed"):
+        made.kind = "password"
+    elif plural := TEXT_ROWS.get((command, name)):
+        made.kind, made.options = "select", options(plural, "")
     elif chosen := OWN_SELECTS.get((command, name)) or SELECTS.get(name):
         own = tuple((called, called) for _, called in options(NAMED_ROWS[name], "")) if name in NAMED_ROWS else ()
         made.kind, made.options = "select", chosen + own

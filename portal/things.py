@@ -9,6 +9,7 @@ from portal.things_people import CALENDARS, DIRECTORIES, GROUPS, PERMISSIONS, SE
 from portal.things_placement import AFFINITYGROUPS, AFFINITYLABELS, SCHEDULINGPOLICIES
 from portal.things_places import CLUSTERS, DATACENTERS, DISKS, HOSTS, REACHES, STORAGEDOMAINS
 from portal.things_pools import MEMBERS, POOLS, ROLLOUTS, SPAREPLANS
+from portal.things_power import POWERAGENTS
 from portal.things_vms import GUESTSESSIONS, SNAPSHOTS, VMS
 from portal.things_work import EVENTS, TASKS
 
@@ -27,6 +28,7 @@ THINGS: dict[str, Thing] = {
         GUESTSESSIONS,
         TEMPLATES,
         HOSTS,
+        POWERAGENTS,
         STORAGEDOMAINS,
         REACHES,
         DISKS,

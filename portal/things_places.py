@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from portal.thing import CLUSTER, MEMORY, NAME, STATE, WHY, Button, Column, Part, Thing, within
+from portal.things_power import HOST_BUTTONS
 
 HOSTS = Thing(
     "hosts",
@@ -32,6 +33,7 @@ HOSTS = Thing(
         MEMORY,
         Column("memory_free_mib", "Memory free", "mib"),
         Column("enrolled", "Has its certificate", "yesno"),
+        Column("outage", "Why nothing is done", when="outage"),
         Column("reported_at", "Last report", "ago"),
     ),
     (
@@ -43,6 +45,7 @@ HOSTS = Thing(
             ask="It takes no more VMs, and is in maintenance once its last VM is gone.",
         ),
         Button("host.activate", "Activate", "icon:play", within("maintenance", "preparing_for_maintenance"), main=True),
+        *HOST_BUTTONS,
         Button(
             "host.remove",
             "Remove",
@@ -54,6 +57,7 @@ HOSTS = Thing(
     ),
     (
         Part("Virtual machines", "vms", "host_id = {id}", ("name", "state", "pool", "user", "memory_mib")),
+        Part("Power agents", "poweragents", "host_id = {id}", ("address", "type", "username", "order"), link=False),
         Part("Storage domains", "storagedomains", "host_id = {id}", ("name", "state", "path", "free_mib"), link=False),
         Part("Shared storage", "reaches", "host_id = {id}", ("domain", "ok", "path", "free_mib", "why"), link=False),
         Part("Events", "events", "object_id = {id}", link=False),
@@ -163,8 +167,16 @@ CLUSTERS = Thing(
         Column("low_memory_percent", "Too empty below", "percent", when="balancing=power_saving"),
         Column("hosts_in_reserve", "Hosts in reserve", "number", when="balancing=power_saving"),
         Column("shut_down_hosts", "Switches empty hosts off", "yesno", when="balancing=power_saving"),
+        Column("fencing", "Hosts that do not answer are fenced", "yesno"),
+        Column("fencing_grace_s", "… after so long", "length"),
+        Column("fencing_at_once", "… so many at once", "number"),
+        Column("fencing_silent_percent", "… unless more than this are silent", "percent"),
+        Column("fencing_kdump_wait_s", "… a crashed kernel may write down why", "length"),
     ),
-    (Button("cluster.set_policy", "Scheduling policy", "icon:gauge", form=True, main=True),),
+    (
+        Button("cluster.set_policy", "Scheduling policy", "icon:gauge", form=True, main=True),
+        Button("cluster.edit_fencing", "Edit fencing", "icon:shield", form=True),
+    ),
     parts=(
         Part("Hosts", "hosts", "cluster_id = {id}", ("name", "state", "cpu_usage", "memory_free_mib", "vms")),
         Part("Pools", "pools", "cluster_id = {id}", ("name", "state", "members", "leased")),

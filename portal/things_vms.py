@@ -95,6 +95,8 @@ VMS = Thing(
         Column("cpu_usage", "Usage of its processors", "usage"),
         MEMORY,
         Column("memory_given_mib", "Memory given now", "mib"),
+        Column("high_availability", "Highly available", "yesno"),
+        Column("priority", "Priority", "number"),
         Column("protocols", "Consoles", "list"),
         Column("ip", "Addresses", "list"),
         Column("guest", "Guest", "guest"),
@@ -170,6 +172,7 @@ VMS = Thing(
             ask="As if its plug were pulled: what is not saved is lost, and so is what ran in a suspended one.",
         ),
         Button("vm.pin", "Pin to hosts", "icon:pin", form=True),
+        Button("vm.edit_availability", "Availability", "icon:shield-check", lambda row: not row["pool_id"], form=True),
         Button(
             "vm.remove",
             "Remove",

@@ -11,9 +11,12 @@ from uuid import UUID, uuid4
 
 from hostapi.types import (
     EndedBy,
+    FenceSpec,
     GuestAction,
     GuestReport,
     HostReport,
+    PowerKind,
+    PowerReport,
     Protocol,
     Screen,
     StorageReport,
@@ -24,6 +27,7 @@ from hostapi.types import (
     VolumeSpec,
 )
 from hostapi.verbs import HostRefused, Steering
+from sim import power
 from sim.lives import Lives, Run
 from sim.load import busy, busy_s
 from sim.migration import Migrating
@@ -312,6 +316,11 @@ class SimHost(Lives, Migrating):
             if snapshot_id in taken:
                 taken.remove(snapshot_id)
 
+    def fence(self, spec: FenceSpec, steering: Steering) -> PowerReport:
+        """Have the world's power agents do it."""
+        steering.check_cancelled()
+        return power.fence(self.world, spec)
+
     def certify(self, certificate: str, ca: str, steering: Steering) -> None:
         """Remember it: the simulator's doors need none."""
         self.certificate = certificate
@@ -344,6 +353,16 @@ class SimHost(Lives, Migrating):
             names = {vm_id: self.runs[vm_id].spec.name for vm_id in vm_ids if vm_id in self.runs}
         return tuple(Screen(vm_id, *self.world.picture(name)) for vm_id, name in names.items())
 
+    def power_kinds(self) -> tuple[str, ...]:
+        """The one kind that there is."""
+        return (power.KIND.name,)
+
+    def power_kind(self, name: str) -> PowerKind:
+        """What it is."""
+        if name != power.KIND.name:
+            raise HostRefused("no_power_program", f"There is no fence_{name} here: install Debian's package fence-agents.")
+        return power.KIND
+
     # -- what the world does to it, and what tests look at ----------------------------------------
     def password(self, vm_id: UUID, protocol: Protocol) -> str | None:
         """The display password that is accepted now, if any."""
@@ -352,6 +371,12 @@ class SimHost(Lives, Migrating):
             if ticket is None or ends is None or self.world.clock.now() >= ends:
                 return None
             return ticket.password.value
+
+    def put(self, spec: VmSpec) -> None:
+        """This VM runs here, and has booted long ago."""
+        with self._changed:
+            now = self.world.clock.now()
+            self.runs[spec.vm_id] = Run(spec, now, now)
 
     def lose_power(self) -> None:
         """Everything that ran is gone."""

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 import assembly
 from backend.clock import Clock
 from backend.db import Sessions, Tx
+from backend.ha.loop import HighAvailability
 from backend.hosts.loop import Monitor
 from backend.hosts.models import Host
 from backend.loops import Loop, tick
@@ -51,6 +52,7 @@ class _Door:
     def __init__(self, place: Installation, door: SimDoor, name: str) -> None:
         self._place, self._door, self._name = place, door, name
         self.report, self.screens, self.cancel = door.report, door.screens, door.cancel
+        self.power_kinds, self.power_kind = door.power_kinds, door.power_kind
 
     def ask(self, uid: UUID, verb: str, args: Any, *, wait_s: float) -> Outcome:
         self._place.sim.host(self._name).wake()
@@ -74,8 +76,9 @@ class Installation:
         shutdown_s: float = 1.0,
         more_loops: Sequence[Loop] = (),
         keyring: Keyring | None = None,
+        quiet_s: float = 0.0,
     ) -> None:
-        self.sessions, self.clock = sessions, clock
+        self.sessions, self.clock, self.quiet_s = sessions, clock, quiet_s
         self.keyring = keyring or Keyring(b"k" * 32)
         self.sim = World(clock, boot_s=boot_s, shutdown_s=shutdown_s)
         self.waits = 0  # how often a host said that a step must wait for a later time
@@ -85,6 +88,10 @@ class Installation:
     def door(self, host_id: UUID, address: str, port: int) -> _Door:
         """How the manager reaches the host whose address is its name."""
         return _Door(self, self.sim.door(address), address)
+
+    def soft(self, host_id: UUID, address: str) -> bool:
+        """Restart the agent of the host whose address is its name, from outside."""
+        return self.sim.restart_agent(address)
 
     def new_runner(self, name: str = "manager") -> Runner:
         """One more runner, as another manager process would have."""
@@ -96,6 +103,7 @@ class Installation:
         """The loops that look after hosts and leases, as another manager process would have them."""
         return [
             Monitor(self.door, self.clock),
+            HighAvailability(self.clock, self.quiet_s, soft=self.soft),
             Reach(self.door, self.clock),
             LeaseLoop(self.clock, decisions.served),
             SpareLoop(self.clock),

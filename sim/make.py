@@ -16,6 +16,7 @@ from backend.db import Tx
 from backend.devices.models import Device
 from backend.devices.rules import digest
 from backend.directory.models import Directory, Group, Membership, Permission, User, WebSession
+from backend.ha.models import PowerAgent, PowerKindRow
 from backend.hosts.models import Host
 from backend.storage.models import Disk, DomainReach, StorageDomain
 from backend.vms.models import Template, Vm
@@ -169,6 +170,15 @@ def a_domain(tx: Tx, host: Host | None = None, **fields: Any) -> StorageDomain:
             }
         ),
     )
+
+
+def a_power_agent(tx: Tx, host: Host, **fields: Any) -> PowerAgent:
+    """What switches the host's power, of a kind that is known."""
+    if tx.get(PowerKindRow, "simulated") is None:
+        options = {"plug": {"about": "Which supply."}}
+        tx.add(PowerKindRow(name="simulated", about="Switches a simulated machine.", options=options))
+    known = {"type": "simulated", "address": f"bmc-{host.name}", "username": "admin", "options": {"plug": "1"}}
+    return _add(tx, PowerAgent(host_id=host.id, **{**known, **fields}))
 
 
 def a_shared_domain(tx: Tx, name: str = "", *, hosts: Sequence[Host] = (), **fields: Any) -> StorageDomain:

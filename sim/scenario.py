@@ -20,13 +20,13 @@ from backend.calendars.models import Calendar
 from backend.db import Sessions
 from backend.directory.models import Group, Permission, User
 from pools.models import Pool
-from sim import make, script
+from sim import make, protected, script
 from sim.clock import ToldClock
 from sim.story import Story, Wrong
 
 NOT_POLICY = ("on", "boot_timeout_s", "memory_mib")  # of a pool's table in world.toml: its template's, and its host
-KEYS = ("clock", "zone", "boot_s", "shutdown_s", "save_s", "hosts", "domains", "pools", "people", "groups", "calendars",
-        "entitlements")
+KEYS = ("clock", "zone", "boot_s", "shutdown_s", "save_s", "quiet_s", "fencing", "hosts", "domains", "vms", "pools", "people",
+        "groups", "calendars", "entitlements")
 
 
 def play(folder: Path, sessions: Sessions) -> str:
@@ -78,14 +78,24 @@ def read_world(file: Path, sessions: Sessions) -> Story:
     zone = ZoneInfo(world.get("zone", "UTC"))
     start = world.get("clock", datetime(2026, 3, 2, 8, 0))
     start = start if start.tzinfo else start.replace(tzinfo=zone)
-    story = Story(sessions, ToldClock(start), zone, boot_s=world.get("boot_s", 3.0), shutdown_s=world.get("shutdown_s", 1.0))
+    story = Story(sessions, ToldClock(start), zone, boot_s=world.get("boot_s", 3.0), shutdown_s=world.get("shutdown_s", 1.0),
+                  quiet_s=world.get("quiet_s", 0.0))
     story.place.sim.save_s = world.get("save_s", 0.0)
     for name, fields in world.get("hosts", {"alpha": {}}).items():
-        _known(file, f"host {name}", fields, ("memory_mib", "cpus"))
+        _known(file, f"host {name}", fields, ("memory_mib", "cpus", "power"))
+        power = fields.pop("power", [])
         story.place.add_host(name, **fields)
+        protected.add_power_agents(story.place, name, power)
     for name, fields in world.get("domains", {}).items():
         _known(file, f"domain {name}", fields, ("path", "but"))
         story.place.add_shared_domain(name, **fields)
+    _known(file, "fencing", world.get("fencing", {}), protected.POLICY)
+    with story.place.tx() as tx:
+        protected.set_fencing(tx, world.get("fencing", {}))
+    for name, fields in world.get("vms", {}).items():
+        _known(file, f"VM {name}", fields, protected.VM_FIELDS)
+        for one in _numbered([name]):
+            protected.add_vm(story.place, one, **fields)
     policy = (*sorted(sa.inspect(Pool).columns.keys()), *NOT_POLICY)
     for name, fields in world.get("pools", {"Desktops": {}}).items():
         _known(file, f"pool {name}", fields, policy)

@@ -23,14 +23,14 @@ from backend.vms.models import Vm
 from pools import booked, facts
 from pools.models import Decision, Lease, Pool, PoolMember
 from pools.rules import HOLDING
-from sim import make, telling, watching
+from sim import make, protected, telling, watching
 from sim.clock import ToldClock
 from sim.dues import next_due
 from sim.installation import LIVE, Installation
 
 QUIET_TICKS = 3  # rounds without news after which the managers are not asked for each second any more
 IDLE_STEP_S = 600.0  # … but after twice as long each time, up to this; what is due at a known time comes at its time
-NOT_TOLD = ("enroll", "screens")  # no agent enrolls in a story, and nobody looks at pictures
+NOT_TOLD = ("enroll", "screens", "power kinds")  # no agent enrolls in a story, nobody looks at pictures or adds a power agent
 LONGEST = timedelta(hours=12)  # that `until` waits
 REST_TICKS = 3  # that nothing is new in the end: a host is asked every two seconds
 SETTLE_S = 300  # that everything has at the end to come to rest
@@ -49,7 +49,7 @@ class Manager:
         self.place, self.name = place, name
         self.runner = place.new_runner(name)
         authority = Authority.create(place.clock.now())
-        loops = assembly.loops(place.door, place.clock, place.keyring, authority)
+        loops = assembly.loops(place.door, place.clock, place.keyring, authority, quiet_s=place.quiet_s, soft=place.soft)
         self.loops = [loop for loop in loops if loop.name not in NOT_TOLD]
         self.leaders = {loop.name: Leader(place.sessions, loop.name) for loop in self.loops}
         self.leads: set[str] = set()
@@ -129,6 +129,8 @@ class Story:
             manager.tick()
         if self.managers:
             self.place.work([manager.runner for manager in self.managers])
+        if wrong := protected.twice(self.place.sim):
+            raise Wrong(f"{'; '.join(wrong)}.")
         self.tell()
 
     def until(self, true: Any, end: datetime, *, step_s: float = IDLE_STEP_S) -> bool:
@@ -172,10 +174,12 @@ class Story:
         """Whether something may happen in the next second of which no row says when."""
         if tx.scalar(sa.select(sa.func.count()).where(Task.state.in_(LIVE))):
             return True
+        if protected.on_its_way(tx):
+            return True
         for name, state in tx.execute(sa.select(Host.name, Host.state)):
             machine = self.place.sim.machines[name]
             reachable = machine.powered and machine.connected and machine.agent_on
-            if reachable != (state == "up") or state == "connecting":
+            if reachable != (state == "up") or state in ("connecting", "reboot"):
                 return True
         return False
 
@@ -252,7 +256,7 @@ class Story:
                 raise Wrong(f"After {SETTLE_S} s still not at rest: {'; '.join(self._unrest(tx))}.")
         with self.place.tx() as tx:
             self._require_sound(tx)
-            self.log.lines += ["", "-- in the end"]
+            self.log.lines += ["", "-- in the end", *protected.standing(tx)]
             for pool in tx.scalars(sa.select(Pool).order_by(Pool.name)):
                 waiting = facts.queued(tx, pool.id)
                 self.log.lines.append(f"{pool.name}: {telling.counted(facts.counts(tx, pool.id))}; {waiting} waiting")
@@ -285,7 +289,7 @@ class Story:
     def _require_sound(self, tx: Tx) -> None:
         """One holder a desktop, no desktop lost, everybody answered in whole sentences."""
         held = tx.scalars(sa.select(Lease.vm_id).where(Lease.state.in_(HOLDING))).all()
-        wrong = []
+        wrong = list(protected.unexplained(tx))
         if len(set(held)) != len(held):
             wrong.append("two people hold one desktop")
         members = set(tx.scalars(sa.select(PoolMember.vm_id)))

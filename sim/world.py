@@ -12,8 +12,9 @@ from backend.clock import Clock
 from hostapi.client import HostUnreachable
 from hostapi.desk import Desk
 from hostapi.journal import Journal
-from hostapi.types import HostReport, Outcome, Screen, VmSpec, VolumeSpec
+from hostapi.types import HostReport, Outcome, PowerKind, Screen, VmSpec, VolumeSpec
 from sim.host import PICTURE, SimHost
+from sim.power import SimBmc
 
 
 @dataclass
@@ -59,6 +60,8 @@ class SimMachine:
     def __init__(self, world: World, host: SimHost) -> None:
         self.host, self.journal = host, Journal(None)
         self.powered, self.connected, self.agent_on = True, True, True
+        self.broken = False  # does not come up again
+        self.agent_stays_off = False
         self.desk = Desk(host, self.journal)
 
     def restart_agent(self) -> None:
@@ -114,6 +117,14 @@ class SimDoor:
         """As `HostClient.screens`."""
         return self.desk().screens(vm_ids)
 
+    def power_kinds(self) -> tuple[str, ...]:
+        """As `HostClient.power_kinds`."""
+        return self.desk().agent.power_kinds()
+
+    def power_kind(self, name: str) -> PowerKind:
+        """As `HostClient.power_kind`."""
+        return self.desk().agent.power_kind(name)
+
     def desk(self) -> Desk:
         """The machine's present desk; `HostUnreachable` while nobody answers there."""
         machine = self._machine
@@ -137,6 +148,7 @@ class World:
         self.machines: dict[str, SimMachine] = {}
         self.storage: dict[str, SimStorage] = {}
         self.guests: dict[str, SimGuest] = {}
+        self.bmcs: dict[str, SimBmc] = {}  # by address
         self.bad_images: set[str] = set()  # paths of images whose overlays do not boot
         self.history: list[str] = []  # every sentence that was told, in order
 
@@ -158,6 +170,24 @@ class World:
     def door(self, name: str) -> SimDoor:
         """The manager's way to this host; stays good over restarts."""
         return SimDoor(self.machines[name])
+
+    def bmc(self, address: str) -> SimBmc:
+        """The power agent at this address."""
+        with self.lock:
+            return self.bmcs.setdefault(address, SimBmc())
+
+    def supplies_of(self, name: str) -> list[SimBmc]:
+        """The power agents of the machine of this name."""
+        return [bmc for address, bmc in self.bmcs.items() if address.partition("-")[2] == name]
+
+    def restart_agent(self, name: str) -> bool:
+        """Restart a host's agent from outside, as the manager does over SSH; whether the host could be reached."""
+        machine = self.machines[name]
+        if not (machine.powered and machine.connected):
+            return False
+        if not machine.agent_stays_off:
+            machine.restart_agent()
+        return True
 
     def guest(self, name: str) -> SimGuest:
         """How the VM of this name behaves; it need not exist yet."""
@@ -194,7 +224,8 @@ class World:
         `vm w7 memory_lost`: what was saved of it is gone,
         `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`,
         `storage /srv/a cut|joined host1`,
-        `memory host1 1024`,
+        `memory host1 1024`, `power host1 broken`: it has no power and cannot be switched on, `agent host1 broken`: dead for good,
+        `bmc host1 silent|stuck|deaf|ok` (or its address `bmc2-host1`): its power agent,
         `image /srv/a/base.qcow2 boot_fails|boots`: what lies over it does not boot.
         """
         words = sentence.split()
@@ -206,6 +237,7 @@ class World:
             "storage": self._storage,
             "memory": self._memory,
             "image": self._image,
+            "bmc": self._bmc,
         }
         if len(words) < 3 or words[0] not in kinds:
             raise ValueError(f"Nobody understands {sentence!r}.")
@@ -219,7 +251,8 @@ class World:
 
     def _power(self, host: str, what: str, _: list[str]) -> None:
         machine = self.machines[host]
-        {"off": machine.power_off, "on": machine.power_on}[what]()
+        machine.broken = what == "broken"
+        {"off": machine.power_off, "broken": machine.power_off, "on": machine.power_on}[what]()
 
     def _network(self, host: str, what: str, _: list[str]) -> None:
         self.machines[host].connected = {"off": False, "on": True}[what]
@@ -229,7 +262,15 @@ class World:
 
     def _agent(self, host: str, what: str, _: list[str]) -> None:
         machine = self.machines[host]
-        {"restart": machine.restart_agent, "off": machine.stop_agent, "on": machine.start_agent}[what]()
+        machine.agent_stays_off = what == "broken"
+        {"restart": machine.restart_agent, "off": machine.stop_agent, "broken": machine.stop_agent,
+         "on": machine.start_agent}[what]()  # fmt: skip
+
+    def _bmc(self, name: str, what: str, _: list[str]) -> None:
+        bmc = self.bmc(f"bmc-{name}" if name in self.machines else name)
+        bmc.silent, bmc.stuck, bmc.deaf_for_on = {
+            "silent": (True, False, False), "stuck": (False, True, False), "deaf": (False, False, True), "ok": (False,) * 3,
+        }[what]  # fmt: skip
 
     def _vm(self, name: str, what: str, more: list[str]) -> None:
         guest = self.guest(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db import Base, HasId, Json, ref
@@ -34,3 +35,9 @@ class Cluster(HasId, Base):
     scheduling_policy: Mapped[str] = mapped_column(default="none", server_default="none")  # a name: built in, or a row's
     thresholds: Mapped[Json] = mapped_column(default=dict, server_default="{}")  # those that differ from what is usual
     networks: Mapped[list[str]] = mapped_column(default=list, server_default="{}")  # that a host must have to run its VMs
+    fencing: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
+    fencing_grace_s: Mapped[int] = mapped_column(default=15, server_default="15")
+    fencing_silent_percent: Mapped[int] = mapped_column(default=50, server_default="50")
+    fencing_at_once: Mapped[int] = mapped_column(default=3, server_default="3")
+    fencing_skip_if_lease_alive: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
+    fencing_kdump_wait_s: Mapped[int] = mapped_column(default=60, server_default="60")

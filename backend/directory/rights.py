@@ -155,6 +155,7 @@ def see_permit(kind: str) -> str:
         "member": "pool.see", "rollout": "pool.see", "spareplan": "pool.see", "snapshot": "vm.see", "guestsession": "vm.see",
         "disk": "storage.see", "reach": "storage.see", "storagedomain": "storage.see", "datacenter": "cluster.see",
         "group": "user.see", "permission": "user.see", "session": "user.see", "token": "user.see", "directory": "user.see",
+        "poweragent": "host.see", "powerkind": "host.see",
         "decision": "lease.see", "booking": "lease.see",
         **dict.fromkeys(("affinitygroup", "affinitylabel", "schedulingpolicy"), "cluster.see"),
     }.get(kind, f"{kind}.see")

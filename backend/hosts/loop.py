@@ -15,6 +15,8 @@ from backend.clock import Clock
 from backend.db import Tx
 from backend.errors import Refused
 from backend.events import move
+from backend.ha.fence import being_fenced
+from backend.ha.proof import want_restart
 from backend.hosts import writing
 from backend.hosts.models import Host
 from backend.hosts.rules import Change, KnownHost, KnownVm, changes, guest_news, usages
@@ -26,7 +28,8 @@ from hostapi.client import HostUnreachable
 from hostapi.types import HostReport, Screen
 
 log = structlog.get_logger("monitor")
-ASKED = ("connecting", "up", "non_responsive", "preparing_for_maintenance", "maintenance")
+ASKED = ("connecting", "up", "non_responsive", "preparing_for_maintenance", "maintenance", "reboot", "down")
+FELL = ("died", "crashed")  # nobody wanted it
 LOOKED_AT = timedelta(seconds=30)  # a screen is fetched while somebody has asked for it this lately
 ASK_AT_ONCE = 64
 
@@ -88,7 +91,7 @@ class Monitor:
             ((h.id, h.address, h.port), KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ()))))
             for h in tx.execute(
                 sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at)
-                .where(Host.state.in_(ASKED))
+                .where(Host.state.in_(ASKED), Host.id.not_in(being_fenced(tx)))
                 .order_by(Host.name)
             )
             if shard_of(h.id) in self.shards
@@ -106,7 +109,8 @@ class Monitor:
         news = [change for known, report in found for change in changes(known, report, now)]
         for change in news:
             if change.event is not None and (change.kind == "host" or _same_run(tx, change.id, *runs[change.id])):
-                _move(tx, change)
+                if _move(tx, change) and change.event in FELL:
+                    want_restart(tx, tx.get_one(Vm, change.id), now)
         writing.set_columns(tx, [change for change in news if change.event is None], runs)
         answered = [(known, report) for known, report in found if report is not None]
         writing.count_silences(tx, [known.host_id for known, report in found if report is None], now)
@@ -141,18 +145,20 @@ def _same_run(tx: Tx, vm_id: UUID, started_at: datetime | None, host_id: UUID) -
     return tx.scalar(here) is not None
 
 
-def _move(tx: Tx, change: Change) -> None:
-    """One event, unless somebody moved the thing meanwhile: then the next round sees it afresh."""
+def _move(tx: Tx, change: Change) -> bool:
+    """One event, unless somebody moved the thing meanwhile: then the next round sees it afresh. Whether it was made."""
     assert change.event is not None
     cls: Any = Host if change.kind == "host" else Vm
     row = tx.get(cls, change.id, populate_existing=True)
     if row is None or row.state != change.was:
-        return
+        return False
     try:
         with tx.begin_nested():
             move(tx, row, change.event, **change.sets)
     except Refused as meanwhile:
         log.info("change overtaken", kind=change.kind, id=str(change.id), change=change.event, why=meanwhile.message)
+        return False
+    return True
 
 
 class Screens:

@@ -2,6 +2,7 @@
 
 from backend.states import StateTable
 
+_HAVE_POWER = ("up", "connecting", "non_responsive", "preparing_for_maintenance")
 HOST = StateTable(
     "host",
     "installing",
@@ -15,5 +16,13 @@ HOST = StateTable(
         ("preparing_for_maintenance", "emptied"): "maintenance",
         ("preparing_for_maintenance", "activate"): "up",
         ("maintenance", "activate"): "connecting",
+        ("preparing_for_maintenance", "silent"): "connecting",
+        **{(state, "fence"): "reboot" for state in _HAVE_POWER},  # its power agents are at it
+        ("reboot", "fence_failed"): "non_responsive",
+        ("reboot", "answered"): "up",
+        **{(state, "switched_off"): "down" for state in ("reboot", "maintenance")},
+        **{(state, "confirmed_off"): "down" for state in ("connecting", "non_responsive", "reboot")},
+        ("down", "switch_on"): "reboot",
+        ("down", "answered"): "up",
     },
 )

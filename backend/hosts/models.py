@@ -31,6 +31,7 @@ class Host(HasId, Base):
     virt_type: Mapped[str] = mapped_column(default="qemu", server_default="qemu")
     hypervisor: Mapped[str] = mapped_column(default="", server_default="")
     agent_version: Mapped[str] = mapped_column(default="", server_default="")
+    proved_off_at: Mapped[datetime | None]  # what it was asked before this is over, and what ran on it does not
     boot_id: Mapped[str] = mapped_column(default="", server_default="")
     cpus: Mapped[int] = mapped_column(default=0, server_default="0")
     memory_mib: Mapped[int] = mapped_column(default=0, server_default="0")

@@ -143,7 +143,7 @@ def _answered(known: KnownHost, report: HostReport, now: datetime) -> list[Chang
 
 def _silent(known: KnownHost, now: datetime) -> list[Change]:
     silence = now - known.answered_at
-    if known.state == "up" and silence >= SILENT_AFTER:
+    if HOST.may(known.state, "silent") and silence >= SILENT_AFTER:
         return [Change("host", known.host_id, known.state, "silent", {})]
     if known.state == "connecting" and silence >= LOST_AFTER:
         return [

@@ -117,7 +117,7 @@ def read_id(kind: Kind, id: str) -> Any:
             if 0 <= number < 2**63:
                 return number
             raise ValueError(id)
-        return UUID(id)
+        return id if isinstance(kind.id.type, sa.Text) else UUID(id)
     except ValueError:
         raise _not_found(kind, id) from None
 

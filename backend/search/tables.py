@@ -18,6 +18,7 @@ from backend.directory.rights import see_permit, visible
 from backend.directory.rules import OBJECT_TYPES, ROLES, places
 from backend.directory.sessions import TOKEN
 from backend.events import Event
+from backend.ha.models import Outage, PowerAgent
 from backend.hosts.machine import HOST
 from backend.hosts.models import Host
 from backend.placement.models import Pin, SchedulingPolicy
@@ -106,6 +107,11 @@ CLUSTERS = Kind("clusters", "cluster", Cluster.id, {
     "networks": Field(Cluster.networks, "texts", about="that a host must have to run its VMs"),
     "scheduling_policy": Field(Cluster.scheduling_policy), "balancing": Field(_BALANCING, about="what its policy balances by"),
     **{name: _threshold(name, usual) for name, usual in asdict(Thresholds()).items()},
+    "fencing": Field(Cluster.fencing, "yesno"), "fencing_grace_s": Field(Cluster.fencing_grace_s, "number"),
+    "fencing_silent_percent": Field(Cluster.fencing_silent_percent, "number"),
+    "fencing_at_once": Field(Cluster.fencing_at_once, "number"),
+    "fencing_skip_if_lease_alive": Field(Cluster.fencing_skip_if_lease_alive, "yesno"),
+    "fencing_kdump_wait_s": Field(Cluster.fencing_kdump_wait_s, "number"),
 }, below("cluster", cluster=Cluster.id))
 
 HOSTS = Kind("hosts", "host", Host.id, {
@@ -120,6 +126,10 @@ HOSTS = Kind("hosts", "host", Host.id, {
     "vms": Field(sa.select(sa.func.count()).select_from(Vm).where(
         Vm.host_id == Host.id, Vm.state.not_in(("down", "image_locked", "suspended")),
     ).correlate(Host).scalar_subquery(), "number"),
+    "power_agents": Field(sa.select(sa.func.count()).select_from(PowerAgent).where(PowerAgent.host_id == Host.id)
+                          .correlate(Host).scalar_subquery(), "number"),
+    "outage": Field(sa.select(Outage.why).where(Outage.host_id == Host.id).correlate(Host).scalar_subquery(),
+                    about="why nothing is done about its silence"),
     "enrolled": Field(Host.certificate.is_not(None), "yesno"), "reported_at": Field(Host.reported_at, "time"),
 }, below("host", host=Host.id, cluster=Host.cluster_id))
 
@@ -213,6 +223,8 @@ VMS = Kind("vms", "vm", Vm.id, {
                               about="what becomes of it when the storage that had paused it is back"),
     "run_once": Field(sa.case((Vm.state.not_in(("down", "image_locked")), Vm.run_once)), "json",
                       about="what this run has otherwise"),
+    "high_availability": Field(Vm.high_availability, "yesno", about="it runs again elsewhere when its host dies"),
+    "priority": Field(Vm.priority, "number", about="who is started first: 1 to 100"),
     "started_at": Field(Vm.started_at, "time"), "created_at": Field(Vm.created_at, "time"),
     "pinned_to": Field(_pins(Host.name), "texts", about="the only hosts that it may run on; none: all"),
     "host_ids": Field(_pins(Host.id), "texts", about="the same, by their ids"),

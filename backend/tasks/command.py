@@ -26,6 +26,8 @@ or, for each step x,
     x_done(tx, job, result)     second transaction: record the host's answer (already typed)
     x_failed(tx, job, failure)  … or its refusal; the task then fails, after undoing what was done,
                                 unless this answers GO_ON: then the next step is taken
+                                or AGAIN: then it is taken once more, for the command knows another way
+    x_silent(tx, job, since)    optional: the host has not answered what it was asked at that time; a `Failure` gives it up
     x_undo(tx, job)             optional: answer the `Call` (or None) that takes the finished step back
     x_undone(tx, job)           optional: record that the host has taken it back
     ended(tx, job, state)       optional: last words in the transaction that ends the task
@@ -40,7 +42,6 @@ from typing import Any, ClassVar, Final, Protocol
 from uuid import UUID
 
 from backend.db import Tx
-from backend.errors import Refused
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Actor:
 SYSTEM = Actor(None, "Leasehold")
 
 GO_ON: Final = "go on"  # what `x_failed` answers when the task can do without the step
+AGAIN: Final = "again"  # what `x_failed` answers when the step is to be planned and taken once more
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,3 @@ class Later(Exception):
     """Raised by a step that cannot be decided yet and loses nothing by waiting: it is planned again a little later. `str()`
     is what people read meanwhile. Nothing that the step wrote before is kept."""
 
-
-class HostLost(Refused):
-    """The host that was asked is proved off, or has forgotten the step in a reboot."""

@@ -25,7 +25,7 @@ from backend.db import Sessions, Tx, is_silent
 from backend.errors import Refused
 from backend.events import move
 from backend.hosts.models import Host
-from backend.tasks.command import GO_ON, Call, HostLost, Later
+from backend.tasks.command import AGAIN, GO_ON, Call, Later
 from backend.tasks.models import Step, Task, Worker
 from backend.tasks.submit import WAKE, finish, job_of
 from hostapi.client import HostUnreachable
@@ -37,6 +37,7 @@ BEAT_S, DEAD_AFTER_S = 3, 12
 JUMP_S = 60  # a time of ours further ahead than this was written before the clock was turned back
 POLL_S, RETRY_S, LATER_S, FORGET_S = 0.5, 2.0, 0.5, 15.0
 CANCELLED = Failure("cancelled", "Cancelled.")
+HOST_LOST = "host_lost"  # what a step fails with whose host is proved to have been off since it was asked
 
 
 class HostDoor(Protocol):
@@ -214,6 +215,10 @@ class Runner:
                         return None
                 host = tx.get(Host, step.host_id)
                 assert host is not None and step.verb is not None
+                if host.proved_off_at is not None and step.asked_at <= host.proved_off_at:
+                    lost = Failure(HOST_LOST, f"Host {host.name} was switched off meanwhile.")
+                    self._step_failed(tx, task, step, lost, self.clock.now())
+                    return None
                 step.attempts += 1
                 return step.uid, (host.id, host.address, host.port, step.verb, step.args), task.cancel_wanted and not task.undoing
         except Refused as no:
@@ -249,7 +254,10 @@ class Runner:
                         self._step_failed(tx, task, step, CANCELLED if task.cancel_wanted else Failure("host_silent", why), now)
                         return
                     step.message = f"Host {host.name if host else step.host_id} does not answer; asking again."
-                    self._release(tx, task, RETRY_S, step.message)
+                    if no := self._given_up(tx, task, step):
+                        self._step_failed(tx, task, step, no, now)
+                    else:
+                        self._release(tx, task, RETRY_S, step.message)
                 elif outcome.state == "running":
                     step.progress, step.message = outcome.progress, outcome.message
                     self._release(tx, task, 0, outcome.message, within=outcome.progress)
@@ -271,6 +279,13 @@ class Runner:
 
     def _open_step(self, tx: Tx, task: Task) -> Step | None:
         return tx.scalars(sa.select(Step).where(Step.task_id == task.id, Step.state == "asked")).first()
+
+    def _given_up(self, tx: Tx, task: Task, step: Step) -> Failure | None:
+        """Why the command does not wait for the silent host any longer; None while it does."""
+        command = self._command(task)
+        silent = getattr(command, f"{step.name}_silent", None)
+        failure: Failure | None = silent(tx, self._job(tx, task), step.asked_at) if silent else None
+        return failure
 
     def _past_return(self, tx: Tx, task: Task, command: Any) -> bool:
         """Whether the step is done after which a command can only be carried to its end."""
@@ -381,11 +396,11 @@ class Runner:
         self._hear_failure(tx, task, command, step.name, failure)
 
     def _hear_failure(self, tx: Tx, task: Task, command: Any, name: str, failure: Failure) -> None:
-        """Tell the command; unless it says that the task goes on without this step, undo what was done."""
+        """Tell the command; unless it says that the task goes on without this step or takes it again, undo what was done."""
         failed = getattr(command, f"{name}_failed", None)
         answer = failed(tx, self._job(tx, task), failure) if failed else None
-        if answer is GO_ON and not task.cancel_wanted and failure.code != "internal_error":
-            task.at_step += 1
+        if answer in (GO_ON, AGAIN) and not task.cancel_wanted and failure.code != "internal_error":
+            task.at_step += answer == GO_ON
             self._release(tx, task, 0, failure.message, within=0)
         else:
             self._begin_undo(tx, task, failure)
@@ -463,4 +478,4 @@ def _tell(what: str, error: Exception) -> None:
         log.error(what, exc_info=error)
 
 
-__all__ = ["HostDoor", "HostLost", "Runner"]
+__all__ = ["HostDoor", "Runner"]

@@ -53,6 +53,8 @@ VM = StateTable(
         **{(state, "shut_itself_down"): "down" for state in _RUNNING if state != "wait_for_launch"},
         **{(state, "crashed"): "down" for state in _RUNNING if state != "wait_for_launch"},
         **{(state, "host_silent"): "unknown" for state in _ON},
+        **{(state, "host_lost"): "down" for state in (*_RUNNING, "saving_state")},  # with proof that its host is off
+        ("restoring_state", "host_lost"): "suspended",
         ("unknown", "seen_running"): "up",
         ("unknown", "seen_paused"): "paused",
     },

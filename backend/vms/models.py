@@ -66,6 +66,8 @@ class Vm(HasId, Base):
     resume_behaviour: Mapped[str] = mapped_column(default="auto_resume", server_default="auto_resume")
     boots: Mapped[int | None]  # its host's count of its reboots; null until it is known for this run
     run_once: Mapped[Json | None]  # what this run has otherwise than the rows say
+    high_availability: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # runs again when its host dies
+    priority: Mapped[int] = mapped_column(default=50, server_default="50")  # 1 … 100: who is started first
     started_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 

@@ -35,6 +35,12 @@ def require_sizes(**given: int | None) -> None:
             raise Invalid("bad_size", f"{field} must lie between {least:,} and {most:,}.", fields=[field])
 
 
+def require_availability(priority: int | None) -> None:
+    """`Invalid` unless the priority is one."""
+    if priority is not None and not 1 <= priority <= 100:
+        raise Invalid("bad_priority", "priority lies between 1 and 100: 1 is low, 50 medium, 100 high.", fields=["priority"])
+
+
 def vm_spec(
     *,
     vm_id: UUID,

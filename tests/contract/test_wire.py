@@ -13,12 +13,17 @@ import pytest
 from hostapi.types import (
     BootSpec,
     DiskSpec,
+    FenceSpec,
     GuestReport,
     HostReport,
     MigrationReport,
     MigrationSpec,
     NicSpec,
     Peer,
+    PowerKind,
+    PowerOption,
+    PowerReport,
+    PowerSpec,
     Screen,
     Secret,
     StorageReport,
@@ -64,6 +69,9 @@ ARGS: dict[str, dict[str, Any]] = {
     "snapshot_volume": {"vm_id": uuid4(), "domain_path": "/srv/a", "volume_id": uuid4(), "snapshot_id": uuid4()},
     "revert_volume": {"domain_path": "/srv/a", "volume_id": uuid4(), "snapshot_id": uuid4()},
     "delete_snapshot": {"vm_id": uuid4(), "domain_path": "/srv/a", "volume_id": uuid4(), "snapshot_id": uuid4()},
+    "fence": {"spec": FenceSpec("off", (PowerSpec("ipmilan", "bmc1", 623, "admin", None, True, {"cipher": "3"}),))},
+    "power_kinds": {},
+    "power_kind": {"name": "ipmilan"},
     "report": {},
     "screens": {"vm_ids": (uuid4(), uuid4())},
 }
@@ -89,6 +97,9 @@ RESULTS: dict[str, Any] = {
     "settle_migration": VM,
     "snapshot_volume": True,
     "report": HostReport("h", "b", "1", "q", "qemu", 4, 1024, 512, 0.5, (VM,), (STORAGE,), (VmEnd(uuid4(), "crashed"),)),
+    "fence": PowerReport("off"),
+    "power_kinds": ("ipmilan", "redfish"),
+    "power_kind": PowerKind("ipmilan", "IPMI", (PowerOption("cipher", "integer", "3", "Which cipher"),)),
     "screens": (Screen(uuid4(), 480, 270, bytes(range(256))),),
 }
 

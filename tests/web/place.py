@@ -20,6 +20,7 @@ from backend.db import Sessions, Tx
 from backend.directory import internal, sessions, tokens
 from backend.directory.models import Directory, User, WebSession
 from backend.events import Event, record
+from backend.ha.models import PowerAgent
 from backend.placement.models import AffinityGroup, AffinityLabel, SchedulingPolicy
 from backend.secrets import Keyring
 from backend.storage.models import Disk, DomainReach
@@ -105,6 +106,7 @@ class Place:
         host = make.a_host(tx, "alpha")
         domain = make.a_domain(tx, host)
         make.a_shared_domain(tx, hosts=[host])
+        make.a_power_agent(tx, host)
         template = make.a_template(tx, "Small", domain=domain)
         pool = make.a_pool(tx, "Desktops", host=host, domain=domain, template=template)
         keeper, alice = tx.get_one(User, self.people["keeper"]), tx.get_one(User, self.people["alice"])
@@ -167,7 +169,8 @@ class Place:
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
             "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
             "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "guestsession": inside.id, "booking": booking.id,
-            "reach": tx.scalars(one(DomainReach.id)).one(),
+            "reach": tx.scalars(one(DomainReach.id)).one(), "poweragent": tx.scalars(one(PowerAgent.id)).one(),
+            "powerkind": "simulated",
         }
 
     def as_(self, name: str | None) -> Asker:

@@ -230,6 +230,16 @@ TABLE: dict[str, Case] = {
     "POST api.host_create": Case(fine=frozenset({201}), body={"name": "beta", "cluster_id": "@cluster"}),
     "POST api.host_maintenance": command(path="host", body={}),
     "POST api.host_activate": command(path="host", fine=frozenset({409}), body={}),  # it is up
+    # no other host is up that could reach its power agent
+    **{f"POST api.host_{verb}": command(path="host", fine=frozenset({409}), body={})
+       for verb in ("fence", "reboot", "power_on", "power_off", "test_power", "confirm_rebooted")},
+    "POST api.host_dumping": command(path="host", body={}),
+    "POST api.host_add_power_agent": command(path="host", body={
+        "type": "simulated", "address": "10.0.0.9", "password": "let me in", "options": ["plug=2"]}),
+    "POST api.poweragent_edit": command(path="poweragent", body={"order": 2}),
+    "POST api.poweragent_remove": command(path="poweragent", body={}),
+    "POST api.cluster_edit_fencing": command(path="cluster", body={"fencing_at_once": 2}),
+    "POST api.vm_edit_availability": command(path="own_vm", body={"high_availability": True, "priority": 100}),
     "POST api.host_remove": command(path="host", fine=frozenset({409}), body={}),
     "POST api.storagedomain_create": command(body={"name": "new", "host_id": "@host", "path": "/srv/new", "type": "posixfs"}),
     "POST api.storagedomain_activate": command(path="storagedomain", fine=frozenset({409}), body={}),  # it is active

@@ -20,7 +20,7 @@ from backend.vms.commands.power import StopVm
 from backend.vms.disks import disk_of, volume_spec
 from backend.vms.machine import VM
 from backend.vms.models import Template, Vm, VmSnapshot
-from backend.vms.rules import require_name, require_sizes
+from backend.vms.rules import require_availability, require_name, require_sizes
 from hostapi.types import Failure
 
 
@@ -35,6 +35,8 @@ class CreateVm(Plain):
     description: str = ""
     memory_mib: int | None = None
     vcpus: int | None = None
+    high_availability: bool = False
+    priority: int = 50
     name, permission, steps = "vm.create", "vm.create", ("define", "volume")
 
     def target(self, tx: Tx) -> tuple[str, UUID | None]:
@@ -61,6 +63,7 @@ class CreateVm(Plain):
         if template.state != "ok":
             raise Impossible("template_not_ok", f"Template {template.name} is {template.state}; it can be used when it is ok.")
         require_sizes(memory_mib=self.memory_mib, vcpus=self.vcpus)
+        require_availability(self.priority)
         if self.domain_id is not None:
             domain, cluster = get(tx, StorageDomain, self.domain_id), get(tx, Cluster, template.cluster_id)
             if domain.data_center_id != cluster.data_center_id:
@@ -82,6 +85,8 @@ class CreateVm(Plain):
             pool_id=self.pool_id,
             memory_mib=self.memory_mib or template.memory_mib,
             vcpus=self.vcpus or template.vcpus,
+            high_availability=self.high_availability,
+            priority=self.priority,
             boot=template.boot,
             video=template.video,
             guest_agent=template.guest_agent,
