@@ -184,10 +184,13 @@ WORDS: dict[str, tuple[str, str]] = {
     "fencing_skip_if_lease_alive": ("Not while its storage lease is renewed", "Then the host lives, and so do its VMs."),
     "fencing_kdump_wait_s": ("Time to write down a crash", "A host that says that its kernel crashed is fenced after that."),
     "high_availability": ("Highly available", "When its host dies it is started on another one."),
-    "priority": ("Priority", "Who is started first: 1 is low, 50 medium, 100 high."),
     "force": ("Also when people hold desktops of it", "Their leases end and their consoles are closed."),
 }
 OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
+    **{
+        (command, "priority"): ("Priority", "Who is started first when a host has died: 1 is low, 50 medium, 100 high.")
+        for command in ("vm.create", "vm.edit_availability")
+    },
     **{
         (command, field): words
         for command in ("host.add_power_agent", "poweragent.edit")

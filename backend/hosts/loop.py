@@ -108,9 +108,9 @@ class Monitor:
         runs: writing.Runs = {vm.vm_id: (vm.started_at, known.host_id) for known, _ in found for vm in known.vms}
         news = [change for known, report in found for change in changes(known, report, now)]
         for change in news:
-            if change.event is not None and (change.kind == "host" or _same_run(tx, change.id, *runs[change.id])):
-                if _move(tx, change) and change.event in FELL:
-                    want_restart(tx, tx.get_one(Vm, change.id), now)
+            told = change.event is not None and (change.kind == "host" or _same_run(tx, change.id, *runs[change.id]))
+            if told and _move(tx, change) and change.event in FELL:
+                want_restart(tx, tx.get_one(Vm, change.id), now)
         writing.set_columns(tx, [change for change in news if change.event is None], runs)
         answered = [(known, report) for known, report in found if report is not None]
         writing.count_silences(tx, [known.host_id for known, report in found if report is None], now)
