@@ -8,10 +8,12 @@ import ssl
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
+import sqlalchemy as sa
 import structlog
 
 from assembly import COMMANDS, loops
@@ -20,7 +22,7 @@ from backend import loops as loop_runner
 from backend.bootstrap import bootstrap
 from backend.ca import Authority, keep_hosts_authority, write_private
 from backend.clock import WallClock
-from backend.db import new_sessions
+from backend.db import is_silent, new_sessions
 from backend.schema import migrate
 from backend.secrets import Keyring
 from backend.tasks.runner import Runner
@@ -28,6 +30,7 @@ from hostapi.client import HostClient, client_context
 from hostapi.tls import host_name
 
 log = structlog.get_logger("manager")
+DATABASE_S = 60  # a database that does not answer is waited for so long when the manager starts
 HOSTS_CA_MADE = """In {folder} are now the hosts' CA and its certificates for manager and gateway, good for 398 days. Settings:
   hosts_ca_file = "{folder}/hosts-ca.pem"                 (manager, gateway, web)
   hosts_ca_key_file = "{folder}/hosts-ca-key.pem"         (manager alone)
@@ -65,10 +68,27 @@ def earlier_doors(settings: config.Settings, clock: WallClock) -> Doors | None:
         return host_doors(client_context(settings.ca_file, cert_file, key_file), by_id=False)
 
 
+def _bring_up_to_date(settings: config.Settings) -> None:
+    """The schema; a database that is about to come back is waited for."""
+    end = time.monotonic() + DATABASE_S
+    while True:
+        try:
+            migrate(settings.database_url)
+            return
+        except sa.exc.DBAPIError as error:
+            if not is_silent(error):
+                raise
+            why = str(error.orig).strip()
+            if time.monotonic() > end:
+                raise SystemExit(f"The database does not answer; see the setting database_url: {why}") from error
+            log.warning("the database does not answer; trying again", during="start", why=why)
+            time.sleep(1)
+
+
 def run(settings: config.Settings) -> None:
     """Run until SIGTERM or SIGINT. Killed at any instant, it loses nothing: all work is in rows."""
     logs.configure(settings.log_level)
-    migrate(settings.database_url)
+    _bring_up_to_date(settings)
     clock, keyring = WallClock(), Keyring(settings.secret_key())
     sessions = new_sessions(settings.database_url, settings.database_pool + settings.task_workers)
     doors = host_doors(client_context(settings.hosts_ca(), settings.client_cert_file, settings.client_key_file))

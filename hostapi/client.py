@@ -84,6 +84,16 @@ class HostClient:
                 f"The host at {self.where} answered something unreadable: {garbled}", "garbled"
             ) from garbled
 
+    def watch(self, uids: Iterable[UUID], *, wait_s: float) -> dict[UUID, int]:
+        """Those of the steps that are still being done, with their progress; waits until one is not, but no longer."""
+        answer = self._post("/watch", {"uids": list(uids), "wait_s": wait_s}, answer_s=wait_s + ANSWER_S)
+        try:
+            return msgspec.json.decode(answer, type=dict[UUID, int])
+        except msgspec.DecodeError as garbled:
+            raise HostUnreachable(
+                f"The host at {self.where} answered something unreadable: {garbled}", "garbled"
+            ) from garbled
+
     def cancel(self, uid: UUID) -> None:
         """Tell the host that this step is no longer wanted; its end is heard by asking."""
         self._post("/cancel", {"uid": uid})

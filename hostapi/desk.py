@@ -62,6 +62,7 @@ class Desk:
         self.closed = threading.Event()
         self._running: dict[UUID, _Running] = {}
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)  # a step is not being done any more
 
     def ask(self, uid: UUID, verb: str, args: Mapping[str, Any], *, wait_s: float) -> Outcome:
         """Start this step, or say how it is; waits up to `wait_s` seconds for its end."""
@@ -84,6 +85,18 @@ class Desk:
         if self.closed.is_set() and step.outcome.state == "running":
             raise HostUnreachable("The host's agent is going down.")
         return step.outcome
+
+    def watch(self, uids: Iterable[UUID], *, wait_s: float) -> dict[UUID, int]:
+        """Those of the steps that are being done here, with their progress; waits until one is not, but no longer."""
+        wanted = list(uids)
+        with self._ended:
+            self._ended.wait_for(
+                lambda: self.closed.is_set() or not all(map(self._at_it, wanted)),
+                min(max(wait_s, 0.0), LONGEST_WAIT_S),
+            )
+            if self.closed.is_set():
+                raise HostUnreachable("The host's agent is going down.")
+            return {uid: self._running[uid].outcome.progress for uid in wanted if self._at_it(uid)}
 
     @property
     def at_work(self) -> int:
@@ -124,8 +137,13 @@ class Desk:
             self.closed.set()
             for step in self._running.values():
                 step.ended.set()
+            self._ended.notify_all()
 
     # -- inside ----------------------------------------------------------------------------------
+    def _at_it(self, uid: UUID) -> bool:
+        step = self._running.get(uid)
+        return step is not None and step.outcome.state == "running"
+
     def _known(self, uid: UUID, verb: str, entry: Entry) -> Outcome | None:
         """The outcome the journal already has, or a cancelled step's that was never started."""
         if entry.started and entry.verb != verb:
@@ -182,4 +200,5 @@ class Desk:
                 del self._running[step.uid]
             except sqlite3.Error:
                 log.exception("the outcome of step %s cannot be journalled", step.uid)
+            self._ended.notify_all()
         step.ended.set()

@@ -1,4 +1,4 @@
-"""Serves a `Desk` over mutual TLS: POST /ask, /cancel, /question; managers only."""
+"""Serves a `Desk` over mutual TLS: POST /ask, /watch, /cancel, /question; managers only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hostapi.desk import Desk
 from hostapi.tls import roles, server_context
 from hostapi.types import Failure
 from hostapi.verbs import HostRefused
-from hostapi.wire import API_HEADER, Answer, Ask, BadRequest, Cancel, Question, api_version
+from hostapi.wire import API_HEADER, Answer, Ask, BadRequest, Cancel, Question, Watch, api_version
 
 log = logging.getLogger("hostapi")
 HANDSHAKE_S, IDLE_S = 10.0, 300.0
@@ -102,7 +102,7 @@ class _Exchange(http.server.BaseHTTPRequestHandler):
             if refusal := self._refusal():
                 self._answer(*refusal)
                 return
-            doors = {"/ask": self._ask, "/cancel": self._cancel, "/question": self._question}
+            doors = {"/ask": self._ask, "/watch": self._watch, "/cancel": self._cancel, "/question": self._question}
             if self.path not in doors:
                 raise BadRequest(f"There is no {self.path}.")
             self._answer(200, doors[self.path](body))
@@ -164,6 +164,10 @@ class _Exchange(http.server.BaseHTTPRequestHandler):
             ask.uid, ask.verb, msgspec.json.decode(ask.args, type=dict), wait_s=ask.wait_s
         )
         return msgspec.json.encode(outcome)
+
+    def _watch(self, body: bytes) -> bytes:
+        watch = msgspec.json.decode(body, type=Watch)
+        return msgspec.json.encode(self.server.desk.watch(watch.uids, wait_s=watch.wait_s))
 
     def _cancel(self, body: bytes) -> bytes:
         self.server.desk.cancel(msgspec.json.decode(body, type=Cancel).uid)

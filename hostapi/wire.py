@@ -35,6 +35,13 @@ class Cancel(msgspec.Struct, forbid_unknown_fields=True):
     uid: UUID
 
 
+class Watch(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /watch: say which of these steps are still being done, as soon as one is not."""
+
+    uids: list[UUID]
+    wait_s: float = 0.0
+
+
 class Question(msgspec.Struct, forbid_unknown_fields=True):
     """POST /question: something that changes nothing."""
 
@@ -103,8 +110,9 @@ def decode_outcome(verb: str, body: bytes) -> Outcome:
 
 @functools.cache
 def api_version() -> str:
-    """A hash of every verb's signature and every travelling type's fields: the same text, the same API."""
-    lines = [f"{verb}{inspect.signature(getattr(HostAgent, verb))}" for verb in sorted(STEPS + QUESTIONS)]
+    """A hash of the paths, every verb's signature and every travelling type's fields: the same text, the same API."""
+    lines = ["/ask /cancel /question /watch"]
+    lines += [f"{verb}{inspect.signature(getattr(HostAgent, verb))}" for verb in sorted(STEPS + QUESTIONS)]
     for name, kind in sorted(vars(types).items()):
         if dataclasses.is_dataclass(kind):
             fields = ", ".join(f"{field.name}: {field.type}" for field in dataclasses.fields(kind))

@@ -51,6 +51,7 @@ _FREE = (
     .with_for_update(of=PoolMember, skip_locked=True)
     .execution_options(populate_existing=True)
 )
+_FREED = sa.select(sa.func.max(sa.func.upper(Lease.period))).where(Lease.vm_id == sa.bindparam("vm_id"))
 _WAITS = sa.exists().where(Lease.pool_id == sa.bindparam("pool_id"), Lease.state == "queued")
 _FREE_FOR = _FREE.where(~_WAITS.where(Lease.id != sa.bindparam("lease_id"), Lease.priority >= sa.bindparam("priority")))
 
@@ -79,7 +80,9 @@ def assign(tx: Tx, lease: Lease, member: PoolMember, now: datetime, words: dict[
     if get(tx, Pool, lease.pool_id).type == "dedicated":
         members.belong(tx, member, lease.user_id, now)
     move(tx, member, "lease", why="")
-    move(tx, lease, "assign", vm_id=member.vm_id, period=Range(now, None), why="", words=words)
+    # who waited for a lock has an older `now` than whoever gave the desktop back meanwhile
+    since = max(now, tx.scalar(_FREED, {"vm_id": member.vm_id}) or now)
+    move(tx, lease, "assign", vm_id=member.vm_id, period=Range(since, None), why="", words=words)
     if was_off:
         members.start(tx, member, now)
 
@@ -214,8 +217,9 @@ def holder(tx: Tx, vm_id: UUID, states: Sequence[str]) -> Lease | None:
 
 def over(tx: Tx, vm_id: UUID, now: datetime) -> None:
     """The VM is proved off: the lease that was returning it is over."""
-    lease = holder(tx, vm_id, ("returning",))
-    if lease is not None:
+    returning = sa.select(Lease).where(Lease.vm_id == vm_id, Lease.state == "returning")
+    lease = tx.scalars(returning.with_for_update().execution_options(populate_existing=True)).first()
+    if lease is not None:  # the loop may have seen it first
         end(tx, lease, now)
 
 

@@ -26,6 +26,9 @@ STOP_S = 10  # how long requests may take to end when the process is told to sto
 class _Handler(WSGIHandler):  # type: ignore[misc]
     """pywsgi's handler without its own access log: portal/log.py writes one line a request."""
 
+    # a peer that is gone when its answer is written is no bug of ours, with TLS neither
+    ignored_socket_errors = (*WSGIHandler.ignored_socket_errors, ssl.SSL_ERROR_EOF)
+
     def read_requestline(self) -> str:
         """The next request of this connection; a server that stops does not wait for one."""
         if self.server.ending:

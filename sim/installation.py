@@ -51,7 +51,7 @@ class _Door:
 
     def __init__(self, place: Installation, door: SimDoor, name: str) -> None:
         self._place, self._door, self._name = place, door, name
-        self.report, self.screens, self.cancel = door.report, door.screens, door.cancel
+        self.report, self.screens, self.cancel, self.watch = door.report, door.screens, door.cancel, door.watch
         self.power_kinds, self.power_kind = door.power_kinds, door.power_kind
 
     def ask(self, uid: UUID, verb: str, args: Any, *, wait_s: float) -> Outcome:

@@ -101,6 +101,12 @@ class SimDoor:
         self.desk()
         return outcome
 
+    def watch(self, uids: Iterable[UUID], *, wait_s: float) -> dict[UUID, int]:
+        """As `HostClient.watch`."""
+        still = self._desk().watch(uids, wait_s=wait_s)
+        self._desk()
+        return still
+
     def settled(self) -> bool:
         """Whether every step that is being done there has looked at the present time, and waits for a later one."""
         return self._machine.host.resting() >= self._machine.desk.at_work

@@ -44,7 +44,7 @@ def verbs() -> str:
 
     return (
         "# The host API\n\nPrinted from `hostapi/verbs.py` by `make reference`. "
-        "Mutual TLS; `POST /ask`, `/cancel`, `/question`.\n\n"
+        "Mutual TLS; `POST /ask`, `/watch`, `/cancel`, `/question`.\n\n"
         "## Steps: asked by uid, journalled, harmless when asked twice\n\n"
         + "\n".join(one(name) for name in STEPS)
         + "\n## Questions: nothing changes\n\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import selectors
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -28,6 +28,7 @@ from backend.hosts.models import Host
 from backend.tasks.command import AGAIN, GO_ON, Call, Later
 from backend.tasks.models import Step, Task, Worker
 from backend.tasks.submit import WAKE, finish, job_of
+from backend.tasks.watch import LOST_S, Watch
 from hostapi.client import HostUnreachable
 from hostapi.types import Failure, Outcome
 from hostapi.wire import decode_result, encode_args
@@ -45,6 +46,7 @@ class HostDoor(Protocol):
 
     def ask(self, uid: UUID, verb: str, args: Mapping[str, Any], *, wait_s: float) -> Outcome: ...
     def cancel(self, uid: UUID) -> None: ...
+    def watch(self, uids: Iterable[UUID], *, wait_s: float) -> dict[UUID, int]: ...
 
 
 class Runner:
@@ -61,15 +63,17 @@ class Runner:
     ) -> None:
         self.sessions, self.commands, self.clock, self.doors, self.reveal = sessions, commands, clock, doors, reveal
         self.worker_id, self.name = uuid4(), name
-        self.wait_s = 1.0  # how long a host may keep a question open, so that its answer comes at once
+        self.wait_s = 0.1  # how long a worker waits at a host, so that a short step's answer comes at once
         self.stopping = threading.Event()
         self._wake = threading.Event()
+        self._watch: Watch | None = None  # of steps that take longer; without one, they are asked for again and again
         self._in_hand: set[UUID] = set()  # claims of this process that a thread is at, or is about to write
 
     # -- the process -----------------------------------------------------------------------------
     def run(self, threads: int) -> list[threading.Thread]:
         """Start the heartbeat, the listener and so many workers; `stopping` ends them."""
-        self.beat()
+        self._beat_or_tell()
+        self._watch = Watch(self.doors, self._hurry, self.stopping)
         jobs = [self._beat_forever, self._listen_forever, *[self._work_forever] * threads]
         started = [threading.Thread(target=job, name=f"runner-{n}", daemon=True) for n, job in enumerate(jobs)]
         for thread in started:
@@ -88,10 +92,13 @@ class Runner:
 
     def _beat_forever(self) -> None:
         while not self.stopping.wait(BEAT_S):
-            try:
-                self.beat()
-            except Exception as error:  # noqa: BLE001 -- the edge of a thread; told by `_tell`
-                _tell("heartbeat failed", error)
+            self._beat_or_tell()
+
+    def _beat_or_tell(self) -> None:
+        try:
+            self.beat()
+        except Exception as error:  # noqa: BLE001 -- the edge of a thread; told by `_tell`
+            _tell("heartbeat failed", error)
 
     def _listen_forever(self) -> None:
         """Wake the workers when a task is submitted; polling alone would still find it, only later."""
@@ -119,6 +126,16 @@ class Runner:
         except psycopg2.Error:
             connection.invalidate()  # it is not given back to the pool as if it were whole
             raise
+
+    def _hurry(self, task_ids: list[int]) -> None:
+        """There is news of the steps of these tasks, which wait for a later time: let them be taken up now."""
+        waits = sa.and_(Task.id.in_(task_ids), Task.state == "running", Task.claim.is_(None))
+        try:
+            with self.sessions.begin() as tx:
+                tx.execute(sa.update(Task).where(waits).values(not_before=self.clock.now()))
+                tx.execute(sa.text(f"NOTIFY {WAKE}"))
+        except Exception as error:  # noqa: BLE001 -- the edge of a thread; told by `_tell`. They are taken up later
+            _tell("hurrying tasks failed", error)
 
     def beat(self) -> None:
         """Say that this worker lives."""
@@ -196,6 +213,8 @@ class Runner:
         step_uid, address, cancel = planned
         outcome = self.ask(step_uid, address, cancel)
         self.record(task_id, claim, step_uid, outcome)
+        if self._watch is not None and isinstance(outcome, Outcome) and outcome.state == "running":
+            self._watch.add(address[:3], step_uid, task_id, outcome.progress)
 
     def plan(self, task_id: int, claim: UUID) -> tuple[UUID, tuple[UUID, str, int, str, dict[str, Any]], bool] | None:
         """First transaction: the step as it is written, or newly decided. None when nothing is to be asked."""
@@ -260,7 +279,8 @@ class Runner:
                         self._release(tx, task, RETRY_S, step.message)
                 elif outcome.state == "running":
                     step.progress, step.message = outcome.progress, outcome.message
-                    self._release(tx, task, 0, outcome.message, within=outcome.progress)
+                    delay_s = 0 if self._watch is None else LOST_S
+                    self._release(tx, task, delay_s, outcome.message, within=outcome.progress)
                 elif outcome.state == "done":
                     self._step_done(tx, task, step, outcome.result, now)
                 else:

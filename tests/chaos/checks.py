@@ -31,8 +31,13 @@ UNREST = {
 WRONG = {
     "double leases": "SELECT concat('a desktop was leased twice: ', a.vm_id) FROM lease a JOIN lease b ON a.vm_id = b.vm_id"
                      " AND a.id < b.id AND a.period && b.period",
+    # one that is given back while another is taken is no second one: events tell what came first
     "two of one person": "SELECT concat('a person held two desktops of a pool: ', a.user_id) FROM lease a JOIN lease b ON"
-                         " a.user_id = b.user_id AND a.pool_id = b.pool_id AND a.id < b.id AND a.period && b.period",
+                         " a.user_id = b.user_id AND a.pool_id = b.pool_id AND a.id <> b.id"
+                         " JOIN event got ON got.object_id = b.id AND got.code = 'lease.assign'"
+                         " WHERE got.id > (SELECT min(id) FROM event WHERE object_id = a.id AND code = 'lease.assign')"
+                         " AND got.id < (SELECT max(id) FROM event WHERE object_id = a.id"
+                         " AND code IN ('lease.give_back', 'lease.end', 'lease.fail', 'lease.turn_away', 'lease.requeue'))",
     "unended": "SELECT concat('lease ', id, ' outlived its end') FROM lease WHERE state <> 'ended' AND ends_at < now()",
     "open periods": "SELECT concat('lease ', id, ' ended, its period did not') FROM lease WHERE state = 'ended'"
                     " AND period IS NOT NULL AND upper(period) IS NULL",

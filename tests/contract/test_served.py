@@ -219,3 +219,22 @@ def test_an_outcome_that_cannot_be_journalled_is_answered_all_the_same(world: Wo
     while (outcome := desk.ask(uid, "start_vm", {"spec": spec}, wait_s=1)).state == "running":
         assert time.monotonic() < end
     assert outcome.state == "done"
+
+
+def test_steps_are_watched_together_until_one_ends(world: World, server: HostServer, pki: Pki) -> None:
+    asker, world.boot_s = client(server, pki.issue("manager")), 0.4
+    spec, other, boot = VmSpec(uuid4(), "w", 64, 1), VmSpec(uuid4(), "x", 64, 1), uuid4()
+    assert asker.ask(uuid4(), "start_vm", {"spec": spec}, wait_s=20).state == "done"
+    asked = {"vm_id": spec.vm_id, "timeout_s": 60}
+    assert asker.ask(boot, "await_boot", asked, wait_s=0).state == "running"
+    assert list(asker.watch([boot], wait_s=0)) == [boot]
+    assert asker.watch([boot], wait_s=20) == {}  # as soon as it has ended
+    assert asker.ask(boot, "await_boot", asked, wait_s=0).state == "done"
+    world.boot_s = 3600
+    assert asker.ask(uuid4(), "start_vm", {"spec": other}, wait_s=20).state == "done"
+    boot = uuid4()
+    assert asker.ask(boot, "await_boot", {"vm_id": other.vm_id, "timeout_s": 7200}, wait_s=0).state == "running"
+    assert list(asker.watch([boot, uuid4()], wait_s=20)) == [boot]  # one that nobody knows is not waited for
+    threading.Timer(0.2, server.desk.close).start()
+    with pytest.raises(HostUnreachable):
+        asker.watch([boot], wait_s=20)

@@ -101,6 +101,24 @@ def told(world: Installation, code: str) -> list[str]:
         return list(tx.scalars(sa.select(Event.sentence).where(Event.code == code).order_by(Event.id)))
 
 
+def test_who_waited_while_a_desktop_came_back_gets_it_from_then_on(world: Installation) -> None:
+    """A request that was held up has an older time than the end of the lease before it."""
+    pool_id = world.add_pool(size=1, spares=1)
+    alice, bob = (world.a_user(name, on=[pool_id]) for name in ("alice", "bob"))
+    first = until_ready(world, alice, pool_id)
+    asked_at = world.clock.now()
+    give_back(world, alice, first.lease)
+    world.run_until(lambda tx: states(tx, pool_id) == {"spare": 1}, "it is free again")
+    with world.tx() as tx:
+        answer = broker.connect(
+            tx, user_id=bob[0], session_id=bob[1], desktop_id=pool_id, protocol=None, client="browser", now=asked_at
+        )
+        assert answer.vm_id == first.vm_id and answer.state == "ready"
+    with world.tx() as tx:
+        before, after = (tx.get_one(Lease, id).period for id in (first.lease.id, answer.lease.id))
+        assert before.upper == after.lower > asked_at
+
+
 def test_desktops_are_made_on_demand(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice = world.a_user("alice", on=[pool_id])
