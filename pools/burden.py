@@ -19,7 +19,7 @@ from backend.vms.commands.suspend import SuspendVm
 from backend.vms.models import Template, Vm
 from pools.member_commands import AddMember
 from pools.models import Lease, Pool, SparePlan
-from pools.spares import WEEKS, WINDOW, at_once
+from pools.spares import WEEKS, at_once, window
 
 _TOOK = sa.func.extract("epoch", Task.ended_at - Task.started_at)
 SAVE_AGAIN = timedelta(minutes=5)  # a pool whose spare could not be suspended keeps them running for so long
@@ -76,9 +76,12 @@ def save_refused(tx: Tx, pool: Pool, now: datetime) -> bool:
 
 def _at_once(tx: Tx, places: int, of: Any, now: datetime) -> int:
     done = sa.and_(of, Task.state == "succeeded", Task.started_at.is_not(None))
-    lately = tx.scalars(sa.select(_TOOK).where(done, Task.ended_at > now - WINDOW)).all()
-    if not lately:
-        return at_once(places, (), None)
     known = sa.select(_TOOK.label("s")).where(done).order_by(Task.ended_at.desc()).limit(_KNOWN).subquery()
     alone = tx.scalar(sa.select(sa.func.percentile_cont(0.2).within_group(known.c.s)))
-    return at_once(places, [float(s) for s in lately], float(alone) if alone else None)
+    since = now - window(alone)
+    lately = tx.execute(sa.select(_TOOK, Task.started_at).where(done, Task.ended_at > since)).all()
+    if not lately:
+        return at_once(places, (), None, 0)
+    first = min((started for _, started in lately if started is not None), default=since)
+    span = now - max(since, first)  # less, when nothing was started before
+    return at_once(places, [float(s) for s, _ in lately], float(alone) if alone else None, span.total_seconds())

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backend.calendars.rules import hours
-from pools.spares import FIRST, MOST, SLOWED, at_once, learned, planned, wanted_spares
+from pools.spares import FIRST, MOST, SLOWED, at_once, learned, planned, wanted_spares, window
 
 MORNING = (hours("Europe/Berlin", ("Mon-Fri 07:30-09:00",)), 40)
 NIGHT = (hours("Europe/Berlin", ("daily 20:00-06:00",)), 0)
@@ -36,14 +36,29 @@ def test_wanted_spares() -> None:
 
 def test_starts_at_once_follow_what_hosts_bear() -> None:
     """A host on which n starts at once take max(1, n / 12) times as long: the rule finds about 24, from below and above."""
-    assert at_once(3, [], None) == 3 * FIRST
-    assert at_once(1, [10.0] * 500, 10.0) == MOST
+    assert at_once(3, [], None, 0) == 3 * FIRST
+    assert at_once(1, [10.0] * 500, 10.0, 60) == MOST
     for begin in (FIRST, MOST):
         allowed, alone = begin, 10.0
         for _ in range(12):
             took = alone * max(1.0, allowed / 12)
             ended = int(120 / took * allowed)
-            allowed = at_once(1, [took] * ended, alone)
+            allowed = at_once(1, [took] * ended, alone, 120)
         assert 18 <= allowed <= 30, allowed
-    assert at_once(2, [100.0, 100.0], 10.0) == 2, "slow hosts are left alone, but never wholly"
+    assert at_once(2, [100.0, 100.0], 10.0, 120) == 2, "slow hosts are left alone, but never wholly"
     assert SLOWED > 1
+
+
+def test_quick_starts_grow_quickly() -> None:
+    """Hosts that bear everything: guests of 5 s, four hosts; after half a minute more than a hundred boot at a time."""
+    ended: list[tuple[float, int]] = []  # when so many had booted
+    allowed = at_once(4, [], None, 0)
+    for at in range(5, 35, 5):
+        ended.append((at, allowed))
+        since = max(0.0, at - window(5.0).total_seconds() + 0.1)
+        allowed = at_once(4, [5.0] * sum(count for then, count in ended if then > since), 5.0, at - since)
+    assert allowed > 100, ended
+
+
+def test_long_starts_are_looked_at_for_longer() -> None:
+    assert [window(s).total_seconds() for s in (None, 0.1, 10, 90)] == [120, 15, 30, 120]
