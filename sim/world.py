@@ -103,8 +103,8 @@ class SimDoor:
 
     def watch(self, uids: Iterable[UUID], *, wait_s: float) -> dict[UUID, int]:
         """As `HostClient.watch`."""
-        still = self._desk().watch(uids, wait_s=wait_s)
-        self._desk()
+        still = self.desk().watch(uids, wait_s=wait_s)
+        self.desk()
         return still
 
     def settled(self) -> bool:
