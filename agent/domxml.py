@@ -11,6 +11,7 @@ from hostapi.types import DiskSpec, NicSpec, Protocol, VmSpec
 
 METADATA = "urn:leasehold:vm"  # marks a domain as ours
 ROOT_PORTS = 12  # q35 has no free slot of its own: what is plugged in later needs a port that waits for it
+DIMM_SLOTS = 16
 TB_CACHE_MIB = 32  # TCG's translation cache would grow beyond 200 MiB a VM
 BOOT_DEVICES = {"disk": "hd", "cd": "cdrom", "network": "network"}
 CLOSED = {
@@ -41,16 +42,26 @@ def domain_xml(spec: VmSpec, domain_type: str | None = None) -> str:
     _text(domain, "name", spec.name)
     _text(domain, "uuid", str(spec.vm_id))
     ET.SubElement(ET.SubElement(domain, "metadata"), f"{{{METADATA}}}vm")
+    if spec.max_memory_mib > spec.memory_mib:
+        _text(domain, "maxMemory", str(spec.max_memory_mib), unit="MiB", slots=str(DIMM_SLOTS))
     _text(domain, "memory", str(spec.memory_mib), unit="MiB")
-    _text(domain, "vcpu", str(spec.vcpus))
+    # An emulated VM gets no room for more processors: QEMU 7.2 dies when one comes after its translation cache was full.
+    vcpus = max(spec.vcpus, spec.max_vcpus) if spec.virt_type == "kvm" else spec.vcpus
+    _text(domain, "vcpu", str(vcpus), **({"current": str(spec.vcpus)} if vcpus > spec.vcpus else {}))
     _boot(domain, spec)
     features = ET.SubElement(domain, "features")
     ET.SubElement(features, "acpi")
     ET.SubElement(features, "apic")
     if spec.virt_type == "kvm":
-        ET.SubElement(domain, "cpu", mode="host-model", check="none")
+        cpu = ET.SubElement(domain, "cpu", mode="host-model", check="none")
     else:
+        cpu = ET.Element("cpu")
         _text(ET.SubElement(features, "tcg"), "tb-cache", str(TB_CACHE_MIB), unit="MiB")
+    if spec.max_memory_mib > spec.memory_mib:  # memory that comes later needs to know where it belongs
+        cell = {"id": "0", "cpus": f"0-{vcpus - 1}", "memory": str(spec.memory_mib), "unit": "MiB"}
+        ET.SubElement(ET.SubElement(cpu, "numa"), "cell", cell)
+    if spec.virt_type != "kvm" and len(cpu):
+        domain.append(cpu)
     clock = ET.SubElement(domain, "clock", offset="utc")
     ET.SubElement(clock, "timer", name="hpet", present="no")
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
@@ -114,6 +125,65 @@ def read_tickets(metadata: str) -> dict[str, int]:
         for one in ET.fromstring(metadata).iter()
         if one.tag.rpartition("}")[2] == "ticket"
     }
+
+
+def nic_xml(nic: NicSpec) -> str:
+    """The element of a network card."""
+    devices = ET.Element("devices")
+    _nic(devices, nic)
+    return ET.tostring(devices[0], encoding="unicode")
+
+
+def nic_in(xml: str, mac: str) -> str | None:
+    """The running domain's own element of its network card with this address."""
+    for element in ET.fromstring(xml).iterfind("devices/interface"):
+        address = element.find("mac")
+        if address is not None and address.get("address", "").lower() == mac.lower():
+            return ET.tostring(element, encoding="unicode")
+    return None
+
+
+def nic_changed(xml: str, nic: NicSpec) -> str | None:
+    """The same element on this bridge, with its cable in or out; everything else must be as it is."""
+    if (found := nic_in(xml, nic.mac)) is None:
+        return None
+    element = ET.fromstring(found)
+    source = element.find("source")
+    if source is not None:
+        source.attrib.clear()
+        source.set("bridge", nic.bridge)
+    link = element.find("link")
+    if link is None:
+        link = ET.SubElement(element, "link")
+    link.set("state", "up" if nic.linked else "down")
+    return ET.tostring(element, encoding="unicode")
+
+
+def disk_in(xml: str, path: str) -> str | None:
+    """The running domain's own element of the disk in this file."""
+    for element in ET.fromstring(xml).iterfind("devices/disk"):
+        source = element.find("source")
+        if source is not None and source.get("file") == path:
+            return ET.tostring(element, encoding="unicode")
+    return None
+
+
+def disk_xml(xml: str, disk: DiskSpec) -> str:
+    """The element of a disk under the first name that is free in the running domain."""
+    prefix = "vd" if disk.bus == "virtio" else "sd"
+    taken = {target.get("dev") for target in ET.fromstring(xml).iterfind("devices/disk/target")}
+    devices = ET.Element("devices")
+    _disk(devices, disk, next(name for letter in string.ascii_lowercase if (name := prefix + letter) not in taken))
+    return ET.tostring(devices[0], encoding="unicode")
+
+
+def dimm_xml(mib: int) -> str:
+    """The element of a memory module."""
+    module = ET.Element("memory", model="dimm")
+    target = ET.SubElement(module, "target")
+    _text(target, "size", str(mib), unit="MiB")
+    _text(target, "node", "0")
+    return ET.tostring(module, encoding="unicode")
 
 
 # -- the parts -----------------------------------------------------------------------------------
@@ -191,6 +261,8 @@ def _nic(devices: ET.Element, nic: NicSpec) -> None:
     ET.SubElement(element, "mac", address=nic.mac)
     ET.SubElement(element, "source", bridge=nic.bridge)
     ET.SubElement(element, "model", type=nic.model)
+    if not nic.linked:
+        ET.SubElement(element, "link", state="down")
 
 
 def _display(devices: ET.Element, protocol: Protocol) -> None:

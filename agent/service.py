@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -9,13 +10,14 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from agent.arriving import Arriving
 from agent.config import AgentConfig
 from agent.domxml import domain_xml
 from agent.enroll import CA, CERTIFICATE, KEY, EnrollFailed, install
 from agent.guests import Guests
+from agent.hotplug import Hotplug
 from agent.inside import act, set_clock
 from agent.leaving import Leaving
 from agent.moves import Moves
@@ -27,12 +29,14 @@ from agent.storage import Storage, flush
 from agent.virt import GuestSilent, Hypervisor, HypervisorDown
 from hostapi.tls import client_context
 from hostapi.types import (
+    DiskSpec,
     FenceSpec,
     GuestAction,
     GuestReport,
     HostReport,
     MigrationReport,
     MigrationSpec,
+    NicSpec,
     Peer,
     PowerKind,
     PowerReport,
@@ -68,6 +72,7 @@ class AgentService:
         self.moves = Moves(self.hypervisor, config.migrate_unsafe)
         self.arriving = Arriving(self.moves, config.libvirt_uri)
         self.guests = Guests(self.hypervisor.ask_guest)
+        self.hotplug = Hotplug(self.hypervisor, self.guests)
         self.pictures = Pictures(self.hypervisor.screenshot)
         self.power = PowerAgents(config.name)
 
@@ -213,6 +218,38 @@ class AgentService:
         if not self.arriving.settle(vm_id, migration_id, steering):
             return None
         return self._patiently(lambda: next((vm for vm in self._vms() if vm.vm_id == vm_id), None), steering)
+
+    def plug_nic(self, vm_id: UUID, nic: NicSpec, steering: Steering) -> None:
+        """Put a network card in."""
+        self._patiently(lambda: self.hotplug.plug_nic(vm_id, nic), steering)
+
+    def update_nic(self, vm_id: UUID, nic: NicSpec, steering: Steering) -> None:
+        """Put a network card on another bridge, its cable in or out."""
+        self._patiently(lambda: self.hotplug.update_nic(vm_id, nic), steering)
+
+    def unplug_nic(self, vm_id: UUID, mac: str, timeout_s: int, steering: Steering) -> None:
+        """Ask for a network card back."""
+        self._ask_back(lambda: self.hotplug.ask_nic_back(vm_id, mac), f"network card {mac}", timeout_s, steering)
+
+    def plug_disk(self, vm_id: UUID, disk: DiskSpec, steering: Steering) -> None:
+        """Put a disk in, unless another VM writes to it."""
+        path = self.storage.require_inside(disk.path)
+        with self.storage.held([path]):
+            facts = self._patiently(lambda: self.hypervisor.facts(vm_id), steering)
+            if facts is None:
+                raise HostRefused("vm_not_running", "The VM does not run on this host.", vm_id=str(vm_id))
+            if path not in map(os.path.realpath, facts.disks):
+                spec = VmSpec(uuid4(), facts.name, 0, 0, disks=(disk,))
+                self._require_disks(spec, [path], steering)
+            self._patiently(lambda: self.hotplug.plug_disk(vm_id, disk), steering)
+
+    def unplug_disk(self, vm_id: UUID, disk: DiskSpec, timeout_s: int, steering: Steering) -> None:
+        """Ask for a disk back."""
+        self._ask_back(lambda: self.hotplug.ask_disk_back(vm_id, disk.path), "disk", timeout_s, steering)
+
+    def grow_vm(self, vm_id: UUID, memory_mib: int, vcpus: int, steering: Steering) -> None:
+        """Give it more memory and processors."""
+        self._patiently(lambda: self.hotplug.grow(vm_id, memory_mib, vcpus), steering)
 
     def reboot_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
         """Ask the guest to reboot, by its agent or else by its power button, until it has begun anew."""
@@ -374,6 +411,22 @@ class AgentService:
             for one in samples
             if not self.arriving.hides(one.vm_id, one.state)
         ]
+
+    def _ask_back(self, out: Callable[[], bool], what: str, timeout_s: int, steering: Steering) -> None:
+        """Ask the guest until it lets go of a device."""
+        begun = time.monotonic()
+
+        def gone() -> bool | None:
+            if self._patiently(out, steering):
+                return True
+            waited = time.monotonic() - begun
+            if waited >= timeout_s:
+                sentence = f"The guest has not let go of the {what} within {timeout_s} seconds; it may do so later."
+                raise HostRefused("not_let_go", sentence)
+            steering.progress(min(99, int(100 * waited / max(1, timeout_s))), "Waiting for the guest to let go of it")
+            return None
+
+        self._wait_for(gone, steering)
 
     def _press(self, ask: Callable[[UUID, bool], bool], vm_id: UUID, by_agent: bool) -> None:
         if not (by_agent and ask(vm_id, True)):

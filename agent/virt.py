@@ -432,8 +432,13 @@ class Hypervisor:
             raise HostRefused("vm_not_running", "The VM does not run on this host.", vm_id=str(vm_id))
         return domain
 
+    def forget_facts(self, vm_id: UUID) -> None:
+        """What a VM has has changed while it runs."""
+        for key in [key for key in list(self._facts) if key[0] == vm_id]:
+            self._facts.pop(key, None)
+
     def _read_facts(self, domain: libvirt.virDomain) -> DomainFacts | None:
-        """Read once a run: neither disks nor displays of our domains change while they run."""
+        """Read once a run, and again after `forget_facts`."""
         key = (UUID(domain.UUIDString()), domain.ID())
         if key not in self._facts:
             try:
@@ -523,6 +528,7 @@ def refusal(what: str, no: libvirt.libvirtError, otherwise: str) -> HostRefused:
         "Cannot allocate memory": "no_memory",
         "cannot set up guest memory": "no_memory",
         "Cannot get interface MTU": "no_bridge",
+        "No more available PCI": "no_slot",
         "already exists with uuid": "name_taken",
         "KVM": "no_kvm",
     }

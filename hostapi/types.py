@@ -47,6 +47,7 @@ class NicSpec:
     mac: str
     bridge: str
     model: str = "virtio"
+    linked: bool = True  # whether its cable is in
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class VmSpec:
     boot_from: tuple[BootDevice, ...] = ("disk",)  # in this order; means nothing with direct kernel boot
     cd: str | None = None  # an ISO file in its CD drive
     paused: bool = False  # started so, until `unpause_vm`
+    max_memory_mib: int = 0  # up to which it can grow while it runs; 0: not at all
+    max_vcpus: int = 0
 
 
 @dataclass(frozen=True)

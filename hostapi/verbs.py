@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from hostapi.types import (
+    DiskSpec,
     Failure,
     FenceSpec,
     GuestAction,
@@ -19,6 +20,7 @@ from hostapi.types import (
     HostReport,
     MigrationReport,
     MigrationSpec,
+    NicSpec,
     Peer,
     PowerKind,
     PowerReport,
@@ -99,6 +101,28 @@ class HostAgent(Protocol):
     def settle_migration(self, vm_id: UUID, migration_id: UUID, steering: Steering) -> VmReport | None:
         """Tell whether the VM has arrived here, and let it go on if it stands still since. None when it has not: nothing of
         it is here then, and nothing can come any more. To be asked when the other host does not run it for certain."""
+
+    def plug_nic(self, vm_id: UUID, nic: NicSpec, steering: Steering) -> None:
+        """Put a network card into a running VM; one of this address that is there already is success. Refuses with
+        `not_plugged` in the hypervisor's words, `no_bridge` when the host has no such bridge."""
+
+    def update_nic(self, vm_id: UUID, nic: NicSpec, steering: Steering) -> None:
+        """Put the network card of this address on this bridge, with its cable in or out; `no_nic` when there is none."""
+
+    def unplug_nic(self, vm_id: UUID, mac: str, timeout_s: int, steering: Steering) -> None:
+        """Ask the guest for its network card back; one that is not there is success. Refuses with `not_let_go` when the
+        guest has not let go of it by then: it may do so later."""
+
+    def plug_disk(self, vm_id: UUID, disk: DiskSpec, steering: Steering) -> None:
+        """Put a disk into a running VM; one that is there already is success. Refuses with `not_plugged`, `disk_missing`
+        and `volume_in_use`."""
+
+    def unplug_disk(self, vm_id: UUID, disk: DiskSpec, timeout_s: int, steering: Steering) -> None:
+        """Ask the guest for a disk back, as `unplug_nic` does for a network card."""
+
+    def grow_vm(self, vm_id: UUID, memory_mib: int, vcpus: int, steering: Steering) -> None:
+        """Give a running VM memory and processors up to these totals; what it has already is success. Refuses with
+        `no_headroom` when it was not started with room to grow, `not_grown` in the hypervisor's words."""
 
     def reboot_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
         """Ask the guest to reboot (agent first, then the power button) and wait until it has. Refuses with

@@ -243,7 +243,8 @@ def _form(command: str) -> tuple[forms.Form, dict[str, str]]:
     about = {f"{noun}_id": id} if id else {}
     form = forms.form_of(command, parts().commands[command], _options, but=(f"{noun}_id",))
     if id and request.method == "GET":
-        forms.fill(form, found(tx(), BY_KIND[noun].plural, id))
+        row = found(tx(), BY_KIND[noun].plural, id)
+        forms.fill(form, row | (row.get("next_run") or {}))
     elif request.method == "GET":
         forms.fill(form, {k: v for k, v in request.args.items() if k in form.inputs})
     return form, about

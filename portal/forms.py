@@ -25,6 +25,8 @@ ROWS = {
     "group_id": ("groups", ""),
     "device_id": ("devices", ""),
     "calendar_id": ("calendars", ""),
+    "disk_id": ("disks", "attached = no and state = ok"),
+    "vm_id": ("vms", ""),
     "iso_domain_id": ("storagedomains", "state = active"),
     "user_id": ("users", "enabled = yes"),
 }
@@ -56,6 +58,10 @@ SELECTS = {
     "disconnect_action": _QUIET,
     "type": (("floating", "Floating: it goes back when the lease ends"), ("dedicated", "Dedicated: it stays its first holder's")),
     "video": (("virtio", "virtio"), ("vga", "VGA"), ("qxl", "QXL")),
+    "resume_behaviour": (
+        ("auto_resume", "It goes on by itself"), ("leave_paused", "It stays paused"), ("kill", "It is powered off"),
+    ),
+    "model": (("virtio", "virtio"), ("e1000e", "Intel e1000e"), ("rtl8139", "Realtek 8139")),
     "effect": (("allow", "Allow"), ("deny", "Deny")),
     "vms_rule": (("none", "No rule"), ("positive", "Keep them together on one host"), ("negative", "Keep them apart")),
     "hosts_rule": (("none", "No rule"), ("positive", "Keep the VMs on these"), ("negative", "Keep the VMs off these")),
@@ -184,6 +190,16 @@ WORDS: dict[str, tuple[str, str]] = {
     "fencing_skip_if_lease_alive": ("Not while its storage lease is renewed", "Then the host lives, and so do its VMs."),
     "fencing_kdump_wait_s": ("Time to write down a crash", "A host that says that its kernel crashed is fenced after that."),
     "high_availability": ("Highly available", "When its host dies it is started on another one."),
+    "max_memory_mib": ("Memory it can grow to", "While it runs. 0: it does not grow. It costs the guest up to 64 MiB."),
+    "max_vcpus": ("Processors it can grow to", "While it runs. 0: it does not grow."),
+    "resume_behaviour": ("When its storage is back", "A machine whose storage fails it is paused, and then this happens."),
+    "mac": ("Address", "Left open: the next that nobody has."),
+    "bridge": ("Bridge", "Of the hosts, for instance br0."),
+    "model": ("Model", ""),
+    "linked": ("Its cable is in", ""),
+    "disk_id": ("Disk", "One that is attached to nothing."),
+    "vm_id": ("VM", ""),
+    "disk_name": ("Name", ""),
     "force": ("Also when people hold desktops of it", "Their leases end and their consoles are closed."),
 }
 OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
@@ -205,6 +221,10 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
             "order": ("Order", "Devices of one number belong together, like two supplies. The next are tried when they fail."),
         }.items()
     },
+    ("vm.edit", "memory_mib"): ("Memory", "While it runs, more is given at once if it may grow so far, in steps of 128 MiB."),
+    ("vm.edit", "vcpus"): ("Processors", "While it runs, more are given at once if it may grow so far."),
+    ("vm.edit", "protocols"): ("Consoles", "How it can be opened."),
+    ("vnic.create", "vnic_name"): ("Name", "Left open: nic1, nic2, …"),
     ("vm.run_once", "boot_from"): ("Boot from", "Tried in this order. None ticked: as usual."),
     ("vm.run_once", "iso_domain_id"): ("Storage domain of the CD", "Where the ISO file lies. Left open: no CD."),
     ("vm.run_once", "iso"): ("ISO file", "Its path below the storage domain's folder, such as iso/debian.iso."),
@@ -248,7 +268,8 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
     ),
 }
 NUMBER_UNITS = {
-    "memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%", "fencing_silent_percent": "%",
+    "memory_mib": "MiB", "max_memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%",
+    "fencing_silent_percent": "%",
     **dict.fromkeys(("high_cpu_percent", "low_cpu_percent", "high_memory_percent", "low_memory_percent"), "%"),
 }
 SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
@@ -277,6 +298,12 @@ HIDDEN: dict[str, tuple[str, ...]] = {
     "user.edit": ("enabled",),
     "device.create": ("code_sha256",),
 }
+SECTIONS["vm.edit"] = (
+    ("", ("description",)),
+    ("Size", ("memory_mib", "vcpus", "max_memory_mib", "max_vcpus")),
+    ("Display", ("video", "protocols")),
+    ("Behaviour", ("guest_agent", "boot_timeout_s", "resume_behaviour")),
+)
 SECTIONS["vm.run_once"] = (
     ("Boot", ("boot_from", "iso_domain_id", "iso")),
     ("Kernel", ("kernel", "initrd", "cmdline")),

@@ -10,7 +10,7 @@ from portal.things_placement import AFFINITYGROUPS, AFFINITYLABELS, SCHEDULINGPO
 from portal.things_places import CLUSTERS, DATACENTERS, DISKS, HOSTS, REACHES, STORAGEDOMAINS
 from portal.things_pools import MEMBERS, POOLS, ROLLOUTS, SPAREPLANS
 from portal.things_power import POWERAGENTS
-from portal.things_vms import GUESTSESSIONS, SNAPSHOTS, VMS
+from portal.things_vms import GUESTSESSIONS, SNAPSHOTS, VMS, VNICS
 from portal.things_work import EVENTS, TASKS
 
 THINGS: dict[str, Thing] = {
@@ -25,6 +25,7 @@ THINGS: dict[str, Thing] = {
         DECISIONS,
         VMS,
         SNAPSHOTS,
+        VNICS,
         GUESTSESSIONS,
         TEMPLATES,
         HOSTS,
@@ -55,7 +56,7 @@ BY_KIND: dict[str, Thing] = {t.kind: t for t in THINGS.values()}
 
 SIDE_BAR: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Desktops", ("pools", "leases", "bookings", "vms", "templates", "consoles")),
-    ("Infrastructure", ("hosts", "storagedomains", "clusters", "datacenters")),
+    ("Infrastructure", ("hosts", "storagedomains", "disks", "clusters", "datacenters")),
     ("Placement", ("affinitygroups", "affinitylabels", "schedulingpolicies")),
     ("People", ("users", "groups", "permissions", "directories", "sessions", "tokens")),
     ("Access", ("calendars", "devices", "accessrules")),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from hostapi.types import EndedBy, PausedFor, VmSpec
+from hostapi.types import DiskSpec, EndedBy, NicSpec, PausedFor, VmSpec
 from hostapi.verbs import HostRefused, Steering
 
 if TYPE_CHECKING:
@@ -52,6 +53,67 @@ class Lives:
                 raise HostRefused("stalled", "The VM is paused again: its storage fails it still.", vm_id=str(vm_id))
             run.paused_for = ""
 
+    def plug_nic(self, vm_id: UUID, nic: NicSpec, steering: Steering) -> None:
+        """It has a network card more."""
+        with self._changed:
+            run = self._run(vm_id)
+            if nic.mac not in {one.mac for one in run.spec.nics}:
+                run.spec = replace(run.spec, nics=(*run.spec.nics, nic))
+
+    def update_nic(self, vm_id: UUID, nic: NicSpec, steering: Steering) -> None:
+        """Its network card is as it is told."""
+        with self._changed:
+            run = self._run(vm_id)
+            if nic.mac not in {one.mac for one in run.spec.nics}:
+                raise HostRefused("no_nic", f"VM {run.spec.name} has no network card {nic.mac}.", mac=nic.mac)
+            run.spec = replace(run.spec, nics=tuple(nic if one.mac == nic.mac else one for one in run.spec.nics))
+
+    def unplug_nic(self, vm_id: UUID, mac: str, timeout_s: int, steering: Steering) -> None:
+        """Its guest lets go of the network card, unless it holds on to everything."""
+        self._let_go(vm_id, f"network card {mac}", timeout_s, steering)
+        with self._changed:
+            if run := self.runs.get(vm_id):
+                run.spec = replace(run.spec, nics=tuple(one for one in run.spec.nics if one.mac != mac))
+
+    def plug_disk(self, vm_id: UUID, disk: DiskSpec, steering: Steering) -> None:
+        """It has a disk more."""
+        with self._changed:
+            run = self._run(vm_id)
+            if disk.path not in {one.path for one in run.spec.disks}:
+                self._require_startable(replace(run.spec, disks=(disk,)))
+                run.spec = replace(run.spec, disks=(*run.spec.disks, disk))
+
+    def unplug_disk(self, vm_id: UUID, disk: DiskSpec, timeout_s: int, steering: Steering) -> None:
+        """Its guest lets go of the disk, unless it holds on to everything."""
+        self._let_go(vm_id, "disk", timeout_s, steering)
+        with self._changed:
+            if run := self.runs.get(vm_id):
+                run.spec = replace(run.spec, disks=tuple(one for one in run.spec.disks if one.path != disk.path))
+
+    def grow_vm(self, vm_id: UUID, memory_mib: int, vcpus: int, steering: Steering) -> None:
+        """It has more, if it was started with room to grow."""
+        with self._changed:
+            run = self._run(vm_id)
+            spec, more = run.spec, memory_mib - run.spec.memory_mib
+            most = max(spec.vcpus, spec.max_vcpus) if spec.virt_type == "kvm" else spec.vcpus  # as with the real ones
+            if more > 0 and (memory_mib > spec.max_memory_mib or more % 128) or vcpus > most:
+                raise HostRefused("no_headroom", f"VM {spec.name} cannot grow so far: it was started without room to grow.")
+            run.spec = replace(spec, memory_mib=max(spec.memory_mib, memory_mib), vcpus=max(spec.vcpus, vcpus))
+
+    def _let_go(self, vm_id: UUID, what: str, timeout_s: int, steering: Steering) -> None:
+        end = self.world.clock.now() + timedelta(seconds=timeout_s)
+
+        def gone() -> bool:
+            run = self.runs.get(vm_id)
+            if run is None or not self.world.guest(run.spec.name).holds_on:
+                return True
+            if self.world.clock.now() >= end:
+                sentence = f"The guest has not let go of the {what} within {timeout_s} seconds; it may do so later."
+                raise HostRefused("not_let_go", sentence)
+            return False
+
+        self._wait_until(gone, steering)
+
     # -- what the world does to it ----------------------------------------------------------------
     def disturb(self, name: str, what: str) -> None:
         """The storage fails the VM of this name, or its guest reboots, crashes or shuts down by itself."""
@@ -68,6 +130,12 @@ class Lives:
 
     # -- of the host ------------------------------------------------------------------------------
     def _run(self, vm_id: UUID) -> Run:
+        raise NotImplementedError
+
+    def _require_startable(self, spec: VmSpec) -> None:
+        raise NotImplementedError
+
+    def _wait_until(self, true: Callable[[], bool], steering: Steering) -> None:
         raise NotImplementedError
 
     def _end(self, vm_id: UUID) -> None:

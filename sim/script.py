@@ -170,7 +170,7 @@ def killed(story: Story, name: str) -> None:
           "bmc alpha silent|stuck|deaf|ok", "bmc bmc2-alpha silent",
           "storage alpha-disks full|broken|ok|slow 30",
           "vm desktops-1 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys",
-          "vm desktops-1 panics|reboots|io_error|no_space")
+          "vm desktops-1 panics|reboots|io_error|no_space|holds_on|lets_go")
 def fault(story: Story, kind: str, name: str, what: str) -> None:
     try:
         story.place.sim.do(f"{kind} {story.path_of(name) if kind == 'storage' else name} {what}")

@@ -43,6 +43,7 @@ class SimGuest:
 
     boot_fails: bool = False
     start_fails: bool = False
+    holds_on: bool = False  # lets go of nothing that is to be unplugged
     hangs: bool = False  # ignores every request to shut down or to reboot
     save_fails: bool = False
     restore_fails: bool = False
@@ -225,6 +226,7 @@ class World:
 
         `power host1 off|on`, `network host1 off|on`, `agent host1 restart|off|on`,
         `vm w7 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys`, `vm w7 users alice bob`,
+        `vm w7 holds_on|lets_go`: of what is to be unplugged,
         `vm w7 panics|reboots|io_error|no_space`: its guest crashes or reboots by itself, or its storage fails it,
         `vm w7 save_fails|saves|restore_fails|restores|agent_silent|agent_answers|migrate_fails|migrates|busy|idle`,
         `vm w7 memory_lost`: what was saved of it is gone,
@@ -299,6 +301,8 @@ class World:
                 "starts": ("start_fails", False),
                 "hangs": ("hangs", True),
                 "obeys": ("hangs", False),
+                "holds_on": ("holds_on", True),
+                "lets_go": ("holds_on", False),
                 "save_fails": ("save_fails", True),
                 "saves": ("save_fails", False),
                 "migrate_fails": ("migrate_fails", True),

@@ -153,6 +153,7 @@ def see_permit(kind: str) -> str:
     """The permit that lets one see objects of this kind."""
     return {
         "member": "pool.see", "rollout": "pool.see", "spareplan": "pool.see", "snapshot": "vm.see", "guestsession": "vm.see",
+        "vnic": "vm.see",
         "disk": "storage.see", "reach": "storage.see", "storagedomain": "storage.see", "datacenter": "cluster.see",
         "group": "user.see", "permission": "user.see", "session": "user.see", "token": "user.see", "directory": "user.see",
         "poweragent": "host.see", "powerkind": "host.see",

@@ -28,7 +28,7 @@ from backend.storage.machine import DISK, DOMAIN
 from backend.storage.models import Disk, DomainReach, StorageDomain
 from backend.tasks.models import TASK, Task
 from backend.vms.machine import SNAPSHOT, TEMPLATE, VM
-from backend.vms.models import GuestSession, Template, Vm, VmSnapshot
+from backend.vms.models import GuestSession, Template, Vm, VmSnapshot, Vnic
 
 # rows of higher floors are known here by table name alone
 POOL = sa.table("pool", sa.column("id"), sa.column("name"), sa.column("cluster_id"), sa.column("template_id"))
@@ -162,6 +162,9 @@ DISKS = Kind("disks", "disk", Disk.id, {
     "domain": Field(name_of(StorageDomain, Disk.domain_id)), "domain_id": Field(Disk.domain_id, ID),
     "vm": Field(name_of(Vm, Disk.vm_id)), "vm_id": Field(Disk.vm_id, ID),
     "template": Field(name_of(Template, Disk.template_id)), "template_id": Field(Disk.template_id, ID),
+    "vm_state": Field(sa.select(Vm.state).where(Vm.id == Disk.vm_id).correlate(Disk).scalar_subquery()),
+    "attached": Field(sa.or_(Disk.vm_id.is_not(None), Disk.template_id.is_not(None)), "yesno", about="to a VM or a template"),
+    "made_with": Field(Disk.backing_id.is_not(None), "yesno", about="it lies over a template's disk and goes with its VM"),
 }, below("disk", storagedomain=Disk.domain_id))
 
 
@@ -217,6 +220,10 @@ VMS = Kind("vms", "vm", Vm.id, {
     "logged_in": Field(sa.func.array(sa.select(GuestSession.user_name).where(
         GuestSession.vm_id == Vm.id, GuestSession.ended_at.is_(None),
     ).order_by(GuestSession.user_name).correlate(Vm).scalar_subquery()), "texts", about="who is logged in inside"),
+    "max_memory_mib": Field(Vm.max_memory_mib, "number", about="up to which it grows while it runs"),
+    "max_vcpus": Field(Vm.max_vcpus, "number"), "video": Field(Vm.video), "guest_agent": Field(Vm.guest_agent, "yesno"),
+    "boot_timeout_s": Field(Vm.boot_timeout_s, "number"),
+    "next_run": Field(Vm.next_run, "json", about="what it is to be from its next start on"),
     "pause": Field(sa.case((Vm.state == "paused", Vm.pause)), about="why it is paused"),
     "paused_at": Field(sa.case((Vm.state == "paused", Vm.paused_at)), "time"),
     "resume_behaviour": Field(Vm.resume_behaviour, "choice", ("auto_resume", "leave_paused", "kill"),
@@ -249,6 +256,13 @@ SNAPSHOTS = Kind("snapshots", "snapshot", VmSnapshot.id, {
     "at_rest": Field(VmSnapshot.at_rest, "yesno", about="its file systems were: the VM was off, or its agent froze them"),
     "created_at": Field(VmSnapshot.created_at, "time"),
 }, _below_vm("snapshot", VmSnapshot.vm_id), order=(("created_at", True),))
+
+VNICS = Kind("vnics", "vnic", Vnic.id, {
+    "id": Field(Vnic.id, ID), "name": Field(Vnic.name), "vm": Field(name_of(Vm, Vnic.vm_id)), "vm_id": Field(Vnic.vm_id, ID),
+    "vm_state": Field(_of_vm("state", Vnic.vm_id), "choice", tuple(VM.states)),
+    "mac": Field(Vnic.mac), "bridge": Field(Vnic.bridge), "model": Field(Vnic.model),
+    "linked": Field(Vnic.linked, "yesno", about="its cable is in"), "plugged": Field(Vnic.plugged, "yesno"),
+}, _below_vm("vnic", Vnic.vm_id))
 
 GUESTSESSIONS = Kind("guestsessions", "guestsession", GuestSession.id, {
     "id": Field(GuestSession.id, ID), "user": Field(GuestSession.user_name, about="as the guest calls them"),
@@ -371,5 +385,5 @@ EVENTS = Kind("events", "event", Event.id, {
     "pool": sa.func.coalesce(Event.pool_id, of_object(Event.object_kind, Event.object_id)["pool"])}),
     name="sentence", order=(("at", True),))
 
-BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, REACHES, DISKS, TEMPLATES, VMS, SNAPSHOTS, GUESTSESSIONS, USERS, GROUPS,
-           DIRECTORIES, PERMISSIONS, CALENDARS, DEVICES, SESSIONS, TOKENS, TASKS, EVENTS)
+BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, REACHES, DISKS, TEMPLATES, VMS, VNICS, SNAPSHOTS,
+           GUESTSESSIONS, USERS, GROUPS, DIRECTORIES, PERMISSIONS, CALENDARS, DEVICES, SESSIONS, TOKENS, TASKS, EVENTS)

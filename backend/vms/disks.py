@@ -21,8 +21,8 @@ def volume_spec(tx: Tx, disk: Disk) -> VolumeSpec:
 
 
 def disk_of(tx: Tx, vm_id: UUID) -> Disk | None:
-    """The VM's disk, if it has one."""
-    return tx.scalars(sa.select(Disk).where(Disk.vm_id == vm_id).order_by(Disk.name)).first()
+    """The disk that the VM boots from, if it has one: that over its template's, else the first by name."""
+    return tx.scalars(sa.select(Disk).where(Disk.vm_id == vm_id).order_by(Disk.backing_id.is_(None), Disk.name)).first()
 
 
 def require_disk(tx: Tx, vm: Vm, what: str) -> Disk:

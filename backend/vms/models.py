@@ -60,6 +60,9 @@ class Vm(HasId, Base):
     cpu_at: Mapped[datetime | None]
     cpu_usage: Mapped[float | None]  # per cent of its processors, between the last two samples
     memory_given_mib: Mapped[int | None]  # what its host gives it now
+    max_memory_mib: Mapped[int] = mapped_column(default=0, server_default="0")  # up to which it grows while it runs
+    max_vcpus: Mapped[int] = mapped_column(default=0, server_default="0")
+    next_run: Mapped[Json | None]  # what it is to be from its next start on
     pause: Mapped[str] = mapped_column(default="", server_default="")  # why it is paused, in a word, while it is
     paused_at: Mapped[datetime | None]
     unpaused_at: Mapped[datetime | None]  # when it was last tried to let it go on by itself
@@ -70,6 +73,21 @@ class Vm(HasId, Base):
     priority: Mapped[int] = mapped_column(default=50, server_default="50")  # 1 … 100: who is started first
     started_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class Vnic(HasId, Base):
+    """A network card of a VM. `plugged`: it is in the VM now, or will be with the next start."""
+
+    __tablename__ = "vnic"
+    __table_args__ = (sa.UniqueConstraint("vm_id", "name"),)
+    kind = "vnic"
+    vm_id: Mapped[UUID] = ref("vm.id", ondelete="CASCADE", index=True)
+    name: Mapped[str]
+    mac: Mapped[str] = mapped_column(unique=True)
+    bridge: Mapped[str]  # of its host
+    model: Mapped[str] = mapped_column(default="virtio", server_default="virtio")
+    linked: Mapped[bool] = mapped_column(default=True, server_default=sa.true())  # its cable is in
+    plugged: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
 
 
 class VmSnapshot(HasId, Base):

@@ -21,7 +21,6 @@ from backend.vms.commands.pause import UnpauseVm
 from backend.vms.commands.power import StopVm
 from backend.vms.models import Vm
 
-BEHAVIOURS = ("auto_resume", "leave_paused", "kill")
 WAIT = timedelta(seconds=10)  # after the pause: what flickers is given time to come to rest
 AGAIN = timedelta(seconds=60)  # after an attempt that came to nothing
 ROOM_MIB = 256  # a storage domain with less is full still

@@ -9,7 +9,18 @@ from uuid import UUID
 
 import pytest
 
-from agent.domxml import closed_xml, domain_xml, read_domain, read_tickets, ticket_xml, tickets_xml
+from agent.domxml import (
+    closed_xml,
+    disk_in,
+    disk_xml,
+    domain_xml,
+    nic_changed,
+    nic_in,
+    read_domain,
+    read_tickets,
+    ticket_xml,
+    tickets_xml,
+)
 from hostapi.types import BootSpec, DiskSpec, NicSpec, VmSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -35,7 +46,11 @@ HOSTILE = replace(
     PLAIN, vm_id=UUID(int=4), name="<evil>&'\"", disks=(DiskSpec(UUID(int=41), "/srv/storage/'/><x y='.qcow2"),),
     boot=BootSpec("/srv/k", "/srv/i", "]]></cmdline><x/>"),
 )
-SPECS = {"plain": PLAIN, "full": FULL, "vnc-only": VNC_ONLY, "hostile": HOSTILE}
+ROOMY = replace(
+    PLAIN, vm_id=UUID(int=5), name="roomy", virt_type="kvm", max_memory_mib=2048, max_vcpus=4, boot=None,
+    boot_from=("cd", "disk"), cd="/srv/storage/iso/debian.iso", nics=(NicSpec("02:4c:48:00:00:01", "br0", linked=False),),
+)
+SPECS = {"plain": PLAIN, "full": FULL, "vnc-only": VNC_ONLY, "hostile": HOSTILE, "roomy": ROOMY}
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -74,6 +89,21 @@ def test_a_ticket_changes_the_password_and_nothing_else() -> None:
     assert after.attrib == {**before.attrib, "passwd": "a<b&c", "passwdValidTo": "2026-11-23T08:00:00"}
     assert [(child.tag, child.attrib) for child in after] == [(child.tag, child.attrib) for child in before]
     assert ticket_xml(domain_xml(VNC_ONLY), "spice", "x", "2026-11-23T08:00:00") is None
+
+
+def test_a_network_card_is_changed_and_nothing_else() -> None:
+    xml, wanted = domain_xml(FULL), NicSpec("52:54:00:00:00:02", "br9", linked=False)
+    before, after = nic_in(xml, "52:54:00:00:00:02"), nic_changed(xml, wanted)
+    assert before is not None and after is not None
+    assert after.replace(' bridge="br9"', ' bridge="br1"').replace('<link state="down" />', "").split() == before.split()
+    assert nic_changed(xml, replace(wanted, mac="52:54:00:00:00:09")) is None
+
+
+def test_a_disk_that_is_plugged_in_takes_the_first_free_name() -> None:
+    xml = domain_xml(FULL)
+    made = ET.fromstring(disk_xml(xml, DiskSpec(UUID(int=29), f"{VOLUMES}/x.qcow2"))).find("target")
+    assert made is not None and made.attrib == {"dev": "vdc", "bus": "virtio"}
+    assert disk_in(xml, f"{VOLUMES}/a.qcow2") and disk_in(xml, f"{VOLUMES}/x.qcow2") is None
 
 
 def test_times_of_issue_are_read_back() -> None:

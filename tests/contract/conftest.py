@@ -189,6 +189,7 @@ class _test_driver:
 
     LACKS = {
         "guest agent": "unsupported", "tickets": "unsupported", "live snapshots": "unsupported", "hanging guest": "none",
+        "hot plug": "unsupported",
     }
 
     def __init__(self, _: pytest.FixtureRequest, root: Path, pki: Pki) -> None:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from hostapi.types import BootSpec, DiskSpec, VmReport, VmSpec, VolumeSpec
+from hostapi.types import BootSpec, DiskSpec, NicSpec, VmReport, VmSpec, VolumeSpec
 from standalone import guest
 from tests.lab.test_agent_on_qemu import BOOT_S, Agent, _inside, agent, image, wait
 from tests.libvirtd import PrivateLibvirtd
@@ -74,7 +74,7 @@ def test_what_happens_to_a_guest(agent: Agent, image: guest.GuestImage, small: P
     agent.done("await_boot", vm_id=vm_id, timeout_s=BOOT_S, within_s=BOOT_S)
 
     # its storage fills up: it is paused with the reason, stays so while there is no room, and goes on when there is
-    _inside(agent, spec, "dd if=/dev/urandom of=/home/guest/big bs=64k count=200 > /dev/null 2>&1 & sync &")
+    _inside(agent, spec, "(sleep 2; dd if=/dev/urandom of=/home/guest/big bs=64k count=200; sync) > /dev/null 2>&1 &")
     wait(lambda: seen(agent, spec).paused_for == "enospc", "its storage is full", 120)
     outcome = agent.ask("unpause_vm", vm_id=vm_id)
     assert outcome.failure is not None and outcome.failure.code == "stalled", outcome
@@ -99,3 +99,61 @@ def test_what_happens_to_a_guest(agent: Agent, image: guest.GuestImage, small: P
     _inside(agent, spec, "(sleep 1; poweroff -f) > /dev/null 2>&1 &")
     wait(lambda: agent.running() == set(), "it is off", 120)
     assert ended(agent, spec) == ["guest"]
+
+
+@pytest.fixture
+def bridge() -> Iterator[str]:
+    name = f"lh{os.getpid() % 100_000}"
+    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+    subprocess.run(["ip", "link", "set", name, "up"], check=True)
+    yield name
+    subprocess.run(["ip", "link", "del", name], check=True)
+
+
+def test_a_guest_is_given_more_while_it_runs(agent: Agent, image: guest.GuestImage, bridge: str) -> None:
+    still = agent.vm(image)
+    agent.done("stop_vm", vm_id=still.vm_id)
+    spec = replace(still, memory_mib=192, max_memory_mib=512, max_vcpus=3)
+    agent.done("start_vm", spec=spec)
+    agent.done("await_boot", vm_id=spec.vm_id, timeout_s=BOOT_S, within_s=BOOT_S)
+
+    # memory, and no processors
+    before = int(_inside(agent, spec, "awk '/MemTotal/ {print $2}' /proc/meminfo"))
+    for _ in range(2):
+        agent.done("grow_vm", vm_id=spec.vm_id, memory_mib=320, vcpus=1)
+    wait(lambda: int(_inside(agent, spec, "awk '/MemTotal/ {print $2}' /proc/meminfo")) > before + 100_000, "it sees the memory")
+    outcome = agent.ask("grow_vm", vm_id=spec.vm_id, memory_mib=320, vcpus=2)  # QEMU would die of it while it emulates
+    assert outcome.failure is not None and outcome.failure.code == "no_headroom", outcome
+
+    # a network card: in, its cable out, on no bridge that is there, and out again
+    nic = NicSpec("02:4c:48:00:00:01", bridge)
+    for _ in range(2):
+        agent.done("plug_nic", vm_id=spec.vm_id, nic=nic)
+    wait(lambda: "eth0" in _inside(agent, spec, "ls /sys/class/net"), "it has a network card")
+    assert _inside(agent, spec, "cat /sys/class/net/eth0/address") == nic.mac
+    _inside(agent, spec, "ip link set eth0 up")
+    wait(lambda: _inside(agent, spec, "cat /sys/class/net/eth0/carrier") == "1", "its cable is in")
+    agent.done("update_nic", vm_id=spec.vm_id, nic=replace(nic, linked=False))
+    wait(lambda: _inside(agent, spec, "cat /sys/class/net/eth0/carrier") == "0", "its cable is out")
+    outcome = agent.ask("plug_nic", vm_id=spec.vm_id, nic=NicSpec("02:4c:48:00:00:02", "lhnone0"))
+    assert outcome.failure is not None and outcome.failure.code in ("no_bridge", "not_plugged"), outcome
+    agent.done("unplug_nic", vm_id=spec.vm_id, mac=nic.mac, timeout_s=60)
+    agent.done("unplug_nic", vm_id=spec.vm_id, mac=nic.mac, timeout_s=60)
+    assert "eth0" not in _inside(agent, spec, "ls /sys/class/net")
+
+    # a disk: in, held by a guest that ignores the button, and out
+    volume = VolumeSpec(uuid4(), str(agent.root / "domain"), 16)
+    disk = DiskSpec(volume.volume_id, agent.done("create_volume", volume=volume))
+    agent.done("plug_disk", vm_id=spec.vm_id, disk=disk)
+    wait(lambda: "vdb" in _inside(agent, spec, "ls /sys/block"), "it has a disk")
+    _inside(agent, spec, "dd if=/dev/urandom of=/dev/vdb bs=64k count=16 2> /dev/null; sync")
+    agent.done("unplug_disk", vm_id=spec.vm_id, disk=disk, timeout_s=60)
+    assert "vdb" not in _inside(agent, spec, "ls /sys/block")
+    agent.done("pause_vm", vm_id=spec.vm_id)  # as deaf as a guest that hangs
+    agent.done("plug_disk", vm_id=spec.vm_id, disk=disk)
+    outcome = agent.ask("unplug_disk", vm_id=spec.vm_id, disk=disk, timeout_s=3)
+    assert outcome.failure is not None and outcome.failure.code == "not_let_go", outcome
+    assert agent.ask("delete_volume", domain_path=str(agent.root / "domain"), volume_id=disk.volume_id).state == "failed"
+    agent.done("unpause_vm", vm_id=spec.vm_id)
+    agent.done("unplug_disk", vm_id=spec.vm_id, disk=disk, timeout_s=60, within_s=90)
+    agent.done("delete_volume", domain_path=str(agent.root / "domain"), volume_id=disk.volume_id)

@@ -26,7 +26,7 @@ from backend.secrets import Keyring
 from backend.storage.models import Disk, DomainReach
 from backend.tasks.command import Actor
 from backend.tasks.models import Task
-from backend.vms.models import GuestSession, Vm, VmSnapshot
+from backend.vms.models import GuestSession, Vm, VmSnapshot, Vnic
 from broker.models import ConsoleSession, Ticket
 from pools.models import Decision, Rollout, SparePlan
 from portal import Parts, create_app
@@ -139,7 +139,8 @@ class Place:
                         protocol="spice", client="native", created_at=now, expires_at=now + timedelta(hours=1))
         snapshot = VmSnapshot(vm_id=member.vm_id, name="Before the update", state="ok", at_rest=True, created_at=now)
         inside = GuestSession(vm_id=member.vm_id, user_name="guest", since=now, seen_at=now)
-        tx.add_all([decision, ticket, snapshot, inside])
+        nic = Vnic(vm_id=member.vm_id, name="nic1", mac="02:4c:48:00:00:01", bridge="br0")
+        tx.add_all([decision, ticket, snapshot, inside, nic])
         tx.flush()
         token_id, _ = tokens.create(
             tx, Actor(keeper.id, "keeper"), "watchdog", expires_at=now + timedelta(days=90), read_only=True, roles=None,
@@ -168,7 +169,8 @@ class Place:
             "calendar": calendar.id, "spareplan": spare_plan.id, **{kind: row.id for kind, row in placement.items()},
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
             "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
-            "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "guestsession": inside.id, "booking": booking.id,
+            "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "vnic": nic.id,
+            "guestsession": inside.id, "booking": booking.id,
             "reach": tx.scalars(one(DomainReach.id)).one(), "poweragent": tx.scalars(one(PowerAgent.id)).one(),
             "powerkind": "simulated",
         }

@@ -211,7 +211,8 @@ class ResetVm(_Unused):
 
 @dataclass(frozen=True)
 class RemoveVm(_Unused):
-    """Remove a VM that is down or suspended, with its disk and what was saved of it."""
+    """Remove a VM that is down or suspended, with the disk over its template's and what was saved of it. Other disks are
+    detached and stay."""
 
     vm_id: UUID
     name, permission, steps, no_return = "vm.remove", "vm.remove", ("discard", "delete", "forget"), "delete"
@@ -227,6 +228,8 @@ class RemoveVm(_Unused):
     def delete(self, tx: Tx, job: Job) -> Call | None:
         vm = get(tx, Vm, self.vm_id, lock=True)
         disk = disk_of(tx, vm.id)
+        if disk is not None and disk.backing_id is None:
+            disk = None  # one that was attached to it, and stays
         host_id = host_of(tx, disk) if disk else None
         move(tx, vm, "lock")
         if disk is None or host_id is None:
@@ -245,7 +248,8 @@ class RemoveVm(_Unused):
 
 
 def forget(tx: Tx, vm: Vm) -> None:
-    """Delete a VM's rows; what others remember of it (leases, events) stays."""
+    """Delete a VM's rows; what others remember of it (leases, events) stays, and so do disks that were attached to it."""
+    tx.execute(sa.update(Disk).where(Disk.vm_id == vm.id, Disk.backing_id.is_(None)).values(vm_id=None))
     tx.execute(sa.delete(Disk).where(Disk.vm_id == vm.id))
     forget_permissions(tx, "vm", vm.id)
     tx.delete(vm)

@@ -18,11 +18,12 @@ from backend.storage.models import Disk
 from backend.storage.reach import host_of
 from backend.tasks.command import Call, Job, Plain
 from backend.vms.disks import require_disk
+from backend.vms.edits import told
 from backend.vms.machine import VM
-from backend.vms.models import Vm
+from backend.vms.models import Vm, Vnic
 from backend.vms.once import boot_of
 from backend.vms.rules import vm_spec
-from hostapi.types import Failure, GuestReport, VmReport
+from hostapi.types import Failure, GuestReport, NicSpec, VmReport
 
 
 class OnVm(Plain):
@@ -76,12 +77,16 @@ class Starting(Booting):
         vm = get(tx, Vm, self.vm_id, lock=True)
         how = _how(vm)
         VM.next(vm.state, how, vm.name)
+        if how == "start":
+            _take_next_run(tx, vm, job)
         placement = facts.reserve(tx, vm, now=job.now)
         host = get(tx, Host, placement.host_id)
         once = self._once(tx)
         fresh = {"boots": None, "pause": "", "run_once": once or None} if how == "start" else {"boots": None}
         move(tx, vm, how, words={"host": host.name}, host_id=host.id, why="", guest=None, started_at=job.now, **fresh)
-        disks = tx.execute(sa.select(Disk.id, Disk.path).where(Disk.vm_id == vm.id).order_by(Disk.name)).all()
+        first = Disk.backing_id.is_(None), Disk.name  # as `disk_of` has it
+        disks = tx.execute(sa.select(Disk.id, Disk.path).where(Disk.vm_id == vm.id).order_by(*first)).all()
+        nics = tx.scalars(sa.select(Vnic).where(Vnic.vm_id == vm.id, Vnic.plugged).order_by(Vnic.name))
         spec = vm_spec(
             vm_id=vm.id,
             name=vm.name,
@@ -95,6 +100,9 @@ class Starting(Booting):
             boot_from=once.get("boot_from") or (),
             cd=once.get("cd"),
             paused=getattr(self, "paused", False),
+            nics=[NicSpec(nic.mac, nic.bridge, nic.model, nic.linked) for nic in nics],
+            max_memory_mib=vm.max_memory_mib,
+            max_vcpus=vm.max_vcpus,
         )
         if how == "restore":
             return Call(host.id, "restore_vm", {"spec": spec, "path": vm.saved_path})
@@ -226,6 +234,17 @@ def now_off(tx: Tx, vm_id: UUID) -> None:
     vm = get(tx, Vm, vm_id, lock=True)
     if VM.may(vm.state, "stopped"):
         move(tx, vm, "stopped", host_id=None, guest=None, why="", saved_path="")
+
+
+def _take_next_run(tx: Tx, vm: Vm, job: Job) -> None:
+    """What waited for this start takes effect."""
+    if vm.next_run:
+        has = {name: getattr(vm, name) for name in vm.next_run}
+        record(tx, "vm.next_run_taken", vm, task_id=job.task_id, what=told(has, vm.next_run))
+        for name, value in vm.next_run.items():
+            setattr(vm, name, value)
+        vm.next_run = None
+        tx.flush()
 
 
 def _how(vm: Vm) -> str:
