@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from backend import changes, events
+from backend.actions import models as action_rows
 from backend.ca import Authority
 from backend.calendars import models as calendar_rows
 from backend.clock import Clock
@@ -32,11 +33,12 @@ from broker import models as broker_rows
 from pools import models as pool_rows
 
 ROWS = (
-    changes, events, calendar_rows, cluster_rows, device_rows, directory_rows, ha_rows, host_rows, placement_rows, storage_rows,
-    task_rows, vm_rows, broker_rows, pool_rows,
+    changes, events, action_rows, calendar_rows, cluster_rows, device_rows, directory_rows, ha_rows, host_rows, placement_rows,
+    storage_rows, task_rows, vm_rows, broker_rows, pool_rows,
 )  # fmt: skip
 
 ROOMS_OF_COMMANDS = (
+    "backend.actions.commands",
     "backend.calendars.commands",
     "backend.clusters.commands",
     "backend.clusters.migration_commands",

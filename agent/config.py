@@ -24,6 +24,7 @@ class AgentConfig:
     console_port: int = 7444
     storage_roots: tuple[str, ...] = ()
     virt_type: Literal["kvm", "qemu"] = "qemu"
+    hooks: str = ""  # the folder of programs that custom actions may run; none: no custom actions
     migrate_unsafe: bool = False  # libvirt knows few file systems as shared, and refuses to migrate over others
 
 

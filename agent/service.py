@@ -17,6 +17,7 @@ from agent.config import AgentConfig
 from agent.domxml import domain_xml
 from agent.enroll import CA, CERTIFICATE, KEY, EnrollFailed, install
 from agent.guests import Guests
+from agent.hooks import Hooks
 from agent.hotplug import Hotplug
 from agent.inside import act, set_clock
 from agent.leaving import Leaving
@@ -33,6 +34,7 @@ from hostapi.types import (
     FenceSpec,
     GuestAction,
     GuestReport,
+    HookOutput,
     HostReport,
     MigrationReport,
     MigrationSpec,
@@ -73,6 +75,7 @@ class AgentService:
         self.arriving = Arriving(self.moves, config.libvirt_uri)
         self.guests = Guests(self.hypervisor.ask_guest)
         self.hotplug = Hotplug(self.hypervisor, self.guests)
+        self.hooks = Hooks(config.hooks)
         self.pictures = Pictures(self.hypervisor.screenshot)
         self.power = PowerAgents(config.name)
 
@@ -250,6 +253,12 @@ class AgentService:
     def grow_vm(self, vm_id: UUID, memory_mib: int, vcpus: int, steering: Steering) -> None:
         """Give it more memory and processors."""
         self._patiently(lambda: self.hotplug.grow(vm_id, memory_mib, vcpus), steering)
+
+    def run_hook(
+        self, hook: str, args: tuple[str, ...], facts: dict[str, str], timeout_s: int, steering: Steering
+    ) -> HookOutput:
+        """Run a program of the folder of hooks."""
+        return self.hooks.run(hook, args, facts, timeout_s, steering)
 
     def reboot_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
         """Ask the guest to reboot, by its agent or else by its power button, until it has begun anew."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+LOOK_S = 0.2
 
 
 class ProgramFailed(Exception):
@@ -38,6 +42,35 @@ def converse(argv: Sequence[str], given: str, *, timeout_s: float) -> tuple[int,
         kill(program)
         raise ProgramFailed(argv, f"it did not end within {timeout_s:.0f} seconds") from None
     return program.returncode, err.decode(errors="replace")
+
+
+def run_bounded(
+    argv: Sequence[str], env: Mapping[str, str], timeout_s: float, keep: int, look: Callable[[], None]
+) -> tuple[int | None, str, bool]:
+    """The exit code of a program with this environment alone, what of its output is kept, and whether more was written.
+    No exit code: it took too long. `look` is called often, and may raise. Whatever it started ends with it."""
+    program = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        env=dict(env), cwd="/",
+    )  # fmt: skip
+    assert program.stdout is not None
+    kept, cut, end = bytearray(), False, time.monotonic() + timeout_s
+    os.set_blocking(program.stdout.fileno(), False)
+    try:
+        while True:
+            ended = program.poll() is not None
+            while chunk := program.stdout.read(65_536):  # None when there is nothing yet
+                cut = cut or len(kept) + len(chunk) > keep
+                kept += chunk[: keep - len(kept)]
+            if ended or time.monotonic() >= end:
+                break
+            look()
+            select.select([program.stdout], [], [], LOOK_S)
+            time.sleep(0.01)  # a program that only writes must not take the whole processor here too
+        code = program.poll()
+    finally:
+        kill(program)
+    return code, kept.decode(errors="replace"), cut
 
 
 def start(argv: Sequence[str], stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:

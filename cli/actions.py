@@ -200,6 +200,8 @@ def _tell(client: Client, action: Action, told: Any, *, wait: bool, json: bool) 
         show.err.print(f"Task {task['id']}: {task['state']}.")
         if made:
             sys.stdout.write(f"{made}\n")
+        if isinstance(result, dict) and isinstance(result.get("output"), str):
+            sys.stdout.write(result["output"])
     elif isinstance(told, dict) and told.get("sentence"):
         show.err.print(told["sentence"])
     elif isinstance(told, dict) and told:

@@ -14,6 +14,7 @@ COLLECTION_OF = {
     "template_id": "templates", "domain_id": "storagedomains", "cluster_id": "clusters", "host_id": "hosts", "pool_id": "pools",
     "user_id": "users", "group_id": "groups", "data_center_id": "datacenters", "directory_id": "directories", "vm_id": "vms",
     "device_id": "devices", "snapshot_id": "snapshots", "disk_id": "disks", "vnic_id": "vnics",
+    "customaction_id": "customactions",
 }
 
 

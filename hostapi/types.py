@@ -254,6 +254,14 @@ class PowerKind:
 
 
 @dataclass(frozen=True)
+class HookOutput:
+    """What a hook wrote, both outputs in one; `cut` when it wrote more than is kept."""
+
+    output: str
+    cut: bool = False
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why a host could not do what was asked: a code for programs, a sentence for people."""
 

@@ -17,6 +17,7 @@ from hostapi.types import (
     FenceSpec,
     GuestAction,
     GuestReport,
+    HookOutput,
     HostReport,
     MigrationReport,
     MigrationSpec,
@@ -123,6 +124,14 @@ class HostAgent(Protocol):
     def grow_vm(self, vm_id: UUID, memory_mib: int, vcpus: int, steering: Steering) -> None:
         """Give a running VM memory and processors up to these totals; what it has already is success. Refuses with
         `no_headroom` when it was not started with room to grow, `not_grown` in the hypervisor's words."""
+
+    def run_hook(
+        self, hook: str, args: tuple[str, ...], facts: dict[str, str], timeout_s: int, steering: Steering
+    ) -> HookOutput:
+        """Run a program of the operator's folder of hooks, without a shell, with these arguments, and the facts in its
+        environment (LEASEHOLD_…). Asked twice, as after a restart of the agent, it may run twice. Refuses with `no_hooks`
+        when the host has no such folder, `no_hook`, `hook_refused` when others could write to it, `hook_slow`, and
+        `hook_failed` with its output among the facts."""
 
     def reboot_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
         """Ask the guest to reboot (agent first, then the power button) and wait until it has. Refuses with

@@ -62,6 +62,7 @@ SELECTS = {
         ("auto_resume", "It goes on by itself"), ("leave_paused", "It stays paused"), ("kill", "It is powered off"),
     ),
     "model": (("virtio", "virtio"), ("e1000e", "Intel e1000e"), ("rtl8139", "Realtek 8139")),
+    "target_kind": (("vm", "A virtual machine, on its host"), ("host", "A host")),
     "effect": (("allow", "Allow"), ("deny", "Deny")),
     "vms_rule": (("none", "No rule"), ("positive", "Keep them together on one host"), ("negative", "Keep them apart")),
     "hosts_rule": (("none", "No rule"), ("positive", "Keep the VMs on these"), ("negative", "Keep the VMs off these")),
@@ -77,6 +78,10 @@ OWN_SELECTS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
 }
 
 # fields that take the name of a row of another collection
+OWN_ROWS = {
+    ("vm.run_action", "customaction_id"): ("customactions", "target = vm"),
+    ("host.run_action", "customaction_id"): ("customactions", "target = host"),
+}
 TEXT_ROWS = {("host.add_power_agent", "type"): "powerkinds", ("poweragent.edit", "type"): "powerkinds"}
 
 # label and help; a command's own words stand before those of every command
@@ -193,6 +198,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "max_memory_mib": ("Memory it can grow to", "While it runs. 0: it does not grow. It costs the guest up to 64 MiB."),
     "max_vcpus": ("Processors it can grow to", "While it runs. 0: it does not grow."),
     "resume_behaviour": ("When its storage is back", "A machine whose storage fails it is paused, and then this happens."),
+    "action_name": ("Name", "For instance “Flush caches”."),
+    "hook": ("Hook", "The name of a program in the folder of hooks that the hosts' operators have set up."),
+    "args": ("Arguments", "One a line. They are handed over as they are: no shell reads them."),
+    "target_kind": ("For", ""),
+    "customaction_id": ("Custom action", "What it writes is on the task's page afterwards."),
     "mac": ("Address", "Left open: the next that nobody has."),
     "bridge": ("Bridge", "Of the hosts, for instance br0."),
     "model": ("Model", ""),
@@ -392,7 +402,7 @@ def _input(command: str, name: str, hint: Any, required: bool, default: Any, opt
             ("length", "") if name.endswith("_s") or name == "seconds" else ("number", NUMBER_UNITS.get(name, ""))
         )
     elif hint is UUID:
-        plural, search = ROWS.get(name, ("", ""))
+        plural, search = OWN_ROWS.get((command, name)) or ROWS.get(name, ("", ""))
         made.kind, made.options = "select", options(plural, search) if plural else ()
     elif get_origin(hint) is tuple and name in MANY_ROWS:
         made.kind, made.options, made.required = "checks", options(*MANY_ROWS[name]), False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from portal.thing import Thing
 from portal.things_access import ACCESSRULES, DEVICES
+from portal.things_actions import CUSTOMACTIONS
 from portal.things_desktops import BOOKINGS, CONSOLES, DECISIONS, LEASES, TEMPLATES
 from portal.things_people import CALENDARS, DIRECTORIES, GROUPS, PERMISSIONS, SESSIONS, TOKENS, USERS
 from portal.things_placement import AFFINITYGROUPS, AFFINITYLABELS, SCHEDULINGPOLICIES
@@ -25,6 +26,7 @@ THINGS: dict[str, Thing] = {
         DECISIONS,
         VMS,
         SNAPSHOTS,
+        CUSTOMACTIONS,
         VNICS,
         GUESTSESSIONS,
         TEMPLATES,
@@ -56,7 +58,7 @@ BY_KIND: dict[str, Thing] = {t.kind: t for t in THINGS.values()}
 
 SIDE_BAR: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Desktops", ("pools", "leases", "bookings", "vms", "templates", "consoles")),
-    ("Infrastructure", ("hosts", "storagedomains", "disks", "clusters", "datacenters")),
+    ("Infrastructure", ("hosts", "storagedomains", "disks", "clusters", "datacenters", "customactions")),
     ("Placement", ("affinitygroups", "affinitylabels", "schedulingpolicies")),
     ("People", ("users", "groups", "permissions", "directories", "sessions", "tokens")),
     ("Access", ("calendars", "devices", "accessrules")),

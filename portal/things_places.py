@@ -44,6 +44,13 @@ HOSTS = Thing(
             within("up"),
             ask="It takes no more VMs, and is in maintenance once its last VM is gone.",
         ),
+        Button(
+            "host.run_action",
+            "Run custom action",
+            "icon:square-terminal",
+            within("up", "preparing_for_maintenance", "maintenance"),
+            form=True,
+        ),
         Button("host.activate", "Activate", "icon:play", within("maintenance", "preparing_for_maintenance"), main=True),
         *HOST_BUTTONS,
         Button(

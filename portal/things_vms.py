@@ -180,6 +180,7 @@ VMS = Thing(
         ),
         Button("vnic.create", "Add network card", "icon:network", within(*_STILL), form=True),
         Button("disk.attach", "Attach disk", "icon:hard-drive", within(*_STILL), form=True),
+        Button("vm.run_action", "Run custom action", "icon:square-terminal", within("up", "powering_up", "paused"), form=True),
         Button("vm.resume", "Resume", "icon:play", within("suspended"), main=True),
         Button("vm.shutdown", "Shut down", "icon:power", within("up", "powering_up"), main=True),
         Button("vm.reboot", "Reboot", "icon:refresh-cw", within("up"), ask="Its guest is asked to reboot; programs are closed."),

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from hostapi.types import DiskSpec, EndedBy, NicSpec, PausedFor, VmSpec
+from hostapi.types import DiskSpec, EndedBy, HookOutput, NicSpec, PausedFor, VmSpec
 from hostapi.verbs import HostRefused, Steering
 
 if TYPE_CHECKING:
@@ -99,6 +99,25 @@ class Lives:
             if more > 0 and (memory_mib > spec.max_memory_mib or more % 128) or vcpus > most:
                 raise HostRefused("no_headroom", f"VM {spec.name} cannot grow so far: it was started without room to grow.")
             run.spec = replace(spec, memory_mib=max(spec.memory_mib, memory_mib), vcpus=max(spec.vcpus, vcpus))
+
+    def run_hook(
+        self, hook: str, args: tuple[str, ...], facts: dict[str, str], timeout_s: int, steering: Steering
+    ) -> HookOutput:
+        """What the world says that this hook does."""
+        how = self.world.hooks.get(hook)
+        if not self.world.hooks:
+            raise HostRefused("no_hooks", "This host runs no hooks: its agent has no folder for them (hooks in agent.toml).")
+        if how is None:
+            raise HostRefused("no_hook", f"This host has no hook named {hook}.")
+        if how == "hangs":
+            end = self.world.clock.now() + timedelta(seconds=timeout_s)
+            self._wait_until(lambda: self.world.clock.now() >= end, steering)
+            sentence = f"The hook {hook} had not ended after {timeout_s} seconds, and was ended."
+            raise HostRefused("hook_slow", sentence, output="", cut=False)
+        output = " ".join([hook, *args, *(f"{key}={facts[key]}" for key in sorted(facts) if key.endswith("NAME"))]) + "\n"
+        if how == "fails":
+            raise HostRefused("hook_failed", f"The hook {hook} failed: exit code 1.", exit_code=1, output=output, cut=False)
+        return HookOutput(output)
 
     def _let_go(self, vm_id: UUID, what: str, timeout_s: int, steering: Steering) -> None:
         end = self.world.clock.now() + timedelta(seconds=timeout_s)

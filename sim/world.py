@@ -156,6 +156,7 @@ class World:
         self.storage: dict[str, SimStorage] = {}
         self.guests: dict[str, SimGuest] = {}
         self.bmcs: dict[str, SimBmc] = {}  # by address
+        self.hooks: dict[str, str] = {}  # on every host: works, fails or hangs, by name
         self.bad_images: set[str] = set()  # paths of images whose overlays do not boot
         self.history: list[str] = []  # every sentence that was told, in order
 
@@ -234,6 +235,7 @@ class World:
         `storage /srv/a cut|joined host1`,
         `memory host1 1024`, `power host1 broken`: it has no power and cannot be switched on, `agent host1 broken`: dead for good,
         `bmc host1 silent|stuck|deaf|ok` (or its address `bmc2-host1`): its power agent,
+        `hook greet works|fails|hangs`: a program that custom actions may run, on every host,
         `image /srv/a/base.qcow2 boot_fails|boots`: what lies over it does not boot.
         """
         words = sentence.split()
@@ -245,6 +247,7 @@ class World:
             "storage": self._storage,
             "memory": self._memory,
             "image": self._image,
+            "hook": self._hook,
             "bmc": self._bmc,
         }
         if len(words) < 3 or words[0] not in kinds:
@@ -315,6 +318,9 @@ class World:
                 "agent_answers": ("agent_silent", False),
             }[what]
             setattr(guest, attribute, value)
+
+    def _hook(self, name: str, what: str, _: list[str]) -> None:
+        self.hooks[name] = {"works": what, "fails": what, "hangs": what}[what]
 
     def _image(self, path: str, what: str, _: list[str]) -> None:
         {"boot_fails": self.bad_images.add, "boots": self.bad_images.discard}[what](path)

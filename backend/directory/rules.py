@@ -23,7 +23,8 @@ ROLES: dict[str, frozenset[str]] = {
     # may look at everything and change nothing
     "auditor": frozenset({
         "pool.see", "lease.see", "vm.see", "host.see", "task.see", "event.see", "console.see", "template.see",
-        "cluster.see", "storage.see", "user.see", "directory.search", "device.see", "calendar.see", "accessrule.see",
+        "cluster.see", "storage.see", "user.see", "directory.search", "customaction.see",
+        "device.see", "calendar.see", "accessrule.see",
     }),
     # runs the place
     "system_admin": frozenset({"*"}),

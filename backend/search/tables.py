@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from backend.actions.models import CustomAction
 from backend.calendars.models import Calendar
 from backend.clusters.models import Cluster, DataCenter
 from backend.devices.machine import DEVICE
@@ -341,6 +342,12 @@ DEVICES = Kind("devices", "device", Device.id, {
     "enrolled_at": Field(Device.enrolled_at, "time"), "created_at": Field(Device.created_at, "time"),
 }, anywhere("device"), trusted=anywhere("session"))
 
+CUSTOMACTIONS = Kind("customactions", "customaction", CustomAction.id, {
+    "id": Field(CustomAction.id, ID), "name": Field(CustomAction.name), "description": Field(CustomAction.description),
+    "target": Field(CustomAction.target, "choice", ("vm", "host")), "hook": Field(CustomAction.hook),
+    "args": Field(CustomAction.args, "texts"), "timeout_s": Field(CustomAction.timeout_s, "number"),
+}, anywhere("customaction"))
+
 CALENDARS = Kind("calendars", "calendar", Calendar.id, {
     "id": Field(Calendar.id, ID), "name": Field(Calendar.name), "description": Field(Calendar.description),
     "timezone": Field(Calendar.timezone), "windows": Field(Calendar.windows, "texts"), "closed": Field(Calendar.closed, "texts"),
@@ -386,4 +393,5 @@ EVENTS = Kind("events", "event", Event.id, {
     name="sentence", order=(("at", True),))
 
 BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, REACHES, DISKS, TEMPLATES, VMS, VNICS, SNAPSHOTS,
-           GUESTSESSIONS, USERS, GROUPS, DIRECTORIES, PERMISSIONS, CALENDARS, DEVICES, SESSIONS, TOKENS, TASKS, EVENTS)
+           GUESTSESSIONS, USERS, GROUPS, DIRECTORIES, PERMISSIONS, CUSTOMACTIONS, CALENDARS, DEVICES, SESSIONS,
+           TOKENS, TASKS, EVENTS)

@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 import assembly
+from backend.actions.models import CustomAction
 from backend.clusters.models import DataCenter
 from backend.config import Settings
 from backend.db import Sessions, Tx
@@ -140,7 +141,8 @@ class Place:
         snapshot = VmSnapshot(vm_id=member.vm_id, name="Before the update", state="ok", at_rest=True, created_at=now)
         inside = GuestSession(vm_id=member.vm_id, user_name="guest", since=now, seen_at=now)
         nic = Vnic(vm_id=member.vm_id, name="nic1", mac="02:4c:48:00:00:01", bridge="br0")
-        tx.add_all([decision, ticket, snapshot, inside, nic])
+        action = CustomAction(name="Greet", target="vm", hook="greet", args=["--all"])
+        tx.add_all([decision, ticket, snapshot, inside, nic, action])
         tx.flush()
         token_id, _ = tokens.create(
             tx, Actor(keeper.id, "keeper"), "watchdog", expires_at=now + timedelta(days=90), read_only=True, roles=None,
@@ -169,7 +171,7 @@ class Place:
             "calendar": calendar.id, "spareplan": spare_plan.id, **{kind: row.id for kind, row in placement.items()},
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
             "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
-            "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "vnic": nic.id,
+            "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "vnic": nic.id, "customaction": action.id,
             "guestsession": inside.id, "booking": booking.id,
             "reach": tx.scalars(one(DomainReach.id)).one(), "poweragent": tx.scalars(one(PowerAgent.id)).one(),
             "powerkind": "simulated",

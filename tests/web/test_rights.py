@@ -216,6 +216,25 @@ TABLE: dict[str, Case] = {
     "POST api.vm_message": command("keeper", "vm", body={"text": "Save your work."}),
     "POST api.vm_migrate": command(path="own_vm", fine=frozenset({409}), body={}),  # it is down
     "POST api.cluster_migration_policy": command(path="cluster", body={"migrations_per_host": 3}),
+    "POST api.vm_pause": command("keeper", "vm", body={}),
+    "POST api.vm_unpause": command("keeper", "vm", fine=frozenset({409}), body={}),  # it runs
+    "POST api.vm_run_once": command(path="own_vm", body={"video": "vga"}),
+    "POST api.vm_edit": command(path="own_vm", body={"memory_mib": 512}),
+    "POST api.vm_cancel_next_run": command(path="own_vm", fine=frozenset({409}), body={}),  # nothing waits
+    "POST api.vm_run_action": command(path="vm", body={"customaction_id": "@customaction"}),
+    "POST api.host_run_action": command(path="host", fine=frozenset({422}), body={"customaction_id": "@customaction"}),  # for VMs
+    "POST api.customaction_create": command(body={"name": "Tidy", "hook": "tidy"}),
+    "POST api.customaction_edit": command(path="customaction", body={"timeout_s": 5}),
+    "POST api.customaction_remove": command(path="customaction", body={}),
+    "POST api.vnic_create": command(body={"vm_id": "@own_vm", "bridge": "br0"}),
+    "POST api.vnic_edit": command(path="vnic", body={"linked": False}),
+    "POST api.vnic_plug": command(path="vnic", fine=frozenset({409}), body={}),  # it is
+    "POST api.vnic_unplug": command(path="vnic", body={}),
+    "POST api.vnic_remove": command(path="vnic", body={}),
+    "POST api.disk_create": command(body={"name": "data", "domain_id": "@storagedomain", "capacity_mib": 1024}),
+    "POST api.disk_attach": command(path="disk", fine=frozenset({409}), body={"vm_id": "@own_vm"}),  # another has it
+    "POST api.disk_detach": command(path="disk", fine=frozenset({409}), body={}),  # its VM was made with it
+    "POST api.disk_remove": command(path="disk", fine=frozenset({409}), body={}),
     "POST api.vm_lock_guest": command("keeper", "vm", body={}),
     "POST api.vm_log_out_guest": command("keeper", "vm", body={}),
     "POST api.vm_snapshot": command("keeper", "vm", body={"name": "Before lunch"}),

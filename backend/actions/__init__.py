@@ -1,0 +1,1 @@
+"""Custom actions: hooks of the hosts' operators, declared by administrators."""
