@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from agent.consoles import Consoles
 from backend.clock import WallClock
@@ -79,6 +79,12 @@ def left(file: Path) -> tuple[dict[UUID, str], dict[UUID, VolumeSpec]]:
     _, runs, _, _, storage = pickle.loads(file.read_bytes())
     folders: list[SimStorage] = list(storage.values())
     return {vm_id: run.spec.name for vm_id, run in runs.items()}, {k: v for one in folders for k, v in one.volumes.items()}
+
+
+def lose_power(file: Path) -> None:
+    """What is left of a host, whose process is dead, when it comes back from a power failure: its volumes alone."""
+    _, _, _, domains, storage = pickle.loads(file.read_bytes())
+    file.write_bytes(pickle.dumps((str(uuid4()), {}, {}, domains, storage)))
 
 
 class _Passwords:

@@ -15,7 +15,8 @@ class Options:
     people: int = 8
     seconds: float = 0  # kills go on for so long, and at least until each kind of process was killed once
     hosts: int = 2
-    desktops: int = 3  # of each host
+    desktops: int = 3  # of each host, …
+    own: int = 2  # … and so many that belong to somebody
     managers: int = 1
     lease_s: int = 8
     between_s: tuple[float, float] = (1.0, 3.0)  # from a process's return to the next kill

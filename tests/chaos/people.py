@@ -32,6 +32,7 @@ class Told:
 
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+    waits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # seconds until an answer, a screen
     seen: dict[str, list[tuple[float, float, str]]] = field(default_factory=lambda: defaultdict(list))  # VM: from, to, who
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -42,6 +43,10 @@ class Told:
     def fault(self, sentence: str) -> None:
         with self.lock:
             self.faults.append(sentence)
+
+    def waited(self, what: str, seconds: float) -> None:
+        with self.lock:
+            self.waits[what].append(seconds)
 
     def saw(self, vm: str, since: float, until: float, who: str) -> None:
         with self.lock:
@@ -74,6 +79,7 @@ class Person:
 
     def __init__(self, place: Place, told: Told, n: int, over: threading.Event) -> None:
         self.place, self.told, self.name, self.over = place, told, person(n), over
+        self.pools = [str(id) for id in place.pools_of(n)]
         self.dice = random.Random(f"{place.options.seed}/{n}")
         self.token = ""
         self.give_up_at = float("inf")
@@ -84,7 +90,7 @@ class Person:
         """One visit after the other."""
         while not self.over.is_set():
             try:
-                self._visit(str(self.dice.choice(self.place.pools)), self.dice.uniform(0.5, self.place.options.lease_s * 1.2))
+                self._visit(self.dice.choice(self.pools), self.dice.uniform(0.5, self.place.options.lease_s * 1.2))
             except Over:
                 return
             except Exception as wrong:  # noqa: BLE001 -- the edge of a thread: whatever it is, the run must tell of it
@@ -96,9 +102,9 @@ class Person:
         self.over, self.give_up_at = threading.Event(), time.monotonic() + limit_s
         try:
             self._sign_in()
-            for pool in map(str, self.place.pools):  # what chaos has left them
+            for pool in self.pools:  # what chaos has left them
                 self._return(pool)
-            pool = str(self.dice.choice(self.place.pools))
+            pool = self.dice.choice(self.pools)
             while not self._hold(pool, 0.1):
                 self._rest(PAUSE_S)
             self._return(pool)
@@ -133,7 +139,7 @@ class Person:
 
     def _hold(self, pool: str, hold_s: float) -> bool:
         """Work on a desktop for so long, connecting again whenever the console breaks; whether it was seen at all."""
-        until, seen, patience = time.monotonic() + hold_s, False, self.dice.uniform(3, 20)
+        asked, until, seen, patience = time.monotonic(), time.monotonic() + hold_s, False, self.dice.uniform(3, 20)
         impatient_at = time.monotonic() + patience
         while not seen or time.monotonic() < until:
             got = self._ask("POST", f"/me/desktops/{pool}/connect", {"protocol": "vnc", "client": "browser", "move": True})
@@ -146,6 +152,8 @@ class Person:
                 self._rest(PAUSE_S)
                 continue
             try:
+                if not seen:
+                    self.told.waited("for a desktop", time.monotonic() - asked)
                 seen = self._watch(got, until) or seen
             except OSError as broken:
                 self.told.count("console broke")
@@ -194,7 +202,7 @@ class Person:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         headers |= {"Authorization": f"Bearer {self.token}"} if self.token else {}
         headers |= {"Idempotency-Key": str(uuid4())} if method == "POST" and path != "/session" else {}
-        content = json.dumps(body).encode() if body is not None else None
+        content, began = json.dumps(body).encode() if body is not None else None, time.monotonic()
         while True:
             try:
                 answer = self.http.request(method, f"{self.place.public}/api/v1{path}", headers=headers, body=content)
@@ -204,6 +212,7 @@ class Person:
                 continue
             told = self._read(method, path, answer)
             if answer.status < 500:
+                self.told.waited("for an answer, all tries together", time.monotonic() - began)
                 return told
             self._rest(PAUSE_S)
 

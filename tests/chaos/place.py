@@ -24,6 +24,7 @@ from hostapi.tls import host_name
 from sim import make
 from sim.postgres import Cluster
 from standalone.processes import Process
+from tests.chaos.host import lose_power
 from tests.chaos.options import Options
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,7 @@ class Place:
         self.public = f"https://localhost:{self.web}"
         self.hosts = {f"host{n + 1}": (free_port(), free_port()) for n in range(options.hosts)}
         self.pools: list[UUID] = []
+        self.own: list[UUID] = []  # pools whose desktops belong to people, each for `options.own` of them
         self.ended: Counter[str] = Counter()  # processes that ended by themselves
         self._set_up()
         self.parts: dict[str, Process] = {}
@@ -67,14 +69,16 @@ class Place:
         command = [sys.executable, *(str(ROOT / word) if word in ("wsgi.py", "managerd.py") else word for word in argv)]
         self.parts[name] = Process(name, command, self.folder / f"{name}.log", environ, SIGTERM)
 
-    def kill(self, name: str, mode: str) -> None:
-        """SIGKILL; PostgreSQL is stopped in this mode."""
+    def kill(self, name: str, mode: str, *, power: bool = False) -> None:
+        """SIGKILL; PostgreSQL is stopped in this mode; a host whose `power` fails loses its VMs too."""
         if name == "postgres":
             self.cluster.halt(mode)
             self.postgres_runs = False
         else:
             self.parts[name].popen.kill()
             self.parts[name].popen.wait()
+            if power:
+                lose_power(self.folder / f"{name}.state")
 
     def revive(self, name: str) -> None:
         """Start it again."""
@@ -111,6 +115,10 @@ class Place:
         self.cluster.stop()
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def pools_of(self, n: int) -> list[UUID]:
+        """The pools of the n-th person."""
+        return self.pools + self.own[n // self.options.own:][:1]
 
     def logs(self) -> dict[str, str]:
         """What every process has written since the beginning."""
@@ -153,6 +161,13 @@ class Place:
                 self.pools.append(pool.id)
                 for one in people:
                     make.a_permission(tx, one, pool)
+                own = make.a_pool(
+                    tx, f"Own {name}", host=host, domain=domain, template=template, size=options.own, spares=0, type="dedicated",
+                    stateless=False, lease_s=options.lease_s, warn_s=2, grace_s=2, shutdown_s=10,
+                )  # fmt: skip
+                for one in people[len(self.own) * options.own:][:options.own]:  # as many as there are desktops
+                    make.a_permission(tx, one, own)
+                self.own.append(own.id)
 
     def _certificate(self, authority: Authority, name: str, role: str, names: list[str]) -> None:
         key, certificate = authority.issue(name, role, names, WallClock().now())

@@ -55,10 +55,12 @@ def _kill(place: Place, say: Callable[[str], None]) -> Counter[str]:
     while sum(killed.values()) < kinds or time.monotonic() - began < options.seconds:
         dead = [next(victims)] if dice.random() < 0.75 else sorted({next(victims), next(victims)})
         mode, down, between = dice.choice(["immediate", "fast"]), dice.uniform(*options.down_s), dice.uniform(*options.between_s)
+        power = dice.random() < 0.5
         say(f"kill {' and '.join(dead)} for {down:.1f} s")
         for name in dead:
-            place.kill(name, mode)
-            killed[name] += 1
+            off = power and name in place.hosts
+            place.kill(name, mode, power=off)
+            killed[f"{name} with its power" if off else name] += 1
         place.watch(down, frozenset(dead))
         for name in dead:
             place.revive(name)
@@ -87,6 +89,10 @@ def _settle(place: Place, told: Told) -> None:
 
 def _tell(place: Place, told: Told, killed: Counter[str], found: list[str], say: Callable[[str], None]) -> None:
     say("killed: " + ", ".join(f"{name} {count}" for name, count in sorted(killed.items())))
+    for what, times in sorted(told.waits.items()):
+        times.sort()
+        middle, late = times[len(times) // 2], times[len(times) * 99 // 100]
+        say(f"waited {what}: {len(times)} times, p50 {middle:.1f} s, p99 {late:.1f} s, longest {times[-1]:.1f} s")
     for what, count in sorted(told.counts.items()):
         say(f"  {count:6} {what}")
     for what, count in place.ended.items():
