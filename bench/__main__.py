@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import argparse
 import signal
+import subprocess
 import sys
 from importlib import import_module
 from time import monotonic
 
+import psycopg2
 from rich.console import Console
 from rich.markup import escape
 
@@ -38,8 +40,9 @@ def main() -> int:
         try:
             for figure in import_module(f"bench.{name}").run(say):
                 figures.append(figure)
-        except (SystemExit, OSError, AssertionError) as wrong:
+        except (SystemExit, OSError, AssertionError, subprocess.SubprocessError, psycopg2.Error) as wrong:
             failed.append(f"{name} did not get to its end: {str(wrong)[:500] or type(wrong).__name__}")
+            say(f"[red]{escape(failed[-1])}[/]")
     console.print(table(f"Leasehold, measured in {monotonic() - began:.0f} s", figures))
     for sentence in failed:
         console.print(f"[red]{escape(sentence)}[/]", highlight=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
+from statistics import mean, median
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -49,7 +49,7 @@ def queue(place: Installation, people: int, desktops: int, *, lease_s: int, earl
             if not any(lease.state in ("queued", "starting") for lease in live):
                 break
             for lease in live:
-                if lease.state != "active" or lease.starts_at is None:
+                if lease.state not in ("active", "expiring") or lease.starts_at is None:
                     continue
                 stays = leaves.setdefault(lease.id, dice.uniform(0.5, 1) * lease_s if dice.random() < early else lease_s * 2)
                 if (place.clock.now() - lease.starts_at).total_seconds() >= stays:
@@ -60,10 +60,10 @@ def queue(place: Installation, people: int, desktops: int, *, lease_s: int, earl
         return [Wait(lease.told_s or 0, (lease.starts_at - lease.asked_at).total_seconds()) for lease in rows if lease.starts_at]
 
 
-def mean_and_p90(waits: Sequence[Wait]) -> tuple[float, float]:
-    """The mean and the 90th percentile of how far off they were, too long and too short alike."""
+def how_far_off(waits: Sequence[Wait]) -> tuple[float, float, float]:
+    """Mean, median and 90th percentile of how far off they were, too long and too short alike."""
     errors = sorted(abs(wait.error) for wait in waits)
-    return mean(errors), errors[min(len(errors) - 1, int(0.9 * len(errors)))]
+    return mean(errors), median(errors), errors[min(len(errors) - 1, int(0.9 * len(errors)))]
 
 
 def _count(tx: sa.orm.Session, state: str) -> int:

@@ -117,7 +117,7 @@ def create_pool(page: Page, name: str, template: str, size: int, spares: int = 0
     page.get_by_label("Name").fill(name)
     page.get_by_label("Template").select_option(label=template)
     page.get_by_label("Most desktops").fill(str(size))
-    page.get_by_label("Spares").fill(str(spares))
+    page.get_by_label("Spares", exact=True).fill(str(spares))
     page.get_by_role("button", name="Create pool").click()
     expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
 

@@ -96,6 +96,20 @@ class Product:
         kind = answer.headers.get("Content-Type", "")
         return answer.status, json.loads(answer.data) if "json" in kind and answer.data else answer.data.decode()
 
+    def act(self, path: str, body: Any = None) -> None:
+        """Have the administrator do this, and wait until it is done."""
+        status, answer = self.ask("admin", "POST", path, body)
+        assert status == 202, answer
+        task = answer["task"]
+
+        def over() -> bool:
+            nonlocal task
+            task = self.ask("admin", "GET", f"/tasks/{task['id']}")[1]
+            return task["state"] not in ("queued", "running")
+
+        until(over, f"POST {path}")
+        assert task["state"] == "succeeded", task
+
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """A collection as the administrator sees it."""
         return self.ask("admin", "GET", f"/{kind}")[1]["items"]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import urllib3
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from standalone import guest
 from tests.e2e import flows
 from tests.e2e.flows import Tab
 from tests.e2e.native import Screen, Viewer, share_of_blue, x_server
@@ -214,6 +216,52 @@ def test_carl_gets_a_pool_that_the_administrator_makes_for_him(
     until(lambda: shows_the_guest(carl, tmp_path), "the screen of a desktop that had to be made first")
     flows.leave(carl)
     assert [row["state"] for row in product.rows("leases") if row["pool"] == "Guests"] == ["active"]
+
+
+def test_carls_desktop_sleeps_wakes_is_made_of_a_new_version_and_is_booted_for_his_booking(product: Product) -> None:
+    """What only a real guest shows of suspension, messages, rollouts and bookings; his lease ends on the way."""
+    pool = next(pool for pool in product.rows("pools") if pool["name"] == "Guests")
+    policy, connect = f"/pools/{pool['id']}/edit", f"/me/desktops/{pool['id']}/connect"
+    vm_id = product.desktop("carl", "pool")["vm"]["id"]
+
+    def ready() -> Any:
+        status, answer = product.ask("carl", "POST", connect, {"protocol": "vnc", "client": "browser"})
+        assert status in (201, 202), answer
+        return answer if answer["state"] == "ready" else None
+
+    def member() -> Any:
+        return next(member for member in product.rows("members") if member["pool"] == "Guests")
+
+    product.act(f"/vms/{vm_id}/message", {"text": "The desktop is about to sleep."})
+    product.sh(vm_id, "echo awake > /tmp/mine")
+    product.act(policy, {"disconnect_s": 0, "disconnect_action": "suspend"})  # he has left it
+    until(lambda: product.ask("admin", "GET", f"/vms/{vm_id}")[1]["state"] == "suspended", "it sleeps")
+    assert vm_id not in product.virsh("list", "--uuid", "--name")
+    product.act(policy, {"disconnect_action": "nothing", "grace_s": 2, "shutdown_s": 20, "spares": 0, "book_desktops": 1})
+    assert until(ready, "it is awake")["vm"]["id"] == vm_id
+    assert product.sh(vm_id, "cat /tmp/mine").strip() == "awake"
+
+    image = guest.image_in(product.place.storage / "guest")
+    product.act("/templates", {
+        "name": "Leasehold Guest", "cluster_id": product.rows("clusters")[0]["id"],
+        "domain_id": product.rows("storagedomains")[0]["id"], "image_path": str(image.disk), "capacity_mib": guest.DISK_MIB,
+        "memory_mib": guest.MEMORY_MIB, "kernel": str(image.kernel), "initrd": str(image.initrd), "cmdline": guest.CMDLINE,
+        "video": "vga",
+    })  # fmt: skip
+    new = next(template for template in product.rows("templates") if template["version"] == 2)
+    product.act(f"/pools/{pool['id']}/roll_out", {"template_id": new["id"], "mode": "at_once"})
+    until(lambda: product.rows("rollouts")[0]["state"] == "succeeded", "the rollout is through", 240)
+    assert member()["version"] == 2 and not [x for x in product.rows("leases") if x["pool"] == "Guests" and x["state"] != "ended"]
+
+    begins = datetime.now(UTC) + timedelta(seconds=30)
+    times = {"starts_at": begins.isoformat(), "ends_at": (begins + timedelta(minutes=10)).isoformat()}
+    status, booked = product.ask("carl", "POST", "/me/bookings", {"pool_id": pool["id"], **times})
+    assert status == 201, booked
+    until(lambda: member()["state"] == "spare", "a desktop is booted that nobody has asked for yet", 240)
+    until(lambda: product.rows("bookings")[0]["state"] == "running", "the booking begins")
+    got = until(ready, "the booked desktop")
+    assert got["lease"]["ends_at"] == booked["booking"]["ends_at"]
+    assert product.sh(got["vm"]["id"], "cat /tmp/mine 2>/dev/null; uname").strip() == "Linux", "it is a fresh one"
 
 
 def test_the_administrator_sees_what_runs_where(admin: Page) -> None:
