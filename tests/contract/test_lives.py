@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -72,6 +73,15 @@ def test_a_vm_that_was_stopped_did_not_end_by_itself(subject: Subject) -> None:
     assert [end.by for end in subject.connect().report().ended if end.vm_id == spec.vm_id] in ([], ["host"])
     subject.done("start_vm", spec=spec)
     assert spec.vm_id not in {end.vm_id for end in subject.connect().report().ended}
+
+
+def test_a_run_with_a_cd_begins(subject: Subject) -> None:
+    spec = sleeper(subject, cd=f"{subject.folder}/iso/some.iso", boot_from=("cd", "network", "disk"))
+    if "storage roots" not in subject.lacks:
+        iso = Path(f"{subject.folder}/iso/some.iso")
+        iso.parent.mkdir()
+        iso.write_bytes(bytes(1 << 20))
+    assert subject.done("start_vm", spec=spec).state == "running"
 
 
 def test_a_cd_that_is_not_there_is_refused(subject: Subject) -> None:

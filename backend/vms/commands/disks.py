@@ -154,6 +154,10 @@ class DetachDisk(Plain):
             raise Impossible("made_with", f"VM {vm.name} was made with disk {disk.name}, which lies over its template's; it goes "
                              "with the VM.")  # fmt: skip
 
+        usual = disk_of(tx, vm.id)
+        if vm.state in RUNS and usual is not None and usual.id == disk.id:
+            raise Impossible("boots_from_it", f"VM {vm.name} boots from disk {disk.name}; detach it when the VM is down.")
+
     def unplug(self, tx: Tx, job: Job) -> Call | None:
         self.check(tx)
         vm, disk = self._both(tx)
