@@ -27,6 +27,7 @@ from agent.enroll import (
 )
 from agent.probe import kvm_works
 from agent.service import AgentService
+from agent.stats import sample_host
 from hostapi.desk import Desk
 from hostapi.journal import Journal
 from hostapi.server import HostServer
@@ -126,7 +127,9 @@ def enroll_host(wanted: argparse.Namespace) -> int:
         migrate_unsafe=wanted.migrate_unsafe,
     )
     address = wanted.address or own_address(wanted.manager)
-    offer = Offer(wanted.token, address, config.port, config.console_port, hostname)
+    sample = sample_host()
+    facts = {"cpus": sample.cpus, "memory_mib": sample.memory_mib, "virt_type": virt_type}
+    offer = Offer(wanted.token, address, config.port, config.console_port, hostname, facts)
     enroll(state, wanted.manager, offer, _trust(wanted), patience_s=wanted.wait, say=print)
     settings.save(state, config)
     print(f"Enrolled as {hostname} at {address}:{config.port}. Start it: leasehold-agent run --state {state}")
@@ -161,9 +164,9 @@ def _arguments() -> argparse.ArgumentParser:
     one.add_argument("--state", type=Path, default=STATE, help="the agent's folder")
     one.set_defaults(do=run)
 
-    one = verbs.add_parser("enroll", help="make this host known to a manager by a one-time token")
+    one = verbs.add_parser("enroll", help="make this host known to a manager")
     one.add_argument("--manager", required=True, help="the manager's address, https://…")
-    one.add_argument("--token", required=True, help="as the manager showed it")
+    one.add_argument("--token", default="", help="as the manager showed it (without: an administrator must approve)")
     trust = one.add_mutually_exclusive_group(required=True)
     trust.add_argument("--ca-file", type=Path, help="the CA certificate that the manager's is signed by")
     trust.add_argument(
@@ -185,7 +188,7 @@ def _arguments() -> argparse.ArgumentParser:
         help="migrate VMs even where libvirt does not know the file system as shared; only where it certainly is",
     )  # fmt: skip
     one.add_argument(
-        "--wait", type=float, default=600.0, metavar="SECONDS", help="for the manager's signature"
+        "--wait", type=float, default=600.0, metavar="SECONDS", help="for approval and the manager's signature"
     )
     one.set_defaults(do=enroll_host)
 

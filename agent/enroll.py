@@ -1,15 +1,17 @@
-"""Enrollment: a one-time token buys this host a certificate of the hosts' CA; its key never leaves it."""
+"""Enrollment: a one-time token, or an administrator's approval, buys this host a certificate of the hosts' CA; its key
+never leaves it."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import os
+import secrets
 import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from urllib3.exceptions import HTTPError
 
-KEY, REQUEST, CERTIFICATE, CA = "key.pem", "request.pem", "cert.pem", "ca.pem"
+KEY, REQUEST, CERTIFICATE, CA, TOKEN = "key.pem", "request.pem", "cert.pem", "ca.pem", "token"
 POLL_S = 2.0
 
 
@@ -40,6 +42,7 @@ class Offer:
     port: int
     console_port: int
     hostname: str
+    facts: dict[str, Any] = field(default_factory=dict)  # what an administrator sees before approving of it
 
 
 def enroll(
@@ -56,24 +59,30 @@ def enroll(
     url = url.rstrip("/")
     http = urllib3.PoolManager(ssl_context=trust, retries=False, timeout=urllib3.Timeout(connect=10, read=30))
     key = _key(state / KEY)
+    token = offer.token or _own_token(state / TOKEN)
     body = {
-        "token": offer.token,
+        "token": token,
         "csr": _request(state / REQUEST, key, offer.hostname),
         "address": offer.address,
         "port": offer.port,
         "console_port": offer.console_port,
         "hostname": offer.hostname,
+        **({} if offer.token else {"register": True, **offer.facts}),
     }
+    if not offer.token:
+        say(f"The fingerprint of this host's key is {_fingerprint(key)}: an administrator compares it before approving.")
     headers = {"Content-Type": "application/json"}
     status, answer = _send(http, "POST", f"{url}/api/v1/enroll", msgspec.json.encode(body), headers)
     if status != 202:
         raise EnrollFailed(_why(status, answer))
-    say("Asked the manager for a certificate; waiting for it.")
-    answer = _wait(http, f"{url}/api/v1/enroll/{answer['id']}", offer.token, patience_s)
+    wait = "a certificate; waiting for it." if offer.token else "approval; waiting for an administrator, and a certificate."
+    say(f"Asked the manager for {wait}")
+    answer = _wait(http, f"{url}/api/v1/enroll/{answer['id']}", token, patience_s)
     _require_ours(answer["certificate"], answer["ca"], key)
     _write(state / CA, answer["ca"].encode(), 0o644)
     _write(state / CERTIFICATE, answer["certificate"].encode(), 0o644)
     (state / REQUEST).unlink()  # another enrollment asks anew
+    (state / TOKEN).unlink(missing_ok=True)
 
 
 def install(state: Path, certificate: str, ca: str) -> None:
@@ -138,6 +147,18 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     )
     _write(path, pem, 0o600)
     return key
+
+
+def _own_token(path: Path) -> str:
+    """The secret by which a host that nobody announced asks again; kept until it is enrolled."""
+    if not path.exists():
+        _write(path, secrets.token_urlsafe(32).encode(), 0o600)
+    return path.read_text()
+
+
+def _fingerprint(key: ec.EllipticCurvePrivateKey) -> str:
+    der = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
 
 
 def _request(path: Path, key: ec.EllipticCurvePrivateKey, hostname: str) -> str:

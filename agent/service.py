@@ -387,6 +387,7 @@ class AgentService:
             memory_mib=host.memory_mib,
             memory_free_mib=host.memory_free_mib,
             load1=host.load1,
+            networks=host.networks,
             vms=tuple(self._vms()),
             storage=self.storage.reports(),
             ended=self.hypervisor.runs_seen.ends(),

@@ -19,6 +19,7 @@ class HostSample:
     memory_mib: int
     memory_free_mib: int
     load1: float
+    networks: tuple[str, ...]  # names of its bridges
 
 
 def utc_now() -> datetime:
@@ -39,4 +40,5 @@ def sample_host() -> HostSample:
         memory_mib=memory["MemTotal"],
         memory_free_mib=memory["MemAvailable"],
         load1=os.getloadavg()[0],
+        networks=tuple(sorted(folder.parent.name for folder in Path("/sys/class/net").glob("*/bridge"))),
     )

@@ -56,7 +56,7 @@ PERMITS = {
 }
 
 # commands that have pages of their own: a token to show once, a directory to ask, a password to hash
-BY_HAND = frozenset({"device.create", "host.create", "directory.add", "user.create", "permission.grant"})
+BY_HAND = frozenset({"device.create", "host.create", "host.reinstall", "directory.add", "user.create", "permission.grant"})
 FORMS = (
     frozenset(
         [c for t in THINGS.values() for c, _ in t.creates] + [b.command for t in THINGS.values() for b in t.buttons if b.form]

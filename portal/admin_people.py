@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as Answer
 
+from backend.db import get
 from backend.directory import internal
 from backend.directory.commands import AddDirectory, CreateUser, TakeRole
 from backend.directory.models import Permission
@@ -19,6 +20,8 @@ from backend.directory.rights import path_of
 from backend.directory.rules import OBJECT_TYPES, ROLES
 from backend.errors import Impossible, Invalid, Refused
 from backend.hosts.commands import AddHost, new_token
+from backend.hosts.joining import ReinstallHost
+from backend.hosts.models import Host
 from backend.search.query import MOST, page
 from backend.tasks.submit import submit
 from pools.models import OPEN, Rollout
@@ -230,6 +233,18 @@ def add_host() -> Answer | str:
         render_template("admin/host.html", clusters=clusters, name=name, error=error, thing=THINGS["hosts"]),
         422 if error else 200,
     )
+
+
+@pages.route("/do/host.reinstall", methods=["GET", "POST"])
+def reinstall_host() -> Answer | str:
+    """Let a host enroll anew; the answer shows, once, what to run on it."""
+    id = UUID(request.values.get("host_id", ""))
+    host = get(tx(), Host, id)
+    if request.method == "GET":
+        return render_template("admin/reinstall.html", host=host, thing=THINGS["hosts"])
+    token, digest = new_token()
+    submit(tx(), ReinstallHost(id, digest), actor(), now())
+    return render_template("admin/enroll.html", name=host.name, id=id, command=enroll_command(token), thing=THINGS["hosts"])
 
 
 # ---- users ---------------------------------------------------------------------------------------------------------

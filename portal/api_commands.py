@@ -22,9 +22,9 @@ from portal.routes import Route, Routes, accepted, convert, fields_of, now, read
 from portal.transaction import tx
 
 # these have a route of their own: what they are given is a secret, or comes from a domain controller
-BY_HAND = frozenset({"host.create", "lease.extend", "directory.add", "directory.edit", "user.create", "user.import",
-                     "permission.grant", "device.create", "device.renew"})
 SEALED = "_sealed"  # a secret: it comes in clear and goes into the command sealed
+BY_HAND = frozenset({"host.create", "host.reinstall", "lease.extend", "directory.add", "directory.edit", "user.create",
+                     "user.import", "permission.grant", "device.create", "device.renew"})
 MAKES = frozenset({"create", "add", "import"})
 
 TASK = {"type": "object", "required": ["task"], "properties": {"task": {

@@ -21,6 +21,7 @@ from backend.directory.rights import path_of, see_permit
 from backend.directory.rules import Grant, may
 from backend.errors import Denied, NotFound, Refused, TooMany, Unavailable
 from backend.hosts.commands import AddHost, ask_enrollment, enrollment, new_token
+from backend.hosts.joining import Newcomer, ReinstallHost, known, register
 from backend.tasks.submit import submit
 from backend.vms.models import Vm, VmScreen
 from broker import reach
@@ -52,6 +53,10 @@ class Enroll(msgspec.Struct, forbid_unknown_fields=True):
     port: int
     console_port: int
     hostname: str = ""
+    register: bool = False  # nobody has announced the host: the token is its own secret, and it waits for approval
+    cpus: int = 0
+    memory_mib: int = 0
+    virt_type: str = "qemu"
 
 
 HOST_TOKEN = {"type": "object", "required": ["id", "token", "enroll"], "properties": {
@@ -68,6 +73,15 @@ def host_create() -> Response:
     task = submit(tx(), AddHost(given.name, given.cluster_id, digest), actor(), now())
     assert task.result is not None
     return answer({"id": task.result["id"], "token": token, "enroll": enroll_command(token)}, 201)
+
+
+@routes.route("POST", "/hosts/<id>/reinstall", "Let a host enroll anew: answers the one-time token for it, told only here.",
+              answers={201: HOST_TOKEN})
+def host_reinstall(id: str) -> Response:
+    """As if it were announced again; its VMs' and storage's rows stay."""
+    token, digest = new_token()
+    submit(tx(), ReinstallHost(read_uuid(id, "host"), digest), actor(), now())
+    return answer({"id": id, "token": token, "enroll": enroll_command(token)}, 201)
 
 
 def enroll_command(token: str) -> str:
@@ -99,11 +113,17 @@ def authority() -> Response:
     return answer({"ca": _ca_pem()})
 
 
-@routes.route("POST", "/enroll", "An agent asks for its host's certificate with its one-time token.", body=Enroll,
-              signed_in=False, answers={202: {"type": "object", "properties": {"id": {"type": "string"}}}})
+@routes.route("POST", "/enroll", "An agent asks for its host's certificate with a one-time token, or (`register`) for approval.",
+              body=Enroll, signed_in=False, answers={202: {"type": "object", "properties": {"id": {"type": "string"}}}})
 def enroll_ask() -> Response:
     """Written down; the hosts' CA signs it within seconds. Wrong tokens are counted per address."""
     given = body(Enroll)
+    if given.register and not known(tx(), given.token):
+        new = Newcomer(given.token, given.csr, given.address, given.port, given.console_port, given.hostname, given.cpus,
+                       given.memory_mib, given.virt_type)
+        host = counted(lambda: register(tx(), new, now()))
+        throttle.failed(tx(), _key(), now())  # one address registers only so many
+        return answer({"id": str(host.id), "pending": True}, 202)
     host = counted(lambda: ask_enrollment(
         tx(), token=given.token, csr=given.csr, address=given.address, port=given.port, console_port=given.console_port,
         now=now(),
@@ -124,14 +144,18 @@ def enroll_answer(id: str) -> Response:
     return answer({"certificate": host.certificate, "ca": _pem_in("hosts_ca_file")})
 
 
+def _key() -> str:
+    return "enroll-" + throttle.address_key(request.remote_addr or "")
+
+
 def counted(work: Callable[[], T]) -> T:
     """The work, unless this address has shown too many wrong tokens; one more of them is counted when it did."""
-    key = "enroll-" + throttle.address_key(request.remote_addr or "")
+    key = _key()
     blocked = tx().scalar(sa.select(Throttle.blocked_until).where(Throttle.key == key))
     if blocked is not None and blocked > now():
         seconds = max(1, int((blocked - now()).total_seconds()))
-        raise TooMany("too_many_attempts", f"Too many wrong tokens from this address. Try again in {seconds} seconds.",
-                      retry_after_s=seconds)
+        sentence = f"Too many wrong tokens or new hosts from this address. Try again in {seconds} seconds."
+        raise TooMany("too_many_attempts", sentence, retry_after_s=seconds)
     try:
         return work()
     except Denied as no:

@@ -25,6 +25,8 @@ HOSTS = Thing(
         Column("address", "Address"),
         Column("port", "Agent's port", "number"),
         Column("console_port", "Console port", "number"),
+        Column("why", "Why", when="why"),
+        Column("fingerprint", "Key's fingerprint", "mono", when="state=pending_approval"),
         Column("hypervisor", "Hypervisor"),
         Column("virt_type", "Virtualization"),
         Column("agent_version", "Agent"),
@@ -32,16 +34,33 @@ HOSTS = Thing(
         Column("load", "Load", "number"),
         MEMORY,
         Column("memory_free_mib", "Memory free", "mib"),
+        Column("networks", "Networks", "list"),
         Column("enrolled", "Has its certificate", "yesno"),
         Column("outage", "Why nothing is done", when="outage"),
         Column("reported_at", "Last report", "ago"),
     ),
     (
+        Button("host.approve", "Approve", "icon:check", within("pending_approval"), form=True, main=True),
+        Button(
+            "host.reject",
+            "Reject",
+            "icon:x",
+            within("pending_approval"),
+            danger=True,
+            ask="Leasehold forgets the host; its agent is told so when it asks again.",
+        ),
+        Button(
+            "host.reinstall",
+            "Reinstall",
+            "icon:rotate-ccw",
+            within("installing", "install_failed", "maintenance"),
+            form=True,
+        ),
         Button(
             "host.maintenance",
             "Maintenance",
             "icon:wrench",
-            within("up"),
+            within("up", "non_operational"),
             ask="It takes no more VMs, and is in maintenance once its last VM is gone.",
         ),
         Button(
@@ -57,7 +76,7 @@ HOSTS = Thing(
             "host.remove",
             "Remove",
             "icon:trash-2",
-            within("maintenance", "installing"),
+            within("maintenance", "installing", "install_failed"),
             danger=True,
             ask="Leasehold forgets the host; its agent is told nothing.",
         ),
@@ -71,7 +90,7 @@ HOSTS = Thing(
     ),
     (("host.create", "Add host"),),
     live=("vm",),
-    hints=("state = up", "state != up", "cpu_usage > 80"),
+    hints=("state = pending_approval", "state != up", "cpu_usage > 80"),
 )
 
 STORAGEDOMAINS = Thing(
@@ -194,6 +213,7 @@ CLUSTERS = Thing(
         Column("low_memory_percent", "Too empty below", "percent", when="balancing=power_saving"),
         Column("hosts_in_reserve", "Hosts in reserve", "number", when="balancing=power_saving"),
         Column("shut_down_hosts", "Switches empty hosts off", "yesno", when="balancing=power_saving"),
+        Column("networks", "Networks that hosts must have", "list"),
         Column("fencing", "Hosts that do not answer are fenced", "yesno"),
         Column("fencing_grace_s", "… after so long", "length"),
         Column("fencing_at_once", "… so many at once", "number"),
@@ -203,6 +223,7 @@ CLUSTERS = Thing(
     (
         Button("cluster.set_policy", "Scheduling policy", "icon:gauge", form=True, main=True),
         Button("cluster.edit_fencing", "Edit fencing", "icon:shield", form=True),
+        Button("cluster.require_networks", "Networks", "icon:network", form=True),
     ),
     parts=(
         Part("Hosts", "hosts", "cluster_id = {id}", ("name", "state", "cpu_usage", "memory_free_mib", "vms")),

@@ -77,7 +77,10 @@ _LOOKS: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
         "grace": ("Time is over", _ODD),
     },
     "host": {
+        "pending_approval": ("Waits for approval", _WAIT),
         "installing": ("Waiting for its agent", _WAIT),
+        "install_failed": ("Could not be installed", _BAD),
+        "non_operational": ("Not operational", _BAD),
         "connecting": ("Connecting", _WORK),
         "non_responsive": ("Does not answer", _BAD),
         "preparing_for_maintenance": ("Preparing for maintenance", _WORK),

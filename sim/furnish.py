@@ -10,12 +10,18 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from sqlalchemy.dialects.postgresql import Range
 
 from backend.clusters.models import Cluster, DataCenter
 from backend.db import Tx
 from backend.directory.internal import hash_password
 from backend.directory.models import User
+from backend.hosts.joining import Newcomer, register
 from backend.hosts.models import Host
 from backend.storage.models import Disk, DomainReach, StorageDomain
 from backend.vms.models import Template, Vm
@@ -52,6 +58,7 @@ def furnish(tx: Tx, wanted: Wanted, passwords: Mapping[str, str], now: datetime)
     chance = random.Random(wanted.hosts)
     clusters = _clusters(tx, max(1, -(-wanted.hosts // HOSTS_IN_CLUSTER)))
     hosts = _hosts(tx, clusters, wanted, now)
+    _newcomers(tx, wanted, now)
     domains = _storage(tx, clusters, hosts, now)
     templates = {cluster.id: _template(tx, cluster, domains[cluster.data_center_id]) for cluster in clusters}
     _vms(tx, clusters, hosts, templates, domains, wanted.vms, chance, now)
@@ -91,6 +98,17 @@ def _hosts(tx: Tx, clusters: Sequence[Cluster], wanted: Wanted, now: datetime) -
     return found
 
 
+def _newcomers(tx: Tx, wanted: Wanted, now: datetime) -> None:
+    """Hosts that nobody has announced, which wait for somebody to approve of them."""
+    for n in range(2):
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"newcomer-{n + 1}")])
+        request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+        csr, (address, port, console_port) = request.public_bytes(Encoding.PEM).decode(), wanted.address_of(wanted.hosts + n)
+        new = Newcomer("x" * 40 + str(n), csr, address, port, console_port, f"newcomer-{n + 1}", CPUS, MEMORY_MIB, "kvm")
+        register(tx, new, now)
+
+
 def _storage(
     tx: Tx, clusters: Sequence[Cluster], hosts: Mapping[UUID, Sequence[Host]], now: datetime
 ) -> dict[UUID, StorageDomain]:
@@ -113,8 +131,15 @@ def _storage(
 
 
 def _template(tx: Tx, cluster: Cluster, domain: StorageDomain) -> Template:
-    return make.a_template(tx, f"{cluster.name} desktop", domain=domain, cluster_id=cluster.id, memory_mib=2048, vcpus=2,
-                           boot_timeout_s=60)  # fmt: skip
+    template = Template(
+        name=f"{cluster.name} desktop", cluster_id=cluster.id, state="ok", memory_mib=2048, vcpus=2, boot=BOOT, boot_timeout_s=60
+    )
+    tx.add(template)
+    tx.flush()
+    id = uuid4()
+    tx.add(Disk(id=id, name=f"{template.name}-disk", domain_id=domain.id, template_id=template.id, state="ok",
+                capacity_mib=20_480, path=f"{domain.path}/volumes/{id}.qcow2"))  # fmt: skip
+    return template
 
 
 def _vms(

@@ -49,6 +49,7 @@ class SimHost(Lives, Migrating):
         self.ends: dict[UUID, EndedBy] = {}  # how what does not run any more ended
         self.tickets: dict[tuple[UUID, Protocol], tuple[TicketSpec, datetime]] = {}
         self.domains: set[str] = set()
+        self.networks = {"lan"}
         self.gates: dict[UUID, tuple[UUID, UUID]] = {}
         self.certificate = ""
         self._changed = threading.Condition(world.lock)
@@ -342,6 +343,7 @@ class SimHost(Lives, Migrating):
                 memory_mib=self.memory_mib,
                 memory_free_mib=max(0, self.memory_mib - used),
                 load1=self._load(),
+                networks=tuple(sorted(self.networks)),
                 vms=tuple(self._vm_report(run) for run in self.runs.values()),
                 storage=tuple(self._storage_report(self.world.folder(path)) for path in sorted(self.domains)),
                 ended=tuple(VmEnd(vm_id, by) for vm_id, by in self.ends.items()),

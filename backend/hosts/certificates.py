@@ -15,6 +15,7 @@ from backend.clock import Clock
 from backend.db import Tx
 from backend.errors import Refused
 from backend.events import move, record
+from backend.hosts.joining import forget_stale
 from backend.hosts.loop import ASKED
 from backend.hosts.models import Host
 from hostapi.client import HostUnreachable
@@ -43,7 +44,7 @@ class Enroll:
 
     def read(self, tx: Tx) -> list[tuple[UUID, str, str]]:
         waiting = sa.select(Host.id, Host.name, Host.enroll_csr).where(
-            Host.enroll_csr.is_not(None), Host.certificate.is_(None)
+            Host.enroll_csr.is_not(None), Host.certificate.is_(None), Host.state == "installing"
         )
         return [tuple(row) for row in tx.execute(waiting)]  # type: ignore[misc]
 
@@ -59,8 +60,9 @@ class Enroll:
     def apply(self, tx: Tx, found: list[tuple[UUID, str]]) -> None:
         for host_id, certificate in found:
             host = tx.get(Host, host_id, with_for_update=True, populate_existing=True)
-            if host is not None and host.certificate is None:
-                move(tx, host, "enrolled", certificate=certificate, reported_at=self.clock.now())
+            if host is not None and host.certificate is None and host.state == "installing":
+                move(tx, host, "enrolled", certificate=certificate, reported_at=self.clock.now(), why="")
+        forget_stale(tx, self.clock.now())
 
 
 @dataclass(frozen=True)

@@ -78,16 +78,21 @@ def ask_enrollment(tx: Tx, *, token: str, csr: str, address: str, port: int, con
         raise Denied("bad_token", "This enrollment token is unknown or has run out; make a new one with “leasehold host add”.")
     if host.enroll_csr is not None and host.enroll_csr != csr:
         raise Denied("token_used", "This enrollment token has been used already; make a new one with “leasehold host add”.")
-    if not (0 < port < 65536 and 0 < console_port < 65536):
-        raise Invalid("bad_port", "port and console_port must lie between 1 and 65535.", fields=["port", "console_port"])
+    require_reachable(address, port, console_port)
     key_of_request(csr)
-    if not _ADDRESS.fullmatch(address):
-        raise Invalid("bad_address", "Say the name or the address by which the manager reaches this host.", fields=["address"])
     if host.certificate is not None and (address, port, console_port) != (host.address, host.port, host.console_port):
         raise Denied("token_used", "This enrollment token has been used already; make a new one with “leasehold host add”.")
     host.enroll_csr, host.address, host.port, host.console_port = csr, address, port, console_port
     touch(tx, "host", host.id)
     return host
+
+
+def require_reachable(address: str, port: int, console_port: int) -> None:
+    """`Invalid` unless these can be an agent's address and ports."""
+    if not (0 < port < 65536 and 0 < console_port < 65536):
+        raise Invalid("bad_port", "port and console_port must lie between 1 and 65535.", fields=["port", "console_port"])
+    if not _ADDRESS.fullmatch(address):
+        raise Invalid("bad_address", "Say the name or the address by which the manager reaches this host.", fields=["address"])
 
 
 def enrollment(tx: Tx, host_id: UUID, token: str) -> Host:
@@ -143,7 +148,7 @@ class RemoveHost(_OnHost):
 
     def check(self, tx: Tx) -> None:
         host = get(tx, Host, self.host_id)
-        if host.state not in ("maintenance", "installing"):
+        if host.state not in ("maintenance", "installing", "install_failed"):
             raise Impossible("wrong_state", f"Host {host.name} is {host.state.replace('_', ' ')}; put it into maintenance first.")
         if tx.scalar(sa.select(sa.func.count()).where(Vm.host_id == host.id)):
             raise Impossible("host_has_vms", f"Host {host.name} still has VMs; stop or move them first.")

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 import structlog
 
 from backend.clock import Clock
+from backend.clusters.models import Cluster
 from backend.db import Tx
 from backend.errors import Refused
 from backend.events import move
@@ -28,7 +29,9 @@ from hostapi.client import HostUnreachable
 from hostapi.types import HostReport, Screen
 
 log = structlog.get_logger("monitor")
-ASKED = ("connecting", "up", "non_responsive", "preparing_for_maintenance", "maintenance", "reboot", "down")
+ASKED = (
+    "connecting", "up", "non_responsive", "non_operational", "preparing_for_maintenance", "maintenance", "reboot", "down",
+)  # fmt: skip
 FELL = ("died", "crashed")  # nobody wanted it
 LOOKED_AT = timedelta(seconds=30)  # a screen is fetched while somebody has asked for it this lately
 ASK_AT_ONCE = 64
@@ -87,10 +90,15 @@ class Monitor:
                 vm = KnownVm(*facts)
                 vms.setdefault(row.host_id, []).append(vm)
         now = self.clock.now()
+
+        def known(h: Any) -> KnownHost:
+            return KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ())), frozenset(h.needs))
+
         return [
-            ((h.id, h.address, h.port), KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ()))))
+            ((h.id, h.address, h.port), known(h))
             for h in tx.execute(
-                sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at)
+                sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at, Cluster.networks.label("needs"))
+                .join(Cluster, Cluster.id == Host.cluster_id)
                 .where(Host.state.in_(ASKED), Host.id.not_in(being_fenced(tx)))
                 .order_by(Host.name)
             )

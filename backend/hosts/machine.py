@@ -1,13 +1,20 @@
-"""HOST table: a host's life from its token to its removal. Pure."""
+"""HOST table: a host's life from its registration or its token to its removal. Pure."""
 
 from backend.states import StateTable
 
-_HAVE_POWER = ("up", "connecting", "non_responsive", "preparing_for_maintenance")
+_HAVE_POWER = ("up", "connecting", "non_responsive", "non_operational", "preparing_for_maintenance")
 HOST = StateTable(
     "host",
     "installing",
     {
+        ("pending_approval", "approve"): "installing",
         ("installing", "enrolled"): "connecting",
+        ("installing", "install_failed"): "install_failed",
+        **{(state, "reinstall"): "installing" for state in ("installing", "install_failed", "maintenance")},
+        **{(state, "unfit"): "non_operational" for state in ("up", "connecting", "non_responsive", "reboot", "down")},
+        ("non_operational", "answered"): "up",
+        ("non_operational", "silent"): "connecting",
+        ("non_operational", "maintain"): "preparing_for_maintenance",
         ("connecting", "answered"): "up",
         ("up", "silent"): "connecting",
         ("connecting", "lost"): "non_responsive",

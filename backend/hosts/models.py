@@ -21,6 +21,8 @@ class Host(HasId, Base):
     name: Mapped[str] = mapped_column(unique=True)
     cluster_id: Mapped[UUID] = ref("cluster.id", index=True)
     state: Mapped[str] = mapped_column(default=HOST.initial)
+    why: Mapped[str] = mapped_column(default="", server_default="")  # a sentence while it cannot do what it is for
+    fingerprint: Mapped[str] = mapped_column(default="", server_default="")  # of the key of one that asked to be taken in
     address: Mapped[str] = mapped_column(default="", server_default="")  # how the manager reaches the agent
     port: Mapped[int] = mapped_column(default=0, server_default="0")  # asks, over mutual TLS
     console_port: Mapped[int] = mapped_column(default=0, server_default="0")  # consoles, over mutual TLS

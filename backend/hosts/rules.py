@@ -54,6 +54,7 @@ class KnownHost:
     state: str
     answered_at: datetime  # when it last answered, or was enrolled
     vms: Sequence[KnownVm]
+    needs: frozenset[str] = frozenset()  # networks that its cluster's VMs are on
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,24 @@ def _answered(known: KnownHost, report: HostReport, now: datetime) -> list[Chang
         "memory_free_mib": report.memory_free_mib,
         "load1": report.load1,
         "virt_type": report.virt_type,
+        "networks": sorted(report.networks),
+        "why": unfit(known.needs, report),
     }
     event = "answered" if HOST.may(known.state, "answered") else None
+    if sets["why"]:
+        event = "unfit" if HOST.may(known.state, "unfit") else None
     if known.state == "preparing_for_maintenance" and not known.vms:
         event = "emptied"
     return [Change("host", known.host_id, known.state, event, sets)]
+
+
+def unfit(needs: frozenset[str], report: HostReport) -> str:
+    """Why a host that answers cannot run its cluster's VMs; nothing when it can."""
+    lacking = sorted(needs - set(report.networks))
+    if not lacking:
+        return ""
+    names, are = ", ".join(lacking), "networks {} are" if len(lacking) > 1 else "network {} is"
+    return f"The {are.format(names)} missing: make a bridge of that name on the host, or take it from the cluster."
 
 
 def _silent(known: KnownHost, now: datetime) -> list[Change]:

@@ -131,6 +131,8 @@ HOSTS = Kind("hosts", "host", Host.id, {
                           .correlate(Host).scalar_subquery(), "number"),
     "outage": Field(sa.select(Outage.why).where(Outage.host_id == Host.id).correlate(Host).scalar_subquery(),
                     about="why nothing is done about its silence"),
+    "why": Field(Host.why), "fingerprint": Field(Host.fingerprint),
+    "networks": Field(Host.networks, "texts", about="the bridges that it has"),
     "enrolled": Field(Host.certificate.is_not(None), "yesno"), "reported_at": Field(Host.reported_at, "time"),
 }, below("host", host=Host.id, cluster=Host.cluster_id))
 
