@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = 'f00db2c81f71'
-down_revision = '5c5d5c52ef2d'
+revision = '150e08224b27'
+down_revision = 'f92693381d8c'
 phase = "pre"  # pre: may run while the old processes do; post: only after they are gone
 
 
