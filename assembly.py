@@ -22,6 +22,7 @@ from backend.ha.loop import HighAvailability, SoftFence, no_soft_fence
 from backend.hosts import models as host_rows
 from backend.hosts.certificates import Enroll, Renew
 from backend.hosts.loop import Monitor, Screens
+from backend.hosts.watching import Watch
 from backend.loops import Loop
 from backend.placement import models as placement_rows
 from backend.secrets import Keyring
@@ -120,6 +121,7 @@ def loops(
 
     return [
         Monitor(doors, clock),
+        Watch(doors, clock),
         HighAvailability(clock, quiet_s, soft=soft),
         PowerKinds(doors),
         Reach(doors, clock),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -53,6 +54,7 @@ from hostapi.types import (
 from hostapi.verbs import HostRefused, Steering
 
 T = TypeVar("T")
+LONGEST_LISTEN_S = 20  # so long a manager may listen in one question
 LOOK_S = 0.5  # how often a wait looks, unless an event wakes it
 PATIENCE_S = 30.0  # how long a step waits for libvirtd to come back
 STALLS_S = 0.5  # so soon a VM that is let go on would meet the broken storage again
@@ -68,6 +70,7 @@ class AgentService:
         """`certified` is told that the state folder has another certificate or CA than before."""
         self.config, self.state, self._certified = config, state, certified
         self._wake = threading.Condition()
+        self._happened = secrets.randbelow(2**31)  # events of libvirt; another number after another start
         self.hypervisor = Hypervisor(config.libvirt_uri, self._changed)
         self.saves = Saves(self.hypervisor)
         self.storage = Storage(config.storage_roots, state / "domains.json", self.hypervisor.users_of)
@@ -393,6 +396,12 @@ class AgentService:
             ended=self.hypervisor.runs_seen.ends(),
         )
 
+    def listen(self, seen: int, wait_s: int) -> int:
+        """What libvirt tells, as soon as it tells it."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._happened != seen, min(wait_s, LONGEST_LISTEN_S))
+            return self._happened
+
     def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
         """Small pictures; those that cannot be had in time are left out."""
         return self.pictures.take(vm_ids)
@@ -492,6 +501,7 @@ class AgentService:
 
     def _changed(self) -> None:
         with self._wake:
+            self._happened += 1
             self._wake.notify_all()
 
 

@@ -103,6 +103,11 @@ class HostClient:
         report: HostReport = self._question("report", {})
         return report
 
+    def listen(self, seen: int, wait_s: int) -> int:
+        """How often something has happened to the host's VMs, as soon as that is not `seen` any more, or after so long."""
+        count: int = self._question("listen", {"seen": seen, "wait_s": wait_s})
+        return count
+
     def screens(self, vm_ids: Iterable[UUID]) -> tuple[Screen, ...]:
         """Small pictures of these VMs' screens."""
         screens: tuple[Screen, ...] = self._question("screens", {"vm_ids": tuple(vm_ids)})

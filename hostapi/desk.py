@@ -124,6 +124,10 @@ class Desk:
         except HostRefused as no:
             raise HostUnreachable(no.failure.message, no.failure.code) from no
 
+    def listen(self, seen: int, wait_s: int) -> int:
+        """How often something has happened to VMs of this host."""
+        return self.agent.listen(seen, wait_s)
+
     def screens(self, vm_ids: Iterable[UUID]) -> tuple[Screen, ...]:
         """Small pictures of these VMs' screens."""
         try:

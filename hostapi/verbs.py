@@ -194,6 +194,10 @@ class HostAgent(Protocol):
     def report(self) -> HostReport:
         """The host, its VMs and storage, as they are now."""
 
+    def listen(self, seen: int, wait_s: int) -> int:
+        """How often something has happened to VMs of this host; kept back for up to `wait_s` seconds while it is `seen`.
+        It begins anew when the agent does."""
+
     def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
         """Small pictures of these VMs' screens; a VM that is not running here is left out."""
 
@@ -204,7 +208,7 @@ class HostAgent(Protocol):
         """What a kind of power agent is, and its options. Refuses with `no_power_program` one that is not here."""
 
 
-QUESTIONS = ("report", "screens", "power_kinds", "power_kind")
+QUESTIONS = ("report", "listen", "screens", "power_kinds", "power_kind")
 STEPS = tuple(
     name
     for name, value in vars(HostAgent).items()

@@ -35,6 +35,7 @@ from sim.migration import Migrating
 if TYPE_CHECKING:
     from sim.world import SimStorage, World
 
+LONGEST_LISTEN_S = 20
 POLL_S = 0.1  # real seconds between looks at a clock that may be told
 PICTURE = (160, 90, base64.b64decode("UklGRhgAAABXRUJQVlA4TAwAAAAvn0AWAKhRTTrV/wA="))
 
@@ -53,6 +54,7 @@ class SimHost(Lives, Migrating):
         self.gates: dict[UUID, tuple[UUID, UUID]] = {}
         self.certificate = ""
         self._changed = threading.Condition(world.lock)
+        self._happened = 0  # how often a VM began, ended or was disturbed
         self._woken = 0  # how often everybody who waits was told to look again
         self._resting: dict[object, int] = {}  # who waits, and at which waking they last looked
 
@@ -349,6 +351,12 @@ class SimHost(Lives, Migrating):
                 ended=tuple(VmEnd(vm_id, by) for vm_id, by in self.ends.items()),
             )
 
+    def listen(self, seen: int, wait_s: int) -> int:
+        """In real time, as whoever asks waits in it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._happened != seen, min(wait_s, LONGEST_LISTEN_S))
+            return self._happened
+
     def screens(self, vm_ids: tuple[UUID, ...]) -> tuple[Screen, ...]:
         """The pictures that the world has of them."""
         with self._changed:
@@ -406,6 +414,7 @@ class SimHost(Lives, Migrating):
         return run
 
     def _end(self, vm_id: UUID) -> None:
+        self._happened += vm_id in self.runs
         self.runs.pop(vm_id, None)
         for key in [key for key in self.tickets if key[0] == vm_id]:
             del self.tickets[key]

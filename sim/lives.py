@@ -36,6 +36,7 @@ class Lives:
     runs: dict[UUID, Run]
     ends: dict[UUID, EndedBy]
     _changed: threading.Condition
+    _happened: int
 
     # -- steps -----------------------------------------------------------------------------------
     def pause_vm(self, vm_id: UUID, steering: Steering) -> None:
@@ -137,6 +138,8 @@ class Lives:
     def disturb(self, name: str, what: str) -> None:
         """The storage fails the VM of this name, or its guest reboots, crashes or shuts down by itself."""
         with self._changed:
+            self._happened += 1
+            self._changed.notify_all()
             for vm_id in [vm_id for vm_id, run in self.runs.items() if run.spec.name == name]:
                 if what in ("io_error", "no_space"):
                     self.runs[vm_id].paused_for = "ioerror" if what == "io_error" else "enospc"

@@ -120,6 +120,10 @@ class SimDoor:
         """As `HostClient.report`."""
         return self.desk().report()
 
+    def listen(self, seen: int, wait_s: int) -> int:
+        """As `HostClient.listen`."""
+        return self.desk().listen(seen, wait_s)
+
     def screens(self, vm_ids: Iterable[UUID]) -> tuple[Screen, ...]:
         """As `HostClient.screens`."""
         return self.desk().screens(vm_ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -73,8 +73,8 @@ class Monitor:
         self.doors, self.clock, self.every_s = doors, clock, every_s
         self.shards = frozenset(range(SHARDS))
 
-    def read(self, tx: Tx) -> list[tuple[Address, KnownHost]]:
-        """Hosts and their VMs before they are asked: a VM that starts meanwhile is not judged by an older report."""
+    def read(self, tx: Tx, only: Collection[UUID] | None = None) -> list[tuple[Address, KnownHost]]:
+        """Hosts (`only` these) and their VMs before they are asked: what starts meanwhile is not judged by an older report."""
         vms: dict[UUID, list[KnownVm]] = {}
         logged_in = guests.open_sessions(tx)
         columns = (
@@ -82,6 +82,14 @@ class Monitor:
             Vm.memory_given_mib,
         )  # fmt: skip
         running = sa.select(*columns, Vm.pause, Vm.boots).where(Vm.host_id.is_not(None), Vm.state != "down")
+        hosts = (
+            sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at, Cluster.networks.label("needs"))
+            .join(Cluster, Cluster.id == Host.cluster_id)
+            .where(Host.state.in_(ASKED), Host.id.not_in(being_fenced(tx)))
+            .order_by(Host.name)
+        )
+        if only is not None:
+            running, hosts = running.where(Vm.host_id.in_(only)), hosts.where(Host.id.in_(only))
         row: Any
         for row in tx.execute(running.order_by(sa.func.length(Vm.name), Vm.name)):
             if shard_of(row.host_id) in self.shards:
@@ -96,12 +104,7 @@ class Monitor:
 
         return [
             ((h.id, h.address, h.port), known(h))
-            for h in tx.execute(
-                sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at, Cluster.networks.label("needs"))
-                .join(Cluster, Cluster.id == Host.cluster_id)
-                .where(Host.state.in_(ASKED), Host.id.not_in(being_fenced(tx)))
-                .order_by(Host.name)
-            )
+            for h in tx.execute(hosts)
             if shard_of(h.id) in self.shards
         ]
 
