@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as Answer
 
-from backend.db import get
 from backend.directory import internal
 from backend.directory.commands import AddDirectory, CreateUser, TakeRole
 from backend.directory.models import Permission
@@ -21,7 +20,6 @@ from backend.directory.rules import OBJECT_TYPES, ROLES
 from backend.errors import Impossible, Invalid, Refused
 from backend.hosts.commands import AddHost, new_token
 from backend.hosts.joining import ReinstallHost
-from backend.hosts.models import Host
 from backend.search.query import MOST, page
 from backend.tasks.submit import submit
 from pools.models import OPEN, Rollout
@@ -239,12 +237,12 @@ def add_host() -> Answer | str:
 def reinstall_host() -> Answer | str:
     """Let a host enroll anew; the answer shows, once, what to run on it."""
     id = UUID(request.values.get("host_id", ""))
-    host = get(tx(), Host, id)
+    host = found(tx(), "hosts", str(id))
     if request.method == "GET":
         return render_template("admin/reinstall.html", host=host, thing=THINGS["hosts"])
     token, digest = new_token()
     submit(tx(), ReinstallHost(id, digest), actor(), now())
-    return render_template("admin/enroll.html", name=host.name, id=id, command=enroll_command(token), thing=THINGS["hosts"])
+    return render_template("admin/enroll.html", name=host["name"], id=id, command=enroll_command(token), thing=THINGS["hosts"])
 
 
 # ---- users ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -113,7 +113,7 @@ class Monitor:
         answers = _ask_all(wanted, lambda address, _: self.doors(*address).report())
         return [(known[host_id], report) for host_id, report in answers]
 
-    def apply(self, tx: Tx, found: list[tuple[KnownHost, HostReport | None]]) -> None:
+    def apply(self, tx: Tx, found: Sequence[tuple[KnownHost, HostReport | None]]) -> None:
         """Events one by one, each under its thing's state; everything else in one statement a kind."""
         now = self.clock.now()
         runs: writing.Runs = {vm.vm_id: (vm.started_at, known.host_id) for known, _ in found for vm in known.vms}

@@ -248,6 +248,10 @@ TABLE: dict[str, Case] = {
     "POST api.template_remove": command(path="template", fine=frozenset({409}), body={}),  # a pool is made from it
     "POST api.host_create": Case(fine=frozenset({201}), body={"name": "beta", "cluster_id": "@cluster"}),
     "POST api.host_maintenance": command(path="host", body={}),
+    "POST api.host_reinstall": Case(fine=frozenset({409}), path={"id": "@host"}, body={}),  # it is up
+    "POST api.host_approve": command(path="host", fine=frozenset({409}), body={"cluster_id": "@cluster"}),
+    "POST api.host_reject": command(path="host", fine=frozenset({409}), body={}),
+    "POST api.cluster_require_networks": command(path="cluster", body={"networks": ["lan"]}),
     "POST api.host_activate": command(path="host", fine=frozenset({409}), body={}),  # it is up
     # no other host is up that could reach its power agent
     **{f"POST api.host_{verb}": command(path="host", fine=frozenset({409}), body={})
@@ -328,6 +332,8 @@ ADMINISTRATION: dict[str, Case] = {
     "GET people.give_role": page(),
     "POST people.give_role": send(form={"on": "system:", "role": "auditor", "directory": "@directory", "who": "user:@bob"}),
     "GET people.add_host": page(),
+    "GET people.reinstall_host": page(query={"host_id": "@host"}),
+    "POST people.reinstall_host": send(fine=frozenset({409}), form={"host_id": "@host"}),  # it is up
     "POST people.add_host": send(fine=OK, form={"host_name": "beta", "cluster_id": "@cluster"}),
     "GET people.create_user": page(),
     "POST people.create_user": send(form={"user_name": "new", "password": "a good long password"}),

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = '150e08224b27'
-down_revision = 'f92693381d8c'
+revision = '554788cd5cae'
+down_revision = '8ddf3bb17751'
 phase = "pre"  # pre: may run while the old processes do; post: only after they are gone
 
 
