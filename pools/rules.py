@@ -20,7 +20,10 @@ SPOILED = "saved_state_missing"  # why a VM is down that was to be woken: nothin
 
 # why a start may come to nothing though the desktop itself is in order: it is tried again, not set aside
 NOT_ITS_FAULT = frozenset(
-    {"no_host", "domain_not_active", "cancelled", "busy", "changed_meanwhile", "wrong_state", "host_lost", "vm_unknown", "lost"}
+    {
+        "no_host", "domain_not_active", "cancelled", "busy", "changed_meanwhile", "wrong_state", "host_lost", "vm_unknown",
+        "vm_lost", "lost",
+    }
 )
 
 

@@ -36,8 +36,8 @@ WRONG = {
                          " a.user_id = b.user_id AND a.pool_id = b.pool_id AND a.id <> b.id"
                          " JOIN event got ON got.object_id = b.id AND got.code = 'lease.assign'"
                          " WHERE got.id > (SELECT min(id) FROM event WHERE object_id = a.id AND code = 'lease.assign')"
-                         " AND got.id < (SELECT max(id) FROM event WHERE object_id = a.id"
-                         " AND code IN ('lease.give_back', 'lease.end', 'lease.fail', 'lease.turn_away', 'lease.requeue'))",
+                         " AND got.id < coalesce((SELECT min(id) FROM event WHERE object_id = a.id AND code = 'lease.give_back'),"
+                         " (SELECT max(id) FROM event WHERE object_id = a.id AND code IN ('lease.end', 'lease.fail')))",
     "unended": "SELECT concat('lease ', id, ' outlived its end') FROM lease WHERE state <> 'ended' AND ends_at < now()",
     "open periods": "SELECT concat('lease ', id, ' ended, its period did not') FROM lease WHERE state = 'ended'"
                     " AND period IS NOT NULL AND upper(period) IS NULL",
@@ -131,6 +131,8 @@ def story(place: Place) -> dict[str, list[str]]:
         "tasks": rows(place, "SELECT concat(count(*), ' ', command, ' ', state, ' ', error->>'code') FROM task"
                              " GROUP BY command, state, error->>'code' ORDER BY 1"),
         "leases": rows(place, "SELECT concat(count(*), ' ', state, ' ', end_reason) FROM lease GROUP BY state, end_reason"),
+        "set aside": rows(place, "SELECT concat(count(*), ' desktops: ', regexp_replace(why, 'host[0-9]+', '…')) FROM pool_member"
+                                 " WHERE state = 'broken' GROUP BY regexp_replace(why, 'host[0-9]+', '…')"),
         "events": rows(place, "SELECT concat(code, ': ', sentence) FROM event WHERE severity IN ('error', 'warning')"
                               " ORDER BY id DESC LIMIT 30"),
     }  # fmt: skip

@@ -136,6 +136,8 @@ class Person:
     def _sign_in(self) -> None:
         while not self.token:
             self.token = self._ask("POST", "/session", {"user": self.name, "password": PASSWORD}).get("token", "")
+            if not self.token:  # tries that a kill cut off count as failed ones: they are told to wait
+                self._rest(PAUSE_S)
 
     def _hold(self, pool: str, hold_s: float) -> bool:
         """Work on a desktop for so long, connecting again whenever the console breaks; whether it was seen at all."""

@@ -109,6 +109,17 @@ def test_an_agent_that_restarts_keeps_vms_and_journal(world: World, clock: Told)
     assert ask(world, "await_boot", uid=uid, **args).state == "done"
 
 
+def test_a_vm_that_boots_when_its_host_loses_power_is_lost_and_did_not_fail(world: World) -> None:
+    spec, uid = run(world), uuid4()
+    args: dict[str, object] = {"vm_id": spec.vm_id, "timeout_s": 600}
+    assert ask(world, "await_boot", uid=uid, wait_s=0, **args).state == "running"
+    for sentence in ("power h1 off", "power h1 on"):
+        world.do(sentence)
+    again, other = (ask(world, "await_boot", uid=one, **args).failure for one in (uid, uuid4()))
+    assert again is not None and again.code == "vm_lost"
+    assert other is not None and other.code == "vm_not_running"  # nobody has seen that one run
+
+
 def test_who_waits_when_the_agent_dies_hears_at_once(world: World) -> None:
     spec = run(world)
     threading.Timer(0.2, world.do, ["agent h1 off"]).start()

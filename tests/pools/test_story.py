@@ -119,6 +119,16 @@ def test_who_waited_while_a_desktop_came_back_gets_it_from_then_on(world: Instal
         assert before.upper == after.lower > asked_at
 
 
+def test_a_desktop_that_boots_when_its_host_loses_power_is_not_set_aside(world: Installation) -> None:
+    pool_id = world.add_pool(size=1, spares=1)
+    world.run_until(lambda tx: states(tx, pool_id) == {"warming": 1} and tx.scalars(sa.select(Vm.state)).all(), "it starts")
+    world.run_until(lambda tx: tx.scalars(sa.select(Vm.state)).all() == ["powering_up"], "it boots")
+    for sentence in ("power alpha off", "power alpha on"):
+        world.sim.do(sentence)
+    world.run_until(lambda tx: states(tx, pool_id) == {"spare": 1}, "it is started again")
+    assert told(world, "member.broke") == []
+
+
 def test_desktops_are_made_on_demand(world: Installation) -> None:
     pool_id = world.add_pool(size=1)
     alice = world.a_user("alice", on=[pool_id])

@@ -62,7 +62,7 @@ class Booting(OnVm):
 
     def boot_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
         vm = get(tx, Vm, self.vm_id, lock=True)
-        if failure.code == "vm_not_running" and VM.may(vm.state, "died"):  # the host's word, not a time-out
+        if failure.code in ("vm_not_running", "vm_lost") and VM.may(vm.state, "died"):  # the host's word, not a time-out
             move(tx, vm, "died", host_id=None, guest=None)
         vm.why = failure.message
         if failure.code != "cancelled":
