@@ -25,7 +25,7 @@ from gevent.event import Event
 from bench.cast import PASSWORD, person
 from bench.processes import cpu_s
 
-SILENCE_S = 100  # a person waits no longer for one answer
+SILENCE_S = 300  # a person waits no longer for one answer, on however busy a machine
 
 
 class Connection:

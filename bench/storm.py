@@ -19,7 +19,7 @@ from bench.recorder import recipe_file, record
 
 LEVELS = {1: 30, 50: 150, 500: 500}  # people at once: flows
 WARM_UP = 8  # flows before anything is timed
-LIMIT_S = 150  # a level is given up after so long, or after so many flows as
+LIMIT_S = 300  # a level is given up after so long, or after so many flows as
 SLOWEST = 5  # a second
 GOAL = 0.5
 FLOOR = "the same statements, commits and argon2 check in a bare Flask + psycopg2 app, same server, TLS, pool size"
