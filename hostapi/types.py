@@ -160,8 +160,8 @@ class HostReport:
     load1: float
     vms: tuple[VmReport, ...] = ()
     storage: tuple[StorageReport, ...] = ()
-    networks: tuple[str, ...] = ()  # names of its bridges
     ended: tuple[VmEnd, ...] = ()  # of VMs that do not run any more, as far as the agent saw it
+    networks: tuple[str, ...] = ()  # names of its bridges
 
 
 @dataclass(frozen=True)

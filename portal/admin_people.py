@@ -236,7 +236,7 @@ def add_host() -> Answer | str:
 @pages.route("/do/host.reinstall", methods=["GET", "POST"])
 def reinstall_host() -> Answer | str:
     """Let a host enroll anew; the answer shows, once, what to run on it."""
-    id = UUID(request.values.get("host_id", ""))
+    id = read_uuid(request.values.get("host_id", ""), "host")
     host = found(tx(), "hosts", str(id))
     if request.method == "GET":
         return render_template("admin/reinstall.html", host=host, thing=THINGS["hosts"])

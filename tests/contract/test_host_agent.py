@@ -214,6 +214,15 @@ def test_a_used_volume_is_neither_reset_nor_deleted(subject: Subject) -> None:
     subject.done("delete_volume", **gone)
 
 
+def test_who_listens_hears_at_once_that_a_vm_died(subject: Subject) -> None:
+    spec, door = subject.spec(), subject.connect()
+    subject.done("start_vm", spec=spec)
+    seen = door.listen(-1, 10)
+    subject.crash(spec.name)
+    assert door.listen(seen, 10) != seen
+    wait(lambda: subject.states() == {}, "the crash is reported")
+
+
 @pytest.mark.parametrize("path", ["/etc", "/var/lib/../../etc/leasehold", "relative/folder"])
 def test_a_path_outside_of_the_roots_is_refused(subject: Subject, path: str) -> None:
     if "storage roots" in subject.lacks:

@@ -81,6 +81,7 @@ ARGS: dict[str, dict[str, Any]] = {
     "power_kinds": {},
     "power_kind": {"name": "ipmilan"},
     "report": {},
+    "listen": {"seen": 7, "wait_s": 10},
     "screens": {"vm_ids": (uuid4(), uuid4())},
 }
 VM = VmReport(uuid4(), "w1", "running", GuestReport("w1", "Debian", ("10.0.0.1",), ("alice",)), 512, 1.5)
@@ -105,7 +106,10 @@ RESULTS: dict[str, Any] = {
     "migrate_vm": MigrationReport(1500, 80, 96),
     "settle_migration": VM,
     "snapshot_volume": True,
-    "report": HostReport("h", "b", "1", "q", "qemu", 4, 1024, 512, 0.5, (VM,), (STORAGE,), (VmEnd(uuid4(), "crashed"),)),
+    "report": HostReport(
+        "h", "b", "1", "q", "qemu", 4, 1024, 512, 0.5, (VM,), (STORAGE,), (VmEnd(uuid4(), "crashed"),), ("lan",)
+    ),
+    "listen": 8,
     "fence": PowerReport("off"),
     "power_kinds": ("ipmilan", "redfish"),
     "power_kind": PowerKind("ipmilan", "IPMI", (PowerOption("cipher", "integer", "3", "Which cipher"),)),
