@@ -20,6 +20,7 @@ CONNECT_S, ANSWER_S = (
     5.0,
     15.0,
 )  # how long a host may take to accept, and to answer beyond what it was told to wait
+REPORT_CONNECT_S, REPORT_S = 3.0, 8.0  # a host that is gone must be noticed soon, and holds up the round
 
 
 class HostUnreachable(Exception):
@@ -100,7 +101,7 @@ class HostClient:
 
     def report(self) -> HostReport:
         """The host, its VMs and storage, as they are now."""
-        report: HostReport = self._question("report", {})
+        report: HostReport = self._question("report", {}, connect_s=REPORT_CONNECT_S, answer_s=REPORT_S)
         return report
 
     def listen(self, seen: int, wait_s: int) -> int:
@@ -127,8 +128,8 @@ class HostClient:
         """Close the kept connections."""
         self._pool.close()
 
-    def _question(self, verb: str, args: Mapping[str, Any]) -> Any:
-        body = self._post("/question", {"verb": verb, "args": args})
+    def _question(self, verb: str, args: Mapping[str, Any], **patience: float) -> Any:
+        body = self._post("/question", {"verb": verb, "args": args}, **patience)
         try:
             return decode_result(verb, msgspec.json.decode(body, type=Answer).value)
         except msgspec.DecodeError as garbled:
@@ -136,11 +137,13 @@ class HostClient:
                 f"The host at {self.where} answered something unreadable: {garbled}", "garbled"
             ) from garbled
 
-    def _post(self, path: str, body: Mapping[str, Any], answer_s: float = ANSWER_S) -> bytes:
+    def _post(
+        self, path: str, body: Mapping[str, Any], answer_s: float = ANSWER_S, connect_s: float | None = None
+    ) -> bytes:
         """The body of a 200, or `HostUnreachable`. A kept connection that the host has closed is tried
         once more on a new one: every question may be asked twice."""
         headers = {"Content-Type": "application/json", API_HEADER: api_version()}
-        timeout = urllib3.Timeout(connect=self._connect_s, read=answer_s)
+        timeout = urllib3.Timeout(connect=connect_s or self._connect_s, read=answer_s)
         payload = msgspec.json.encode(body)
         for last in (False, True):
             try:

@@ -3,6 +3,8 @@ proof, no more hosts are fenced at once than allowed, and in the end every prote
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +20,7 @@ from sim.clock import ToldClock
 from sim.installation import Installation
 from sim.make import NOW
 
+LOOPS = ("monitor", "ha", "reach")
 HOSTS = ("alpha", "beta", "gamma")
 FAULTS = st.one_of(
     st.tuples(st.sampled_from(("power", "network")), st.sampled_from(HOSTS), st.sampled_from(("off", "on"))),
@@ -26,7 +29,7 @@ FAULTS = st.one_of(
     st.tuples(st.just("vm"), st.sampled_from(("vm-1", "vm-2", "vm-3")), st.just("crash")),
     st.tuples(st.just("manager"), st.just("is"), st.just("replaced")),
 ).map(" ".join)
-STORIES = st.lists(st.tuples(FAULTS, st.integers(1, 40)), min_size=1, max_size=6)
+STORIES = st.lists(st.tuples(FAULTS, st.integers(1, 30)), min_size=1, max_size=5)
 
 
 def look(place: Installation) -> None:
@@ -39,11 +42,13 @@ def look(place: Installation) -> None:
             raise AssertionError(f"{vm} counts as up on a host that is {state}, proved off at {proved}: {place.story(40)}")
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=int(os.environ.get("FAILOVERS", "4")), derandomize="FAILOVERS" not in os.environ, deadline=None,
+          suppress_health_check=list(HealthCheck))
 @given(STORIES)
 def test_whatever_happens(sessions: Sessions, story: list[tuple[str, int]]) -> None:
     clear(sessions)
     place = Installation(sessions, ToldClock(NOW))
+    place.loops = [loop for loop in place.loops if loop.name in LOOPS]
     for name in HOSTS:
         place.add_host(name)
         protected.add_power_agents(place, name, [1])
@@ -55,7 +60,7 @@ def test_whatever_happens(sessions: Sessions, story: list[tuple[str, int]]) -> N
     for fault, seconds in story:
         if fault.startswith("manager"):
             place.runner = place.new_runner("another")
-            place.loops = place.new_loops()
+            place.loops = [loop for loop in place.new_loops() if loop.name in LOOPS]
         else:
             place.sim.do(fault)
         for _ in range(seconds):
@@ -83,7 +88,8 @@ def heal(place: Installation) -> None:
 def settled(place: Installation) -> bool:
     with place.tx() as tx:
         up = set(tx.scalars(sa.select(Vm.name).where(Vm.state == "up")))
-        assert not (wrong := list(protected.unexplained(tx))) or not wrong, wrong
+        if list(protected.unexplained(tx)):
+            return False
     return len(up) == 3 and protected.instances(place.sim).keys() == up and place.live_tasks() == 0
 
 

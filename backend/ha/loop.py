@@ -153,7 +153,7 @@ class HighAvailability:
     def _softened(self, tx: Tx, host_id: UUID, done: bool, now: datetime) -> None:
         outage = tx.get(Outage, host_id)
         if outage is not None and outage.softened_at is None:
-            outage.softened_at = now
+            outage.softened_at = now if done else now - timedelta(seconds=rules.SOFT_S)  # nothing to wait for
             if done:
                 record(tx, "host.softened", get(tx, Host, host_id))
 

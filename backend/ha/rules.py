@@ -15,7 +15,7 @@ from uuid import UUID
 SECOND = Literal["unknown", "alive", "dead"]
 SILENT = ("connecting", "non_responsive")
 SPEAKING = ("up", "preparing_for_maintenance", "non_operational")
-LEAST_SILENCES = 3  # that nobody has asked is no silence
+LEAST_SILENCES = 2  # that nobody has asked is no silence
 SOFT_S = 5.0  # how long an agent that was restarted may take to answer
 MOST_TRIES = 3  # of fencing a host, before a person is asked
 ASK_AGAIN = timedelta(seconds=30)

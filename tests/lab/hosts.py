@@ -102,7 +102,7 @@ class LabHost:
                 ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child=KILL", "bash", "-c", INIT],
                 env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        pid = str(until(self._pid1, f"{self.name} has a first process", 30))
+        pid = str(until(self.pid1, f"{self.name} has a first process", 30))
         run("ip", "link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", pid)
         run("ip", "link", "set", self._cable, "master", self.net.bridge, "up")
         mac = "52:54:" + ":".join(f"{int(part):02x}" for part in self.address.split("."))  # a stable one, as hosts have
@@ -117,7 +117,7 @@ class LabHost:
         if self._init is None:
             return
         run("ip", "link", "set", self._cable, "down", check=False)
-        if pid := self._pid1():
+        if pid := self.pid1():
             subprocess.run(["kill", "-9", str(pid)], check=False)
         self._init.kill()
         self._init.wait()
@@ -138,7 +138,7 @@ class LabHost:
     # -- its processes -----------------------------------------------------------------------------
     def inside(self, *argv: str | Path, check: bool = True, timeout_s: float = 120) -> str:
         """Run a program on the host."""
-        enter = ["nsenter", "-t", str(self._pid1()), "-m", "-u", "-i", "-n", "-p", "--"]
+        enter = ["nsenter", "-t", str(self.pid1()), "-m", "-u", "-i", "-n", "-p", "--"]
         return run(*enter, *argv, check=check, timeout_s=timeout_s)
 
     def kill_agent(self, *, hold: bool = False) -> None:
@@ -191,8 +191,8 @@ class LabHost:
             (self.folder / flag).touch()
         self.inside("pkill", "-9", "-f", pattern, check=False)  # of this host's processes alone: it has pids of its own
 
-    def _pid1(self) -> int | None:
-        if self._init is None:
+    def pid1(self) -> int | None:
+        if self._init is None or self._init.poll() is not None:
             return None
         children = Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children").read_text().split()
         return int(children[0]) if children else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID, uuid5
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from backend.clusters.models import Cluster
 from backend.db import Tx, get
 from backend.errors import Impossible, Invalid
 from backend.events import move
+from backend.ha.proof import want_restart
 from backend.hosts.models import Host
 from backend.scheduling.facts import NoHost, Placement
 from backend.storage.models import Disk
@@ -120,7 +122,7 @@ class MigrateVm(OnVm):
     def settle_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
         vm = get(tx, Vm, self.vm_id, lock=True)
         if vm.state == "migrating" and failure.code in GONE:
-            _die(tx, vm, failure.message)
+            _die(tx, vm, failure.message, job.now)
         elif vm.state == "migrating":  # the source said that it went, so it is there; its host's reports say how
             _arrive(tx, vm, job.results["migrate"])
 
@@ -146,7 +148,7 @@ class MigrateVm(OnVm):
         if _answer(tx, job, "prepare_undo") is not None:
             _arrive(tx, vm, None)
         elif failure.code in GONE:
-            _die(tx, vm, failure.message)
+            _die(tx, vm, failure.message, job.now)
         else:
             _stay(tx, vm, failure.message)
 
@@ -157,7 +159,7 @@ class MigrateVm(OnVm):
         if vm.state == "migrating":
             first, last = _error(tx, job, "migrate").code, _error(tx, job, "prepare_undo").code
             if first in GONE and last in GONE:
-                _die(tx, vm, "Both hosts were lost while it was migrated.")
+                _die(tx, vm, "Both hosts were lost while it was migrated.", job.now)
             else:
                 move(tx, vm, "lost_sight", destination_id=None)
 
@@ -177,8 +179,9 @@ def _arrive(tx: Tx, vm: Vm, took: MigrationReport | None) -> None:
     move(tx, vm, "migrated", words=words, host_id=host.id, destination_id=None, why="", boots=None)
 
 
-def _die(tx: Tx, vm: Vm, why: str) -> None:
+def _die(tx: Tx, vm: Vm, why: str, now: datetime) -> None:
     move(tx, vm, "died", host_id=None, destination_id=None, guest=None, why=why)
+    want_restart(tx, vm, now)
 
 
 def _error(tx: Tx, job: Job, step: str) -> Failure:
