@@ -30,7 +30,7 @@ from sim.installation import LIVE, Installation
 
 QUIET_TICKS = 3  # rounds without news after which the managers are not asked for each second any more
 IDLE_STEP_S = 600.0  # … but after twice as long each time, up to this; what is due at a known time comes at its time
-NOT_TOLD = ("enroll", "screens", "power kinds")  # no agent enrolls in a story, nobody looks at pictures or adds a power agent
+NOT_TOLD = ("enroll", "screens", "power kinds", "watch")  # a story has no agents that enroll, no pictures, and only rounds
 LONGEST = timedelta(hours=12)  # that `until` waits
 REST_TICKS = 3  # that nothing is new in the end: a host is asked every two seconds
 SETTLE_S = 300  # that everything has at the end to come to rest
