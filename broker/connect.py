@@ -24,12 +24,12 @@ from broker.desktops import Desktop, auto_launch, desktops, paused
 from broker.holding import Done, act, extend, extension_refused, give_back, leave_queue, no_desktop, submit_for
 from broker.models import Ticket
 from broker.rules import SHOWN, Asked, choose
-from pools import booked, facts, leases, members
+from pools import booked, facts, leases, members, times
 from pools.capacity import BOOKED
 from pools.choice import FREE, Candidate, becoming, free, own
 from pools.member_rules import hopeless, surplus
 from pools.models import Lease, Pool, PoolMember
-from pools.rules import HOLDING, WANTING, entitled, entitled_again, not_now, priority_of
+from pools.rules import HOLDING, WANTING, entitled, entitled_again, not_now, priority_of, zone_of
 
 __all__ = [
     "Answer", "Desktop", "Done", "act", "auto_launch", "connect", "desktops", "extend", "extension_refused", "give_back",
@@ -113,7 +113,7 @@ def _connect_pool(tx: Tx, pool: Pool, path: Path, wish: _Wish, another: bool) ->
         opens = entitled_again(grants, path, wish.now)
         if not mine and opens is None:
             raise no_desktop(pool.id)
-        return _closed(tx, pool, opens, wish)
+        return _closed(tx, pool, opens, zone_of(grants, path, opens, wish.now), wish)
     wish = _reached(tx, pool.name, pool.id, pool.protocols, wish)
     if (no := _elsewhere(tx, pool, wish)) is not None:
         return no
@@ -123,9 +123,9 @@ def _connect_pool(tx: Tx, pool: Pool, path: Path, wish: _Wish, another: bool) ->
     return _decide(tx, pool, len(mine), until, priority_of(grants, path, wish.now), wish)
 
 
-def _closed(tx: Tx, pool: Pool, opens: datetime | None, wish: _Wish) -> Answer:
+def _closed(tx: Tx, pool: Pool, opens: datetime | None, zone: str, wish: _Wish) -> Answer:
     """The refusal, kept as a decision, when the person may not use the pool now."""
-    sentence = not_now(pool.name, opens)
+    sentence = not_now(pool.name, times.spoken(opens, zone, wish.now) if opens else "")
     decisions.keep(
         tx, user_id=wish.user_id, pool_id=pool.id, outcome="refused", sentence=sentence, reasons=(), now=wish.now,
     )  # fmt: skip
@@ -286,7 +286,8 @@ def _move_here(tx: Tx, vm: Vm, wish: _Wish) -> None:
     others = consoles.elsewhere(tx, wish.user_id, vm.id, wish.session_id) if wish.move is not None else []
     if others and not wish.move:
         device = f"at {others[0].address}" if others[0].address else "elsewhere"
-        sentence = f"Desktop {vm.name} is open on another of your devices ({device}, since {others[0].started_at:%H:%M} UTC)."
+        since = times.spoken(others[0].started_at, times.zone_of(tx, vm.pool_id) if vm.pool_id else "", wish.now)
+        sentence = f"Desktop {vm.name} is open on another of your devices ({device}, since {since})."
         raise Impossible("console_elsewhere", sentence, address=others[0].address, since=others[0].started_at.isoformat())
     if others:
         ids = [console.ticket_id for console in others]

@@ -17,9 +17,9 @@ from backend.directory.rules import Grant
 from backend.vms.models import Vm, VmSnapshot
 from broker import reach
 from broker.access import Rule, Whence, judge
-from pools import facts
+from pools import facts, times
 from pools.models import Lease, Pool
-from pools.rules import WANTING, entitled_again, not_now
+from pools.rules import WANTING, entitled_again, not_now, zone_of
 
 OWN_ACTIONS = ("start", "shutdown", "stop")  # what a person may do to a VM of their own
 _FRESH = {"populate_existing": True}
@@ -152,10 +152,12 @@ def _of_pool(tx: Tx, pool: Pool, held: list[tuple[Lease, Vm | None]]) -> list[De
 
 def _closed(tx: Tx, pool: Pool, grants: list[Grant], now: datetime) -> Desktop:
     """A pool that the person may use at another time."""
-    opens = entitled_again(grants, facts.pool_path(tx, pool), now)
+    path = facts.pool_path(tx, pool)
+    opens = entitled_again(grants, path, now)
+    said = times.spoken(opens, zone_of(grants, path, opens, now), now) if opens else ""
     return Desktop(
         id=pool.id, name=pool.name, kind="pool", pool_id=pool.id, state="closed", description=pool.description,
-        sentence=not_now(pool.name, opens), protocols=tuple(pool.protocols), opens_at=opens,
+        sentence=not_now(pool.name, said), protocols=tuple(pool.protocols), opens_at=opens,
     )  # fmt: skip
 
 

@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
 from backend.db import Tx
 from backend.directory.models import Membership
-from pools import capacity, facts
+from pools import capacity, facts, times
 from pools.booking_rules import OPEN
 from pools.capacity import Use
 from pools.models import LIVE, Booking, Lease, Pool, PoolMember
 from pools.rules import WANTING
 
 _FRESH = {"populate_existing": True}
-UTC = ZoneInfo("UTC")
 
 
 # -- one after the other -------------------------------------------------------------------------------
@@ -154,15 +152,19 @@ def must_wait(tx: Tx, pool: Pool, user_id: UUID, now: datetime) -> tuple[str, da
     if not capacity.must_wait(latest, now, pool.lease_s):
         return "", None
     after = capacity.free_from(size, found.all, now, clear + capacity.SHORTEST)
-    mine = next_of(tx, pool.id, user_id, now)
-    own = f" Your own booking begins at {clock(mine.starts_at)}." if mine is not None and mine.starts_at > now else ""
-    until = f" until {clock(after)}" if after is not None else ""
+    mine, zone = next_of(tx, pool.id, user_id, now), times.zone_of(tx, pool.id)
+
+    def said(at: datetime) -> str:
+        return times.spoken(at, zone, now)
+
+    own = f" Your own booking begins at {said(mine.starts_at)}." if mine is not None and mine.starts_at > now else ""
+    until = f" until {said(after)}" if after is not None else ""
     return f"The desktops that are not in use are booked{until}.{own}", after
 
 
-def ends_early(until: datetime) -> str:
+def ends_early(tx: Tx, pool: Pool, until: datetime, now: datetime) -> str:
     """What somebody is told whose lease is shorter because of a booking."""
-    return f"It ends at {clock(until)}: after that the desktops are booked."
+    return f"It ends at {times.for_people(tx, pool.id, until, now)}: after that the desktops are booked."
 
 
 # -- whose they are ------------------------------------------------------------------------------------------
@@ -207,4 +209,4 @@ def many(n: int) -> str:
 
 def clock(at: datetime) -> str:
     """A time as sentences have it; pages show it by the reader's own clock."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return times.spoken(at, "", at)

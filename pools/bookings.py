@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -15,8 +15,8 @@ from backend.directory import rights
 from backend.directory.models import Group, Membership, User
 from backend.errors import Denied, Impossible, Invalid
 from backend.events import move, record
-from pools import capacity, facts
-from pools.booked import UTC, alone, clock, many, opened, uses
+from pools import capacity, facts, times
+from pools.booked import alone, clock, many, opened, uses
 from pools.booking_rules import OPEN, Wish, repeated, require_allowed, require_sensible
 from pools.models import Booking, Lease, Pool
 from pools.rules import WANTING, entitled
@@ -147,10 +147,10 @@ def _admit(tx: Tx, pool: Pool, wish: Wish, now: datetime, booking: Booking | Non
     instead = ""
     if later is not None:
         later = _round(later + lead)
-        instead = f" {'It' if wish.desktops == 1 else 'All'} would be free from {clock(later)} on."
-    at = f"{wish.starts_at:%Y-%m-%d %H:%M}"
+        instead = f" {'It' if wish.desktops == 1 else 'All'} would be free from {times.for_people(tx, pool.id, later, now)} on."
+    at = times.for_people(tx, pool.id, wish.starts_at, now)
     raise Impossible(
-        "not_free", f"On {at} UTC {few} of pool {pool.name} can be booked for so long; {wish.desktops} wanted.{instead}",
+        "not_free", f"At {at} {few} of pool {pool.name} can be booked for so long; {wish.desktops} wanted.{instead}",
         fields=["desktops"], free=n, free_from=later.isoformat() if later else None,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from backend.changes import touch
 from backend.db import Tx, get
 from backend.errors import Impossible
 from backend.events import move
-from pools import booked, facts, members
+from pools import booked, facts, members, times
 from pools.capacity import BOOKED
 from pools.choice import FREE
 from pools.decisions import note
@@ -111,7 +111,7 @@ def _ends(
     if latest is None or (wanted is not None and wanted <= latest):
         return {"ends_at": wanted}
     latest = max(latest, now)
-    return {"ends_at": latest, "why": booked.ends_early(latest)}
+    return {"ends_at": latest, "why": booked.ends_early(tx, pool, latest, now)}
 
 
 def requeue(tx: Tx, lease: Lease, why: str, now: datetime, *, counts: bool = True) -> None:
@@ -134,13 +134,15 @@ def postpone(tx: Tx, lease: Lease, why: str) -> None:
 def call(tx: Tx, lease: Lease, pool: Pool, now: datetime) -> None:
     """The desktop is ready for somebody who waited: theirs if they open it in time."""
     until = now + timedelta(seconds=pool.call_s)
-    why = f"Your desktop is ready. Open it by {_clock(until)}, or the next person gets it."
+    by = times.for_people(tx, pool.id, until, now)
+    why = f"Your desktop is ready. Open it by {by}, or the next person gets it."
     move(tx, lease, "call", words={**facts.words(tx, lease), "until": _clock(until)}, called_until=until, why=why)
 
 
 def shorten(tx: Tx, lease: Lease, until: datetime, now: datetime) -> None:
     """The entitlement ends before the lease was to: it ends with it."""
-    note(tx, lease, "shortened", f"Your right to this pool ends at {_clock(until)}, and the lease with it.", now)
+    at = times.for_people(tx, lease.pool_id, until, now)
+    note(tx, lease, "shortened", f"Your right to this pool ends at {at}, and the lease with it.", now)
     move(tx, lease, "shorten", words={**facts.words(tx, lease), "ends_at": _clock(until)}, ends_at=until)
 
 
@@ -244,7 +246,7 @@ def extend(tx: Tx, lease: Lease, entitled_until: datetime | None, now: datetime)
     )
     why = ""
     if latest is not None and latest < end:
-        end, why = latest, booked.ends_early(latest)
+        end, why = latest, booked.ends_early(tx, pool, latest, now)
     words = {**facts.words(tx, lease), "ends_at": _clock(end)}
     move(tx, lease, "extend", words=words, ends_at=end, extensions_used=lease.extensions_used + 1, why=why)
     return end
@@ -257,7 +259,8 @@ def _latest(tx: Tx, lease: Lease, pool: Pool, now: datetime) -> datetime | None:
         raise Impossible("booked", "This desktop is yours by a booking: change the end of the booking instead.")
     latest = booked.limit(tx, pool, now, lease_id=lease.id)
     if latest is not None and latest <= lease.ends_at:
-        raise Impossible("booked", f"The lease cannot be extended: after {_clock(latest)} the desktops are booked.")
+        raise Impossible("booked", f"The lease cannot be extended: after {times.for_people(tx, pool.id, latest, now)} "
+                         "the desktops are booked.")
     return latest
 
 
@@ -268,7 +271,8 @@ def prolong(tx: Tx, lease: Lease, seconds: int, actor: str, now: datetime) -> da
     end = lease.ends_at + timedelta(seconds=seconds)
     latest = _latest(tx, lease, get(tx, Pool, lease.pool_id), now)
     if latest is not None and latest < end:
-        raise Impossible("booked", f"After {_clock(latest)} the desktops are booked; extend by less, or cancel a booking.",
+        after = times.for_people(tx, lease.pool_id, latest, now)
+        raise Impossible("booked", f"After {after} the desktops are booked; extend by less, or cancel a booking.",
                          latest=latest.isoformat())
     words = {**facts.words(tx, lease), "ends_at": _clock(end), "actor": actor}
     move(tx, lease, "prolong", words=words, ends_at=end, why="")

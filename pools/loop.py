@@ -17,7 +17,7 @@ from backend.loops import FromRows
 from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import cancel
 from backend.vms.models import Vm
-from pools import booked, capacity, facts, leases, members
+from pools import booked, capacity, facts, leases, members, times
 from pools.choice import Candidate, free, own_broken
 from pools.member_rules import hopeless, surplus
 from pools.models import LIVE, Lease, Pool, PoolMember
@@ -127,9 +127,12 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
         case "warn" | "expire" | "take":
             leases.act(tx, lease, step, pool, now)
             if vm is not None and step != "take":
-                members.tell_guest(tx, vm, _told(lease, step), now)
+                members.tell_guest(tx, vm, _told(tx, lease, step, entitled_until, now), now)
         case "disentitle":
-            leases.give_back(tx, lease, "entitlement_ended", f"Your right to pool {pool.name} has ended.", now)
+            ended = f"Your right to pool {pool.name} has ended."
+            if vm is not None:
+                members.tell_guest(tx, vm, f"{ended} This desktop is shutting down.", now)
+            leases.give_back(tx, lease, "entitlement_ended", ended, now)
         case "shorten":
             assert entitled_until is not None
             leases.shorten(tx, lease, entitled_until, now)
@@ -173,11 +176,16 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
             leases.end(tx, lease, now)
 
 
-def _told(lease: Lease, step: Step) -> str:
+def _told(tx: Tx, lease: Lease, step: Step, entitled_until: datetime | None, now: datetime) -> str:
     """What the people inside are shown."""
-    if step == "warn":
-        return f"Your lease of this desktop ends at {lease.ends_at:%H:%M} UTC. Save your work, or extend it in the portal."
-    return f"Your lease has ended. Save your work now: the desktop is shut down at {lease.grace_until:%H:%M:%S} UTC."
+    until = lease.ends_at if step == "warn" else lease.grace_until
+    assert until is not None
+    at = times.for_people(tx, lease.pool_id, until, now)
+    if step != "warn":
+        return f"Your lease has ended. Save your work now: the desktop is shut down at {at}."
+    if entitled_until is not None and until >= entitled_until:
+        return f"Your right to this desktop ends at {at}; it is shut down then. Save your work."
+    return f"Your lease of this desktop ends at {at}. Save your work, or extend it in the portal."
 
 
 def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None) -> None:

@@ -20,7 +20,7 @@ from backend.vms.commands.guest import LockGuest, LogOutGuest
 from backend.vms.commands.power import ShutdownVm
 from backend.vms.commands.suspend import SuspendVm
 from backend.vms.models import Vm
-from pools import facts, leases, members
+from pools import facts, leases, members, times
 from pools.models import Lease, Pool
 from pools.quiet import Due, Quietness, Watched, due
 from pools.rounds import alone
@@ -82,7 +82,7 @@ def _back(lease: Lease, seen: Watched) -> bool:
 
 
 def _warn(tx: Tx, lease: Lease, pool: Pool, what: Due, now: datetime) -> None:
-    at = f"{what.at:%H:%M:%S} UTC"
+    at = times.for_people(tx, pool.id, what.at, now)
     lease.idle_warned_at = now
     lease.why = f"Nothing has been done here for a while: at {at} {WHAT[what.action]}. Press a key to go on."
     record(tx, "lease.quiet_soon", lease, **facts.words(tx, lease), at=at, what=WHAT[what.action])

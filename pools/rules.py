@@ -168,11 +168,16 @@ def entitled_again(grants: Iterable[Grant], path: Path, now: datetime) -> dateti
     return min((at for g in _entitlements(grants, path) if (at := g.opens(now)) is not None), default=None)
 
 
-def not_now(pool: str, opens: datetime | None) -> str:
-    """What somebody is told who is not entitled now."""
-    if opens is None:
-        return f"Your right to pool {pool} has ended."
-    return f"You may use pool {pool} again from {opens:%A, %d %B %Y at %H:%M} UTC."
+def zone_of(grants: Iterable[Grant], path: Path, opens: datetime | None, now: datetime) -> str:
+    """The time zone of the calendar of the entitlement that begins then, or of another one; empty when none has any."""
+    given = _entitlements(grants, path)
+    first = [g for g in given if opens is not None and g.opens(now) == opens]
+    return next((g.hours.timezone for g in [*first, *given] if g.hours is not None), "")
+
+
+def not_now(pool: str, opens: str) -> str:
+    """What somebody is told who is not entitled now; `opens` says in words when they will be, if ever."""
+    return f"You may use pool {pool} again from {opens}." if opens else f"Your right to pool {pool} has ended."
 
 
 def priority_of(grants: Iterable[Grant], path: Path, now: datetime) -> int:

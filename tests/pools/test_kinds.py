@@ -64,7 +64,7 @@ def test_a_lease_ends_with_the_hours_of_its_entitlement(world: Installation) -> 
     with world.tx() as tx:
         assert tx.get(Lease, lease.id).ended_at.hour == 9
     refused = connect(world, alice, pool_id)
-    assert isinstance(refused.refusal, Denied) and "again from Monday, 09 March 2026 at 08:00" in refused.sentence
+    assert isinstance(refused.refusal, Denied) and "again from Monday, 9 March 2026, 08:00 (UTC)" in refused.sentence
 
 
 def test_hours_that_get_shorter_shorten_the_lease(world: Installation) -> None:
