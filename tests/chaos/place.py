@@ -163,7 +163,7 @@ class Place:
                     make.a_permission(tx, one, pool)
                 own = make.a_pool(
                     tx, f"Own {name}", host=host, domain=domain, template=template, size=options.own, spares=0, type="dedicated",
-                    stateless=False, lease_s=options.lease_s, warn_s=2, grace_s=2, shutdown_s=10,
+                    stateless=False, lease_s=options.lease_s, warn_s=2, grace_s=2, shutdown_s=10, extend_s=options.lease_s // 2,
                 )  # fmt: skip
                 for one in people[len(self.own) * options.own:][:options.own]:  # as many as there are desktops
                     make.a_permission(tx, one, own)
