@@ -110,6 +110,7 @@ def loops(
     a host's agent from outside."""
     from backend.directory.loop import RefreshDirectory
     from backend.history import Forget
+    from backend.placement.loop import Balance, CheckLoads
     from backend.vms.stalls import StallsLoop
     from broker import consoles, decisions
     from broker.tickets import TicketsLoop
@@ -130,6 +131,8 @@ def loops(
         Screens(doors, clock),
         StallsLoop(clock),
         Forget(clock),
+        Balance(clock),
+        CheckLoads(),
         LeaseLoop(clock, decisions.served),
         SpareLoop(clock),
         RolloutLoop(clock),

@@ -132,6 +132,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "domain_name": ("Name", ""),
     "path": ("Folder", "An empty folder of that host, for instance /var/lib/leasehold/disks."),
     "cluster_name": ("Name", ""),
+    "networks": ("Networks", "A line each: a host without them runs no VM of this cluster. Left open: none is needed."),
     "label_name": ("Name", "For instance “gpu” or “licensed”."),
     "policy_name": ("Name", ""),
     "vm_ids": ("VMs", ""),

@@ -222,6 +222,7 @@ CLUSTERS = Thing(
     ),
     (
         Button("cluster.set_policy", "Scheduling policy", "icon:gauge", form=True, main=True),
+        Button("cluster.edit", "Edit", "icon:pencil", form=True),
         Button("cluster.edit_fencing", "Edit fencing", "icon:shield", form=True),
         Button("cluster.require_networks", "Networks", "icon:network", form=True),
     ),

@@ -110,6 +110,9 @@ def read(tx: Tx, story: Story, command: str, rest: str) -> dict[str, Any]:
 def _value(tx: Tx, story: Story, field: str, text: str, hint: str) -> Any:
     if "UUID" in hint and field.endswith("_id") and not re.fullmatch(r"[0-9a-f-]{36}", text):
         return require(tx, story, field.removesuffix("_id"), text)
+    if "UUID" in hint and field.endswith("_ids"):
+        names = [one for part in text.split(",") if part for one in numbered(part)]
+        return [require(tx, story, field.removesuffix("_ids"), one) for one in names]
     if "datetime" in hint:
         return time_of_day(story, text)
     if text[:1] in "[{":
@@ -137,3 +140,9 @@ def time_of_day(story: Story, text: str) -> datetime:
         return at if at > local else (at + timedelta(days=1))
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=zone)
+
+
+def numbered(word: str) -> list[str]:
+    """s1..s3 as s1, s2, s3; any other word as it is."""
+    found = re.fullmatch(r"(.*?)(\d+)\.\.\1(\d+)", word)
+    return [f"{found[1]}{n}" for n in range(int(found[2]), int(found[3]) + 1)] if found else [word]

@@ -443,14 +443,15 @@ class SimHost(Lives, Migrating):
 
     def _load(self) -> float:
         if not self.world.lively:
-            return 0.1 * len(self.runs)
+            return round(sum(self.world.guest(run.spec.name).cpus() for run in self.runs.values()), 2)
         now = self.world.clock.now()
         return round(sum(busy(run.spec, (now - run.since).total_seconds()) for run in self.runs.values()), 2)
 
     def _vm_report(self, run: Run) -> VmReport:
         guest = self._guest_report(run) if self._answers(run) else None
         passed = (self.world.clock.now() - run.since).total_seconds()
-        cpu_s = busy_s(run.spec, passed) if self.world.lively else 0.1 * passed
+        told = self.world.guest(run.spec.name)
+        cpu_s = busy_s(run.spec, passed) if self.world.lively else told.cpu_s(run.since, self.world.clock.now())
         state: Literal["running", "paused"] = "paused" if run.paused_for else "running"
         return VmReport(run.spec.vm_id, run.spec.name, state, guest, run.spec.memory_mib, cpu_s, run.paused_for, run.boots)
 

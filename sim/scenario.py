@@ -20,7 +20,8 @@ from backend.calendars.models import Calendar
 from backend.db import Sessions
 from backend.directory.models import Group, Permission, User
 from pools.models import Pool
-from sim import make, protected, script
+from sim import commands, make, protected, script
+from sim import placing as _sentences  # noqa: F401 -- for what it lets one say
 from sim.clock import ToldClock
 from sim.story import Story, Wrong
 
@@ -137,7 +138,7 @@ def _add_people(file: Path, story: Story, world: Mapping[str, Any]) -> None:
 
 
 def _numbered(words: list[str]) -> list[str]:
-    return [name for word in words for name in script.numbered(word)]
+    return [name for word in words for name in commands.numbered(word)]
 
 
 def _known(file: Path, what: str, given: Mapping[str, Any], known: Iterable[str]) -> None:

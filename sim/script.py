@@ -331,14 +331,8 @@ def everybody(story: Story, who: str) -> list[str]:
                 here = set(tx.scalars(members))
             found += [name for name in story.people if name in here]
         else:
-            found += numbered(word)
+            found += commands.numbered(word)
     if unknown := [name for name in found if name not in story.people]:
         raise Wrong(f"cannot be: nobody is called {', '.join(unknown)}. There are {telling.names(list(story.people))}"
                     f"{', and the groups ' + ', '.join(story.groups) if story.groups else ''}.")
     return found
-
-
-def numbered(word: str) -> list[str]:
-    """s1..s3 as s1, s2, s3; any other word as it is."""
-    found = re.fullmatch(r"(.*?)(\d+)\.\.\1(\d+)", word)
-    return [f"{found[1]}{n}" for n in range(int(found[2]), int(found[3]) + 1)] if found else [word]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -50,9 +51,20 @@ class SimGuest:
     agent_silent: bool = False
     migrate_fails: bool = False
     busy: bool = False  # its memory changes faster than it can be sent
+    takes: list[tuple[datetime, float]] = field(default_factory=list)  # since when it keeps so many processors busy
     users: tuple[str, ...] = ()
     shown: list[str] = field(default_factory=list)  # messages on its screen
     locked: bool = False
+
+    def cpus(self) -> float:
+        """How many processors it keeps busy now."""
+        return self.takes[-1][1] if self.takes else 0.1
+
+    def cpu_s(self, since: datetime, now: datetime) -> float:
+        """Processor seconds of a run that began then."""
+        steps = [(since, 0.1), *((max(at, since), cpus) for at, cpus in self.takes)]
+        ends = [*(at for at, _ in steps[1:]), now]
+        return sum(cpus * (end - at).total_seconds() for (at, cpus), end in zip(steps, ends, strict=True))
 
 
 class SimMachine:
@@ -230,7 +242,7 @@ class World:
         """Let something happen, told as a sentence:
 
         `power host1 off|on`, `network host1 off|on`, `agent host1 restart|off|on`,
-        `vm w7 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys`, `vm w7 users alice bob`,
+        `vm w7 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys`, `vm w7 users alice bob`, `vm w7 cpus 1.5`,
         `vm w7 holds_on|lets_go`: of what is to be unplugged,
         `vm w7 panics|reboots|io_error|no_space`: its guest crashes or reboots by itself, or its storage fails it,
         `vm w7 save_fails|saves|restore_fails|restores|agent_silent|agent_answers|migrate_fails|migrates|busy|idle`,
@@ -298,6 +310,8 @@ class World:
             with self.lock:
                 for folder in self.storage.values():
                     folder.saved = {path: spec for path, spec in folder.saved.items() if spec.name != name}
+        elif what == "cpus":
+            guest.takes.append((self.clock.now(), float(more[0])))
         elif what == "users":
             guest.users = tuple(more)
         else:

@@ -1,4 +1,4 @@
-"""Create data centers and clusters."""
+"""Create data centers, create and edit clusters."""
 
 from __future__ import annotations
 
@@ -65,12 +65,7 @@ class CreateCluster(Plain):
     def check(self, tx: Tx) -> None:
         get(tx, DataCenter, self.data_center_id)
         require_free_name(tx, Cluster, self.cluster_name, "cluster")
-        if not 50 <= self.memory_overcommit_percent <= 400:
-            raise Invalid(
-                "bad_overcommit",
-                "Memory overcommitment lies between 50 and 400 per cent; 100 is none.",
-                fields=["memory_overcommit_percent"],
-            )
+        _require_overcommit(self.memory_overcommit_percent)
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> dict[str, Any]:
         return _added(
@@ -83,6 +78,51 @@ class CreateCluster(Plain):
             ),
             actor,
         )
+
+
+@dataclass(frozen=True)
+class EditCluster(Plain):
+    """Change a cluster; what is not given stays. VMs that run stay where they are."""
+
+    cluster_id: UUID
+    cluster_name: str | None = None
+    description: str | None = None
+    memory_overcommit_percent: int | None = None
+    networks: tuple[str, ...] | None = None
+    name, permission = "cluster.edit", "cluster.edit"
+
+    def target(self, tx: Tx) -> tuple[str, UUID | None]:
+        return "cluster", self.cluster_id
+
+    def title(self, tx: Tx) -> str:
+        return f"Edit cluster {get(tx, Cluster, self.cluster_id).name}"
+
+    def check(self, tx: Tx) -> None:
+        cluster = get(tx, Cluster, self.cluster_id)
+        if self.cluster_name is not None and self.cluster_name != cluster.name:
+            require_free_name(tx, Cluster, self.cluster_name, "cluster")
+        if self.memory_overcommit_percent is not None:
+            _require_overcommit(self.memory_overcommit_percent)
+        for network in self.networks or ():
+            require_name(network, "network")
+
+    def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
+        cluster = get(tx, Cluster, self.cluster_id, lock=True)
+        cluster.name = self.cluster_name or cluster.name
+        if self.description is not None:
+            cluster.description = self.description
+        if self.memory_overcommit_percent is not None:
+            cluster.memory_overcommit_percent = self.memory_overcommit_percent
+        if self.networks is not None:
+            cluster.networks = list(dict.fromkeys(self.networks))
+        record(tx, "cluster.edited", cluster, actor=actor.name)
+        touch(tx, "cluster", cluster.id)
+
+
+def _require_overcommit(percent: int) -> None:
+    if not 50 <= percent <= 400:
+        raise Invalid("bad_overcommit", "Memory overcommitment lies between 50 and 400 per cent; 100 is none.",
+                      fields=["memory_overcommit_percent"])
 
 
 def _added(tx: Tx, row: Any, actor: Actor) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Bound:
 def of_vm(tx: Tx, vm_id: UUID) -> Bound:
     """What binds this VM now."""
     nothing = sa.null()
-    bonds = sa.union_all(
+    bonds: Any = sa.union_all(
         sa.select(sa.literal("label").label("what"), AffinityLabel.id.label("id"), AffinityLabel.name.label("name"))
         .join(AffinityLabelVm, AffinityLabelVm.label_id == AffinityLabel.id).where(AffinityLabelVm.vm_id == vm_id),
         sa.select(sa.literal("pin"), Pin.host_id, nothing).where(Pin.vm_id == vm_id),

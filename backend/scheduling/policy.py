@@ -12,12 +12,13 @@ from backend.scheduling.facts import HostFacts, Policy, VmFacts
 
 Filter = Callable[[HostFacts], str | None]
 Score = Callable[[HostFacts], float]
+_WORDS = {"maintenance": "in maintenance", "preparing_for_maintenance": "being prepared for maintenance"}
 MANY_VMS = 100  # a host with so many scores nothing for having few
 
 
 def up(vm: VmFacts, policy: Policy) -> Filter | None:
     """A VM starts only on a host that is up."""
-    return lambda host: None if host.state == "up" else f"Host {host.name} is {host.state.replace('_', ' ')}."
+    return lambda host: None if host.state == "up" else f"Host {host.name} is {_WORDS.get(host.state, host.state.replace('_', ' '))}."
 
 
 def pinned(vm: VmFacts, policy: Policy) -> Filter | None:

@@ -23,7 +23,7 @@ HOST = HostFacts(uuid4(), "alpha", "up", 8, 16_384, 0, 0.5, 0, frozenset({DOMAIN
     "host, reason",
     [
         (HOST, None),
-        (replace(HOST, state="maintenance"), "Host alpha is maintenance."),
+        (replace(HOST, state="maintenance"), "Host alpha is in maintenance."),
         (replace(HOST, domains=frozenset()), "Host alpha does not reach the storage of VM w7."),
         (replace(HOST, cpus=1), "Host alpha has 1 CPUs; 2 are wanted."),
         (replace(HOST, memory_promised_mib=14_884), "Host alpha cannot take VM w7: 2,048 MiB wanted, 1,500 MiB free."),

@@ -268,6 +268,7 @@ TABLE: dict[str, Case] = {
     "POST api.storagedomain_activate": command(path="storagedomain", fine=frozenset({409}), body={}),  # it is active
     "POST api.cluster_create": command(body={"name": "new", "data_center_id": "@datacenter"}),
     "POST api.datacenter_create": command(body={"name": "new"}),
+    "POST api.cluster_edit": command(path="cluster", body={"description": "Fast ones"}),
     "POST api.cluster_set_policy": command(path="cluster", body={"scheduling_policy": "power_saving"}),
     "GET api.vm_placement": Case("keeper", path={"id": "@vm"}),
     "POST api.vm_pin": command(path="own_vm", body={"host_ids": []}),

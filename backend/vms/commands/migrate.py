@@ -64,14 +64,14 @@ class MigrateVm(OnVm):
         """Wait for a place among the migrations that either host may be at, then hold room on the other."""
         vm = get(tx, Vm, self.vm_id, lock=True)
         VM.next(vm.state, "migrate", vm.name)
-        placement = self._place(tx, vm)
+        placement = self._place(tx, vm, job.now)
         host, source = get(tx, Host, placement.host_id), get(tx, Host, vm.host_id)
         words = {"host": host.name, "source": source.name}
         move(tx, vm, "migrate", words=words, destination_id=host.id, why="")
         args = {"spec": _spec(tx, vm), "migration_id": self._id(job), "source_id": source.id}
         return Call(host.id, "prepare_migration", args)
 
-    def _place(self, tx: Tx, vm: Vm) -> Placement:
+    def _place(self, tx: Tx, vm: Vm, now: datetime) -> Placement:
         most, at_it = get(tx, Cluster, vm.cluster_id).migrations_per_host, under_way(tx)
         assert vm.host_id is not None
         only = None if self.host_id is None else [self.host_id]
@@ -79,7 +79,7 @@ class MigrateVm(OnVm):
         if vm.host_id in full:
             raise Later(f"Waits: its host is at {most} migrations already.")
         try:
-            return facts.reserve(tx, vm, only=only, exclude={vm.host_id, *full})
+            return facts.reserve(tx, vm, only=only, exclude={vm.host_id, *full}, now=now)
         except NoHost:
             facts.reserve(tx, vm, only=only, exclude={vm.host_id})  # refuses, unless it is for the others' migrations alone
             raise Later(f"Waits: every host that can take it is at {most} migrations already.") from None
