@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from bench.figures import Figure, table
 
-NAMES = ("relay", "storm", "starts", "estimate", "first_picture", "monitoring", "failover")
+NAMES = ("relay", "storm", "starts", "estimate", "first_picture", "monitoring", "failover", "placement")
 MORE = ("storm_5000",)  # only when asked for
 
 
