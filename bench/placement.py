@@ -27,7 +27,7 @@ from sim import make
 from sim.postgres import Cluster
 
 HOSTS, RUNNING, STARTS, AT_ONCE = 2_000, 20_000, 1_000, 4
-GOAL_MS, SHARE = 5.0, 0.25
+GOAL_MS = 5.0
 FLOOR = "bare psycopg2: the same reads of 2,000 hosts, a lock, the VM's row, a commit; the host is drawn by lot"
 
 
@@ -53,7 +53,6 @@ def run(say: Callable[[str], None]) -> Iterator[Figure]:
         yield Figure(
             f"placements in a storm of {STARTS:,}, {AT_ONCE} at once", STARTS / whole, "/s", STARTS / floor, FLOOR,
             percentile(spent, 50), percentile(spent, 99), percentile(floor_spent, 50), percentile(floor_spent, 99),
-            share_wanted=SHARE,
         )  # fmt: skip
         sessions.kw["bind"].dispose()
     finally:

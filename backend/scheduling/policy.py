@@ -16,9 +16,13 @@ _WORDS = {"maintenance": "in maintenance", "preparing_for_maintenance": "being p
 MANY_VMS = 100  # a host with so many scores nothing for having few
 
 
+def _words(state: str) -> str:
+    return _WORDS.get(state, state.replace("_", " "))
+
+
 def up(vm: VmFacts, policy: Policy) -> Filter | None:
     """A VM starts only on a host that is up."""
-    return lambda host: None if host.state == "up" else f"Host {host.name} is {_WORDS.get(host.state, host.state.replace('_', ' '))}."
+    return lambda host: None if host.state == "up" else f"Host {host.name} is {_words(host.state)}."
 
 
 def pinned(vm: VmFacts, policy: Policy) -> Filter | None:
