@@ -141,7 +141,7 @@ class TestWhatARoleIsShown:
     def test_the_side_bar_has_what_one_may_see(self, place: Place) -> None:
         everything = {"map"} | {name for _, names in SIDE_BAR for name in names}
         keepers = {"pools", "leases", "bookings", "vms", "consoles", "calendars", "devices", "accessrules", "directories",
-                   "tasks", "events", "templates"}
+                   "tasks", "events", "templates", "affinitygroups", "affinitylabels", "schedulingpolicies"}
         for who, wanted in (("root", everything), ("auditor", everything), ("keeper", keepers)):
             page = place.browser(who).get("/admin/").text
             assert set(re.findall(r'class="pf-v6-c-nav__link[^"]*" href="/admin/([a-z]+)"', page)) == wanted, who

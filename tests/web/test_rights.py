@@ -147,6 +147,7 @@ TABLE: dict[str, Case] = {
     "GET api.pool_members": Case("keeper", path=DESKTOP),
     "GET api.entitlements": Case("keeper", path=DESKTOP),
     "GET api.roles_list": everybody(),
+    "GET api.read_map": everybody(),
     "GET api.search_completions": everybody(path={"name": "vms"}),
     # directories and people
     "GET api.directory_search": Case("keeper", path={"id": "@directory"}, query={"text": "ali"}),
@@ -319,6 +320,7 @@ PAGES: dict[str, Case] = {
 }
 # pages and forms of the administration; what they show and do is asked in full by test_admin.py
 ADMINISTRATION: dict[str, Case] = {
+    "GET map.page": page(),
     "GET admin.dashboard": page("keeper"),
     "GET admin.table": page("keeper", path={"plural": "pools"}),
     "GET admin.detail": page("keeper", path={"plural": "pools", "id": "@pool"}),
