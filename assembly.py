@@ -21,6 +21,7 @@ from backend.ha.kinds import PowerKinds
 from backend.ha.loop import HighAvailability, SoftFence, no_soft_fence
 from backend.hosts import models as host_rows
 from backend.hosts.certificates import Enroll, Renew
+from backend.hosts.evacuation import Evacuate
 from backend.hosts.loop import Monitor, Screens
 from backend.hosts.watching import Watch
 from backend.loops import Loop
@@ -114,6 +115,7 @@ def loops(
     from backend.vms.stalls import StallsLoop
     from broker import consoles, decisions
     from broker.tickets import TicketsLoop
+    from pools import leaving
     from pools.booking_loop import BookingLoop
     from pools.loop import LeaseLoop
     from pools.quiet_loop import QuietLoop
@@ -126,6 +128,8 @@ def loops(
         HighAvailability(clock, quiet_s, soft=soft),
         PowerKinds(doors),
         Reach(doors, clock),
+        Evacuate(clock, leaving.free),
+        leaving.LeaveLoop(clock),
         Enroll(authority, clock),
         Renew(authority, doors, clock, earlier=earlier),
         Screens(doors, clock),

@@ -109,6 +109,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "vm.migrate": ("info", "VM {name} is being migrated from host {source} to host {host}."),
     "vm.migrated": ("info", "VM {name} was migrated to host {host} in {seconds} s; it stood still for {downtime_ms} ms."),
     "vm.stayed": ("warning", "VM {name} was not migrated and runs on where it was, on host {host}: {why}"),
+    "vm.cannot_leave": ("warning", "VM {name} cannot leave host {host}, which prepares for maintenance: {why}"),
     "vm.lost_sight": ("error", "VM {name} is in an unknown state: neither of the hosts that it was migrated between can tell."),
     "vm.reboot": ("info", "VM {name} is rebooting."),
     "vm.reset": ("info", "VM {name} is being reset."),

@@ -104,8 +104,8 @@ def find(client: Client, plural: str, text: str) -> str:
     if _ID.fullmatch(text):
         return text
     field = {"users": "full_name", "members": "vm", "sessions": "user", "consoles": "vm", "leases": "user", "tasks": "id",
-             "permissions": "id", "guestsessions": "user", "reaches": "host", "decisions": "id", "events": "id",
-             "rollouts": "pool", "bookings": "id"}.get(plural, "name")
+             "permissions": "id", "guestsessions": "user", "reaches": "host", "evacuations": "vm", "decisions": "id",
+             "events": "id", "rollouts": "pool", "bookings": "id"}.get(plural, "name")
     live = {"leases": " and state != ended", "rollouts": " and not ended_at > 2000-01-01"}.get(plural, "")
     items = client.ask("GET", f"/{plural}", query={"search": f"{field} = {_quoted(text)}{live}", "max": 2})["items"]
     if plural == "templates":

@@ -26,6 +26,7 @@ COLUMNS = {
     "schedulingpolicies": ("name", "balancing", "weights", "filters"),
     "templates": ("name", "version", "state", "memory_mib", "vcpus"),
     "storagedomains": ("name", "type", "state", "host", "path", "free_mib", "total_mib"),
+    "evacuations": ("vm", "vm_state", "host", "destination", "progress", "why"),
     "reaches": ("domain", "host", "ok", "free_mib", "why"),
     "users": ("full_name", "display_name", "enabled", "auto_launch", "group"),
     "permissions": ("id", "role", "user", "group", "object_type", "object", "valid_until", "calendar", "priority"),

@@ -242,7 +242,9 @@ def _form(command: str) -> tuple[forms.Form, dict[str, str]]:
     id = request.values.get(f"{noun}_id")
     about = {f"{noun}_id": id} if id else {}
     form = forms.form_of(command, parts().commands[command], _options, but=(f"{noun}_id",))
-    if id and request.method == "GET":
+    if command == "vm.migrate" and id:
+        admin_vms.choose_host(form, id)
+    if id and request.method == "GET" and command != "vm.migrate":
         row = found(tx(), BY_KIND[noun].plural, id)
         forms.fill(form, row | (row.get("next_run") or {}))
     elif request.method == "GET":

@@ -71,6 +71,12 @@ SELECTS = {
 }
 
 OWN_SELECTS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
+    ("cluster.migration_policy", "migration_converge"): (
+        ("auto_converge", "It is slowed down more and more"),
+        ("suspend", "It is paused until it has arrived"),
+        ("post_copy", "It goes on at the other host before all of it is there; if either host fails then, it is lost"),
+        ("none", "It stays where it is"),
+    ),
     ("storagedomain.create", "type"): (
         ("local", "A folder of this host alone"),
         ("posixfs", "Shared: mounted at the same path on every host"),
@@ -266,6 +272,13 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
             "protocols": ("Over", "None ticked: over all. Allow leaves these alone, deny takes these away."),
         }.items()
     },
+    ("vm.migrate", "host_id"): ("To host", "Hosts that cannot take it now are shown with the reason."),
+    ("cluster.migration_policy", "migration_bandwidth_mib"): ("Bandwidth of a migration", "0: as fast as the network is."),
+    ("cluster.migration_policy", "migrations_per_host"): ("Migrations a host", "So many at once, in and out; more wait."),
+    ("cluster.migration_policy", "migration_downtime_ms"): (
+        "Longest downtime", "At the end the guest stands still for a moment: no longer than this, if that can be done."),
+    ("cluster.migration_policy", "migration_converge"): (
+        "When a VM's memory changes faster than it is sent", "It is seen by its memory having been sent twice."),
     ("storagedomain.create", "host_id"): ("Host", "Whose folder it is. Of a shared one: the host that prepares it."),
     ("storagedomain.create", "path"): ("Folder", "An empty folder of that host, for instance /var/lib/leasehold/disks. A "
                                        "shared one must be mounted there on every host."),
@@ -280,7 +293,7 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
 }
 NUMBER_UNITS = {
     "memory_mib": "MiB", "max_memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%",
-    "fencing_silent_percent": "%",
+    "fencing_silent_percent": "%", "migration_bandwidth_mib": "MiB/s", "migration_downtime_ms": "ms",
     **dict.fromkeys(("high_cpu_percent", "low_cpu_percent", "high_memory_percent", "low_memory_percent"), "%"),
 }
 SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
@@ -338,6 +351,8 @@ class Input:
     options: tuple[tuple[str, str], ...] = ()
     error: str = ""
     clears: bool = False  # left empty, it takes away what was there
+    closed: frozenset[str] = frozenset()  # options that cannot be chosen now; their words say why
+    blank: str = ""  # what it is called to choose none
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 from portal.thing import CLUSTER, MEMORY, NAME, STATE, WHY, Button, Column, Part, Thing, within
 from portal.things_power import HOST_BUTTONS
 
+_LEAVES = ("vm", "vm_state", "destination", "progress", "why")
+
 HOSTS = Thing(
     "hosts",
     "host",
@@ -61,7 +63,7 @@ HOSTS = Thing(
             "Maintenance",
             "icon:wrench",
             within("up", "non_operational"),
-            ask="It takes no more VMs, and is in maintenance once its last VM is gone.",
+            ask="Its VMs are migrated to other hosts; people do not notice. It is in maintenance once the last one has left.",
         ),
         Button(
             "host.run_action",
@@ -84,12 +86,13 @@ HOSTS = Thing(
     (
         Part("Virtual machines", "vms", "host_id = {id}", ("name", "state", "pool", "user", "memory_mib")),
         Part("Power agents", "poweragents", "host_id = {id}", ("address", "type", "username", "order"), link=False),
+        Part("VMs that must leave", "evacuations", "host_id = {id}", _LEAVES, link=False),
         Part("Storage domains", "storagedomains", "host_id = {id}", ("name", "state", "path", "free_mib"), link=False),
         Part("Shared storage", "reaches", "host_id = {id}", ("domain", "ok", "path", "free_mib", "why"), link=False),
         Part("Events", "events", "object_id = {id}", link=False),
     ),
     (("host.create", "Add host"),),
-    live=("vm",),
+    live=("vm", "evacuation", "task"),
     hints=("state = pending_approval", "state != up", "cpu_usage > 80"),
 )
 
@@ -124,6 +127,25 @@ STORAGEDOMAINS = Thing(
     ),
     (("storagedomain.create", "Add storage domain"),),
     live=("host",),
+)
+
+EVACUATIONS = Thing(
+    "evacuations",
+    "evacuation",
+    "Evacuations",
+    "icon:truck",
+    "VMs that are to leave hosts which prepare for maintenance.",
+    (
+        Column("vm", "VM", "link", "vms"),
+        Column("vm_state", "State", "vm_state"),
+        Column("host", "Leaves", "link", "hosts"),
+        Column("destination", "Goes to", "link", "hosts"),
+        Column("progress", "Progress", "evacuation"),
+        WHY,
+    ),
+    name="vm",
+    detail=False,
+    menu=False,
 )
 
 REACHES = Thing(
@@ -200,7 +222,6 @@ CLUSTERS = Thing(
         Column("description", "Description"),
         Column("datacenter", "Data center", "link", "datacenters"),
         Column("memory_overcommit_percent", "Memory overcommit", "percent"),
-        Column("networks", "Networks", "list", when="networks"),
         Column("scheduling_policy", "Policy", "policy"),
         Column("high_cpu_percent", "Too busy above", "percent", when="balancing"),
         Column("high_memory_percent", "Too full above", "percent", when="balancing"),
@@ -219,12 +240,17 @@ CLUSTERS = Thing(
         Column("fencing_at_once", "… so many at once", "number"),
         Column("fencing_silent_percent", "… unless more than this are silent", "percent"),
         Column("fencing_kdump_wait_s", "… a crashed kernel may write down why", "length"),
+        Column("migration_bandwidth_mib", "Bandwidth of a migration", "bandwidth"),
+        Column("migrations_per_host", "Migrations a host", "number"),
+        Column("migration_downtime_ms", "Longest downtime", "ms"),
+        Column("migration_converge", "What does not converge", "converge"),
     ),
     (
         Button("cluster.set_policy", "Scheduling policy", "icon:gauge", form=True, main=True),
         Button("cluster.edit", "Edit", "icon:pencil", form=True),
         Button("cluster.edit_fencing", "Edit fencing", "icon:shield", form=True),
         Button("cluster.require_networks", "Networks", "icon:network", form=True),
+        Button("cluster.migration_policy", "Migration policy", "icon:arrow-right-left", form=True),
     ),
     parts=(
         Part("Hosts", "hosts", "cluster_id = {id}", ("name", "state", "cpu_usage", "memory_free_mib", "vms")),

@@ -79,6 +79,7 @@ _BELOW = {
     "datacenter": frozenset({"system", "datacenter"}),
     "storagedomain": frozenset({"system", "datacenter", "storagedomain"}),
     "disk": frozenset({"system", "datacenter", "storagedomain"}),
+    "evacuation": frozenset({"system", "datacenter", "cluster", "host"}),
     "reach": frozenset({"system", "datacenter", "storagedomain", "host"}),
     **dict.fromkeys(("user", "group", "permission", "session", "token"), frozenset({"system"})),
 }

@@ -59,6 +59,7 @@ _LOOKS: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
         "image_locked": ("Being prepared", _WORK),
         "reboot_in_progress": ("Rebooting", _WORK),
         "saving_state": ("Being suspended", _WORK),
+        "migrating": ("Migrating", _WORK),
         "suspended": ("Suspended", ("purple", "icon:moon")),
         "restoring_state": ("Waking up", _WORK),
     },

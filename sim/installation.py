@@ -20,6 +20,7 @@ import assembly
 from backend.clock import Clock
 from backend.db import Sessions, Tx
 from backend.ha.loop import HighAvailability
+from backend.hosts.evacuation import Evacuate
 from backend.hosts.loop import Monitor
 from backend.hosts.models import Host
 from backend.loops import Loop, tick
@@ -30,6 +31,7 @@ from backend.tasks.models import Task
 from backend.tasks.runner import Runner
 from broker import consoles, decisions
 from hostapi.types import Outcome
+from pools import leaving
 from pools.booking_loop import BookingLoop
 from pools.loop import LeaseLoop
 from pools.models import Pool
@@ -105,6 +107,8 @@ class Installation:
             Monitor(self.door, self.clock),
             HighAvailability(self.clock, self.quiet_s, soft=self.soft),
             Reach(self.door, self.clock),
+            Evacuate(self.clock, leaving.free),
+            leaving.LeaveLoop(self.clock),
             LeaseLoop(self.clock, decisions.served),
             SpareLoop(self.clock),
             RolloutLoop(self.clock),

@@ -154,7 +154,8 @@ def see_permit(kind: str) -> str:
     return {
         "member": "pool.see", "rollout": "pool.see", "spareplan": "pool.see", "snapshot": "vm.see", "guestsession": "vm.see",
         "vnic": "vm.see",
-        "disk": "storage.see", "reach": "storage.see", "storagedomain": "storage.see", "datacenter": "cluster.see",
+        "disk": "storage.see", "reach": "storage.see", "evacuation": "host.see",
+        "storagedomain": "storage.see", "datacenter": "cluster.see",
         "group": "user.see", "permission": "user.see", "session": "user.see", "token": "user.see", "directory": "user.see",
         "poweragent": "host.see", "powerkind": "host.see",
         "decision": "lease.see", "booking": "lease.see",

@@ -20,6 +20,7 @@ from backend.db import Tx, get
 from backend.directory.rights import forget_permissions
 from backend.errors import Denied, Impossible, Invalid
 from backend.events import move, record
+from backend.hosts.evacuation import call_off, turn_away
 from backend.hosts.machine import HOST
 from backend.hosts.models import Host
 from backend.storage.models import StorageDomain
@@ -116,26 +117,31 @@ class _OnHost(Plain):
 
 @dataclass(frozen=True)
 class MaintainHost(_OnHost):
-    """Take no more VMs; the host is in maintenance once its last VM is gone."""
+    """Take no more VMs, and migrate those that are there; the host is in maintenance once its last VM is gone.
+    Activating the host calls it off."""
 
     host_id: UUID
     name, permission = "host.maintenance", "host.edit"
     verb = "Maintain"
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
-        move(tx, get(tx, Host, self.host_id, lock=True), "maintain")
+        host = get(tx, Host, self.host_id, lock=True)
+        move(tx, host, "maintain")
+        turn_away(tx, host, now)
 
 
 @dataclass(frozen=True)
 class ActivateHost(_OnHost):
-    """Take VMs again."""
+    """Take VMs again; VMs that were to leave for its maintenance stay."""
 
     host_id: UUID
     name, permission = "host.activate", "host.edit"
     verb = "Activate"
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
-        move(tx, get(tx, Host, self.host_id, lock=True), "activate")
+        host = get(tx, Host, self.host_id, lock=True)
+        move(tx, host, "activate")
+        call_off(tx, host, now)
 
 
 @dataclass(frozen=True)

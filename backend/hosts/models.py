@@ -43,3 +43,16 @@ class Host(HasId, Base):
     silences: Mapped[int] = mapped_column(default=0, server_default="0")  # reports missed in a row
     reported_at: Mapped[datetime | None]
     facts: Mapped[Json] = mapped_column(default=dict, server_default="{}")
+
+
+class Evacuation(HasId, Base):
+    """A VM that is to leave a host which goes into maintenance, the task that does it, and why it cannot."""
+
+    __tablename__ = "evacuation"
+    kind = "evacuation"
+    host_id: Mapped[UUID] = ref("host.id", ondelete="CASCADE", index=True)
+    vm_id: Mapped[UUID] = ref("vm.id", ondelete="CASCADE", unique=True)
+    task_id: Mapped[int | None] = mapped_column(sa.BigInteger)  # the latest; tasks are forgotten one day
+    why: Mapped[str] = mapped_column(default="", server_default="")
+    began_at: Mapped[datetime]
+    tried_at: Mapped[datetime | None]

@@ -21,7 +21,7 @@ from backend.directory.sessions import TOKEN
 from backend.events import Event
 from backend.ha.models import Outage, PowerAgent
 from backend.hosts.machine import HOST
-from backend.hosts.models import Host
+from backend.hosts.models import Evacuation, Host
 from backend.placement.models import Pin, SchedulingPolicy
 from backend.scheduling.policies import Thresholds
 from backend.search.query import Field, Kind, Viewer
@@ -145,6 +145,27 @@ STORAGEDOMAINS = Kind("storagedomains", "storagedomain", StorageDomain.id, {
     "path": Field(StorageDomain.path), "total_mib": Field(StorageDomain.total_mib, "number"),
     "free_mib": Field(StorageDomain.free_mib, "number"),
 }, below("storagedomain", storagedomain=StorageDomain.id, datacenter=StorageDomain.data_center_id))
+
+def _of_evacuated(column: Any) -> Any:
+    return sa.select(column).where(Vm.id == Evacuation.vm_id).correlate(Evacuation).scalar_subquery()
+
+
+def _of_evacuating_task(column: Any) -> Any:
+    return sa.select(column).where(Task.id == Evacuation.task_id).correlate(Evacuation).scalar_subquery()
+
+
+EVACUATIONS = Kind("evacuations", "evacuation", Evacuation.id, {
+    "id": Field(Evacuation.id, ID), "host": Field(name_of(Host, Evacuation.host_id)), "host_id": Field(Evacuation.host_id, ID),
+    "vm": Field(name_of(Vm, Evacuation.vm_id)), "vm_id": Field(Evacuation.vm_id, ID),
+    "vm_state": Field(_of_evacuated(Vm.state), _STATE, tuple(VM.states)),
+    "destination": Field(name_of(Host, _of_evacuated(Vm.destination_id))),
+    "destination_id": Field(_of_evacuated(Vm.destination_id), ID),
+    "why": Field(Evacuation.why, about="why it cannot leave"), "task_id": Field(Evacuation.task_id, ID),
+    "progress": Field(_of_evacuating_task(Task.progress), "number", about="per cent"),
+    "message": Field(_of_evacuating_task(Task.message)),
+    "began_at": Field(Evacuation.began_at, "time"), "tried_at": Field(Evacuation.tried_at, "time"),
+}, below("evacuation", host=Evacuation.host_id, cluster=_of_evacuated(Vm.cluster_id)), name="vm", order=(("vm", False),))
+
 
 def _of_domain(column: Any) -> Any:
     return sa.select(column).where(StorageDomain.id == DomainReach.domain_id).correlate(DomainReach).scalar_subquery()
@@ -394,6 +415,6 @@ EVENTS = Kind("events", "event", Event.id, {
     "pool": sa.func.coalesce(Event.pool_id, of_object(Event.object_kind, Event.object_id)["pool"])}),
     name="sentence", order=(("at", True),))
 
-BACKEND = (DATACENTERS, CLUSTERS, HOSTS, STORAGEDOMAINS, REACHES, DISKS, TEMPLATES, VMS, VNICS, SNAPSHOTS,
+BACKEND = (DATACENTERS, CLUSTERS, HOSTS, EVACUATIONS, STORAGEDOMAINS, REACHES, DISKS, TEMPLATES, VMS, VNICS, SNAPSHOTS,
            GUESTSESSIONS, USERS, GROUPS, DIRECTORIES, PERMISSIONS, CUSTOMACTIONS, CALENDARS, DEVICES, SESSIONS,
            TOKENS, TASKS, EVENTS)
