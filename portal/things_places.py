@@ -233,7 +233,6 @@ CLUSTERS = Thing(
         Column("low_cpu_percent", "Too idle below", "percent", when="balancing=power_saving"),
         Column("low_memory_percent", "Too empty below", "percent", when="balancing=power_saving"),
         Column("hosts_in_reserve", "Hosts in reserve", "number", when="balancing=power_saving"),
-        Column("shut_down_hosts", "Switches empty hosts off", "yesno", when="balancing=power_saving"),
         Column("networks", "Networks that hosts must have", "list"),
         Column("fencing", "Hosts that do not answer are fenced", "yesno"),
         Column("fencing_grace_s", "… after so long", "length"),
