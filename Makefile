@@ -6,8 +6,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=STATE,PORT,LEASE
 STATE ?= var/standalone
 PORT ?= 8443
 TESTS ?= tests
-# two at a time, a file at a time: much of the time guests boot and browsers wait
-PYTEST ?= -n 2 --dist loadfile
+# three at a time, a file at a time: most of the time guests boot, browsers wait and processes start
+PYTEST ?= -n 3 --dist loadfile
 QUICK := not lab and not ad and not e2e
 export STATE PORT
 
@@ -31,8 +31,8 @@ run: setup ## open a portal with real desktops on this machine; Ctrl-C stops all
 sim: setup-test ## open a portal on HOSTS=200 simulated hosts full of VMs; Ctrl-C stops all of it
 	@exec $(SUDO) $(PY) -m sim --hosts "$(HOSTS)" --port "$(PORT)"
 
-test: setup-test lint ## install what the tests need, then run all of them: under 20 minutes
-	@$(SUDO) $(PY) -m pytest -n 2 --dist loadfile $(TESTS)
+test: setup-test lint ## install what the tests need, then run all of them: under 25 minutes
+	@$(SUDO) $(PY) -m pytest $(PYTEST) $(TESTS)
 
 check: setup-test lint wheel ## lint, floors, types, wheel and the quick tests
 	@$(PY) -m mypy
