@@ -68,5 +68,7 @@ def hosts(story: Story) -> None:
 @sentence(rf"(?P<name>[\w.-]+) has the networks? (?P<networks>{_LIST})",
           "alpha has the network lan", "alpha has the networks lan, dmz")
 def networks(story: Story, name: str, networks: str) -> None:
+    has = named(networks)
+    story.place.sim.machines[name].host.networks = set(has)
     with story.place.tx() as tx:
-        get(tx, Host, commands.require(tx, story, "host", name)).networks = named(networks)
+        get(tx, Host, commands.require(tx, story, "host", name)).networks = has

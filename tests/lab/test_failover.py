@@ -14,7 +14,7 @@ from tests.lab.hosts import until
 from tests.lab.place import Place
 from tests.lab.power import Powers
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.network]
 LONG = pytest.mark.skipif(not os.environ.get("LAB_LONG"), reason="make lab-test")
 PARTS = (("silent", "host.silent"), ("lost", "host.lost"), ("fencing", "host.fencing"), ("proved off", "host.proved_off"),
          ("starts", "vm.start"), ("up", "vm.booted"))  # fmt: skip

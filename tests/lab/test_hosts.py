@@ -6,7 +6,7 @@ import pytest
 
 from tests.lab.place import Place
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.network]
 
 
 def test_a_vm_runs_and_is_migrated_between_real_hosts(place: Place) -> None:

@@ -9,6 +9,7 @@ from backend.states import StateTable
 from standalone.reference import TABLES
 
 # where a thing may come to rest for good
+BEGINS = {"host": ["pending_approval"]}  # it registers itself
 ENDS = {
     "lease": {"ended"},
     "task": {"succeeded", "failed", "cancelled"},
@@ -32,7 +33,8 @@ def test_every_pair(table: StateTable) -> None:
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda t: t.kind)
 def test_every_state_is_reached_and_left(table: StateTable) -> None:
-    reached, todo = {table.initial}, [table.initial]
+    todo = [table.initial, *BEGINS.get(table.kind, ())]
+    reached = set(todo)
     while todo:
         here = todo.pop()
         for (state, _), after in table.moves.items():
