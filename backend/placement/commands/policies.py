@@ -57,7 +57,7 @@ class SetSchedulingPolicy(Plain):
         require_thresholds(asdict(thresholds(cluster.thresholds)) | self._given())
 
     def _given(self) -> dict[str, Any]:
-        return {f.name: value for f in fields(Thresholds) if (value := getattr(self, f.name)) is not None}
+        return {f.name: value for f in fields(Thresholds) if (value := getattr(self, f.name, None)) is not None}
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         cluster = get(tx, Cluster, self.cluster_id, lock=True)
