@@ -20,12 +20,12 @@ from backend.scheduling.facts import Candidate, HostFacts, NoHost, Placement, Po
 from backend.scheduling.place import best_first, look, place, taken, why_not
 from backend.storage import reach
 from backend.storage.models import Disk
+from backend.vms.machine import NOT_RUNNING
 from backend.vms.models import Vm
 
-NOT_RUNNING = ("down", "image_locked", "suspended")  # of these no host has been promised anything; see also the triggers
 AT_FIRST = 8  # of the best hosts, those that nobody else is placing a VM on are tried first
 
-__all__ = ["NOT_RUNNING", "of_hosts", "of_vm", "place", "policy", "reserve"]
+__all__ = ["of_hosts", "of_vm", "place", "policy", "reserve"]
 
 
 def of_vm(tx: Tx, vm: Vm) -> VmFacts:

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from backend.clock import Clock
 from backend.db import Tx
 from backend.errors import Refused
-from backend.hosts.evacuation import LEAVING, OFF, reason_of
+from backend.hosts.evacuation import LEAVING, reason_of
 from backend.hosts.models import Host
 from backend.loops import FromRows
 from backend.tasks.command import SYSTEM, Actor
 from backend.tasks.submit import submit
 from backend.vms.commands.power import ShutdownVm, StopVm
+from backend.vms.machine import NOT_RUNNING
 from backend.vms.models import Vm
 from pools.models import PoolMember
 
@@ -39,7 +40,7 @@ class LeaveLoop(FromRows):
     def apply(self, tx: Tx, found: Any) -> None:
         for vm, host in tx.execute(
             sa.select(Vm, Host).join(Host, Host.id == Vm.host_id).join(PoolMember, PoolMember.vm_id == Vm.id)
-            .where(Host.state.in_(LEAVING), PoolMember.state.in_(("spare", "broken")), Vm.state.not_in(OFF))
+            .where(Host.state.in_(LEAVING), PoolMember.state.in_(("spare", "broken")), Vm.state.not_in(NOT_RUNNING))
             .order_by(Vm.name)
         ):  # fmt: skip
             actor = Actor(SYSTEM.user_id, SYSTEM.name, reason_of(host))

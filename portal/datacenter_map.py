@@ -13,6 +13,7 @@ from flask import Blueprint, Response, render_template, request
 from backend.clusters.models import Cluster, DataCenter
 from backend.errors import Denied, Invalid
 from backend.hosts.models import Host
+from backend.vms.machine import NOT_RUNNING
 from backend.vms.models import Vm
 from portal.collections import COLLECTIONS, viewer
 from portal.errors import is_partial
@@ -25,7 +26,6 @@ pages = Blueprint("map", __name__, url_prefix="/admin")
 
 NAMED = 600  # up to so many VMs each is shown by itself; beyond, they are counted by state
 TILES = 120  # up to so many hosts of a cluster each is a tile; beyond, a small square
-REST = ("down", "image_locked", "suspended")  # of a VM that takes nothing from a host
 
 STATES = {"type": "object", "additionalProperties": {"type": "integer"}}
 USE = {"cpus": {"type": "integer"}, "cpu_usage": {"type": ["number", "null"]}, "memory_mib": {"type": "integer"},
@@ -42,12 +42,12 @@ MAP = {"type": "object", "properties": {"datacenters": {"type": "array", "items"
 def draw() -> list[dict[str, Any]]:
     """Data centers with their clusters, hosts and VMs, as far as who asks may see them. What an empty host takes is there
     too; a cluster without a host that they see is left out."""
-    seen, no_host = viewer(tx()), COLLECTIONS["hosts"].visible
+    seen = viewer(tx())
     hosts = tx().execute(
         sa.select(Host.id, Host.name, Host.state, Host.cluster_id, Host.cpus, Host.load1, Host.memory_mib, Host.memory_free_mib)
-        .where(no_host(seen)).order_by(Host.name)
+        .where(COLLECTIONS["hosts"].visible(seen)).order_by(Host.name)
     ).all()
-    mine = sa.and_(Vm.host_id.is_not(None), Vm.state.not_in(REST))
+    mine = sa.and_(Vm.host_id.is_not(None), Vm.state.not_in(NOT_RUNNING))
     counts, promised = defaultdict[UUID, dict[str, int]](dict), defaultdict[UUID, int](int)
     for host_id, state, number, mib in tx().execute(
         sa.select(Vm.host_id, Vm.state, sa.func.count(), sa.func.sum(Vm.memory_mib)).where(mine).group_by(Vm.host_id, Vm.state)

@@ -16,12 +16,13 @@ from backend.db import Tx, get
 from backend.errors import Impossible
 from backend.events import move, record
 from backend.ha.models import Outage, PowerAgent
-from backend.ha.proof import NOT_RUNNING, prove_off
+from backend.ha.proof import prove_off
 from backend.hosts.machine import HOST
 from backend.hosts.models import Host
 from backend.tasks.command import AGAIN, Actor, Call, Job, Plain
 from backend.tasks.models import ResourceLock, Step
 from backend.tasks.submit import submit
+from backend.vms.machine import NOT_RUNNING
 from backend.vms.models import Vm
 from hostapi.types import Failure, FenceSpec, PowerAction, PowerReport, PowerSpec, Secret
 

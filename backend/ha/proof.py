@@ -12,10 +12,9 @@ from backend.events import move, record
 from backend.ha.models import Outage, Restart
 from backend.hosts.models import Host
 from backend.vms.guests import end_sessions
-from backend.vms.machine import VM
+from backend.vms.machine import NOT_RUNNING, VM
 from backend.vms.models import Vm
 
-NOT_RUNNING = ("down", "suspended", "image_locked")
 WANTED_DOWN = ("powering_down", "saving_state")  # somebody was about to have it so
 
 

@@ -21,10 +21,10 @@ from backend.tasks.command import SYSTEM, Actor
 from backend.tasks.models import Task
 from backend.tasks.submit import cancel, submit
 from backend.vms.commands.migrate import MigrateVm
+from backend.vms.machine import NOT_RUNNING
 from backend.vms.models import Vm
 
 LEAVING = ("preparing_for_maintenance", "maintenance")  # what arrives late at a host in maintenance leaves it, too
-OFF = ("down", "image_locked", "suspended")
 AGAIN_AFTER = timedelta(seconds=15)
 AHEAD = 2  # so many times what a host may be at: the next ones wait already when a place becomes free
 LIVE = ("queued", "running")
@@ -62,7 +62,7 @@ class Evacuate(FromRows):
         known = {row.vm_id: row for row in tx.scalars(sa.select(Evacuation).where(Evacuation.host_id == host.id))}
         places = AHEAD * tx.scalar(sa.select(Cluster.migrations_per_host).where(Cluster.id == host.cluster_id))  # type: ignore[operator]
         for vm in tx.scalars(
-            sa.select(Vm).where(Vm.host_id == host.id, Vm.state.not_in(OFF)).order_by(sa.func.length(Vm.name), Vm.name)
+            sa.select(Vm).where(Vm.host_id == host.id, Vm.state.not_in(NOT_RUNNING)).order_by(sa.func.length(Vm.name), Vm.name)
         ):
             row = known.get(vm.id) or _new(tx, host, vm, now)
             task = tx.get(Task, row.task_id) if row.task_id is not None else None
@@ -141,7 +141,7 @@ def _say(tx: Tx, row: Evacuation, vm: Vm, host: Host, why: str, *, quiet: bool =
 def _forget(tx: Tx) -> None:
     """Rows of VMs that have left, and of hosts that are not to be emptied any more."""
     here = sa.select(Vm.id).join(Host, Host.id == Vm.host_id).where(
-        Vm.id == Evacuation.vm_id, Vm.host_id == Evacuation.host_id, Vm.state.not_in(OFF), Host.state.in_(LEAVING)
+        Vm.id == Evacuation.vm_id, Vm.host_id == Evacuation.host_id, Vm.state.not_in(NOT_RUNNING), Host.state.in_(LEAVING)
     )
     gone = tx.execute(sa.delete(Evacuation).where(~here.exists()).returning(Evacuation.id)).scalars().all()
     for id in gone:

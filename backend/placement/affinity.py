@@ -21,9 +21,8 @@ from backend.placement.models import (
     Pin,
 )
 from backend.scheduling.facts import GroupFacts
+from backend.vms.machine import NOT_RUNNING
 from backend.vms.models import Vm
-
-_OFF = ("down", "image_locked", "suspended")
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def _peers(tx: Tx, ids: Sequence[UUID], vm_id: UUID, rules: dict[UUID, str]) -> 
     others: Any = (
         sa.select(AffinityGroupVm.group_id, Vm.name, Vm.host_id, Vm.destination_id, Host.state)
         .join(Vm, Vm.id == AffinityGroupVm.vm_id).join(Host, Host.id == Vm.host_id)
-        .where(AffinityGroupVm.group_id.in_(ids), Vm.id != vm_id, Vm.state.not_in(_OFF)).order_by(Vm.name)
+        .where(AffinityGroupVm.group_id.in_(ids), Vm.id != vm_id, Vm.state.not_in(NOT_RUNNING)).order_by(Vm.name)
     )  # fmt: skip
     for group_id, name, host_id, destination_id, host_state in tx.execute(others):
         places = {host_id, destination_id} if rules[group_id] == "negative" else {destination_id or host_id}

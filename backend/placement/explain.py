@@ -14,6 +14,7 @@ from backend.hosts.models import Host
 from backend.placement.models import VmPlacement
 from backend.scheduling.facts import HostFacts, Policy, VmFacts
 from backend.scheduling.place import parts, reasons
+from backend.vms.machine import NOT_RUNNING
 from backend.vms.models import Vm
 
 MOST = 200  # hosts that are told of; of a larger cluster the best, and then those that cannot
@@ -46,7 +47,7 @@ def outlook(tx: Tx, vm: Vm) -> Outlook:
     """Where this VM would go if it were started now; one that runs is thought away first."""
     wanted, rules = facts.of_vm(tx, vm), facts.policy(tx, vm.cluster_id)
     hosts = facts.of_hosts(tx, vm.cluster_id, wanted=wanted)
-    if vm.state not in facts.NOT_RUNNING:
+    if vm.state not in NOT_RUNNING:
         hosts = [_thought_away(host, vm) if host.host_id in (vm.host_id, vm.destination_id) else host for host in hosts]
     told = sorted((_told(wanted, host, rules, vm) for host in hosts), key=_best_first)
     fit = [one for one in told if one.score is not None]
@@ -81,7 +82,7 @@ def _thought_away(host: HostFacts, vm: Vm) -> HostFacts:
 def _told(wanted: VmFacts, host: HostFacts, rules: Policy, vm: Vm) -> Told:
     why = reasons(wanted, host, rules)
     each = {} if why else {name: round(value, 3) for name, value in parts(wanted, host, rules).items()}
-    here = host.host_id == vm.host_id and vm.state not in facts.NOT_RUNNING
+    here = host.host_id == vm.host_id and vm.state not in NOT_RUNNING
     return Told(str(host.host_id), host.name, None if why else round(sum(each.values()), 3), each, why, here)
 
 

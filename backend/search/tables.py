@@ -28,7 +28,7 @@ from backend.search.query import Field, Kind, Viewer
 from backend.storage.machine import DISK, DOMAIN
 from backend.storage.models import Disk, DomainReach, StorageDomain
 from backend.tasks.models import TASK, Task
-from backend.vms.machine import SNAPSHOT, TEMPLATE, VM
+from backend.vms.machine import NOT_RUNNING, SNAPSHOT, TEMPLATE, VM
 from backend.vms.models import GuestSession, Template, Vm, VmSnapshot, Vnic
 
 # rows of higher floors are known here by table name alone
@@ -125,7 +125,7 @@ HOSTS = Kind("hosts", "host", Host.id, {
                        about="load of the last minute in per cent of its processors"),
     "memory_mib": Field(Host.memory_mib, "number"), "memory_free_mib": Field(Host.memory_free_mib, "number"),
     "vms": Field(sa.select(sa.func.count()).select_from(Vm).where(
-        Vm.host_id == Host.id, Vm.state.not_in(("down", "image_locked", "suspended")),
+        Vm.host_id == Host.id, Vm.state.not_in(NOT_RUNNING),
     ).correlate(Host).scalar_subquery(), "number"),
     "power_agents": Field(sa.select(sa.func.count()).select_from(PowerAgent).where(PowerAgent.host_id == Host.id)
                           .correlate(Host).scalar_subquery(), "number"),

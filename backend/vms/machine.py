@@ -6,6 +6,7 @@ No event here is caused by a time-out alone: `died` and `stopped` need the host'
 from backend.states import StateTable
 
 _RUNNING = ("wait_for_launch", "powering_up", "up", "paused", "powering_down", "reboot_in_progress", "unknown")
+NOT_RUNNING = ("down", "image_locked", "suspended")  # of these no host has been promised anything; see also the triggers
 _ON = ("powering_up", "up", "paused", "powering_down", "reboot_in_progress")
 
 VM = StateTable(
