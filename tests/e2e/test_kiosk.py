@@ -137,6 +137,9 @@ def test_what_is_left_is_cleared_and_signed_out(site: Site, tab: Tabs, code: str
     expect(page.get_by_label("Password")).to_have_value("")
     sign_in(page, "alice")
     expect(page.get_by_role("heading", name="Choose a desktop")).to_be_visible(timeout=SLOW_MS)
+    # the first card has the focus once the page is painted, and the clock ticks once its script listens for arrows
+    expect(page.locator("[data-card]").first).to_be_focused()
+    expect(page.locator("[data-clock]")).not_to_be_empty()
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("button", name="Design")).to_be_focused()
     page.clock.fast_forward(310_000)
