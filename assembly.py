@@ -114,7 +114,7 @@ def loops(
     from backend.placement.loop import Balance, CheckLoads
     from backend.vms.stalls import StallsLoop
     from broker import consoles, decisions
-    from broker.tickets import TicketsLoop
+    from broker.loop import TicketsLoop
     from pools import leaving
     from pools.booking_loop import BookingLoop
     from pools.loop import LeaseLoop

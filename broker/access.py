@@ -86,6 +86,21 @@ def judge(rules: Iterable[Rule], *, name: str, pool_id: UUID | None, offered: Se
     return Verdict(shown, "", by, tuple(looked))
 
 
+def barred(
+    rules: Iterable[Rule], *, name: str, pool_id: UUID | None, offered: Sequence[str], protocol: str, whence: Whence
+) -> tuple[str, str]:
+    """Why a console over this protocol cannot be shown there, and the rule that says so; "" when it can.
+
+    A ticket that is redeemed and a console that is open are judged by it, as connecting was by `judge`: by the rules and
+    not by what the desktop offers by now."""
+    known = tuple(dict.fromkeys((*offered, protocol)))
+    said = judge(rules, name=name, pool_id=pool_id, offered=known, whence=whence)
+    if protocol in said.protocols:
+        return "", ""
+    only = f"From here {name} can be reached over {_words(said.protocols)} alone, not over {protocol.upper()}."
+    return said.sentence or only, said.rule
+
+
 def _unlike(rule: Rule, pool_id: UUID | None, whence: Whence) -> str | None:
     """Why the rule does not speak of this; None when it does."""
     if rule.pool_id is not None and rule.pool_id != pool_id:

@@ -1,4 +1,4 @@
-"""Make, edit, move and remove access rules. They count whenever somebody connects; open consoles stay open."""
+"""Make, edit, move and remove access rules. They count whenever somebody connects, and for consoles that are open."""
 
 from __future__ import annotations
 

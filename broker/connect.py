@@ -308,6 +308,7 @@ def _ready(
         client=wish.client,
         now=wish.now,
         user=words["user"] if words else None,
+        address=wish.whence.address,
     )
     sentence = (lease.why if lease else "") or f"Desktop {vm.name} is ready."
     return Answer("ready", sentence, lease, vm.id, vm.name, ticket, protocol, progress=100, task_id=ticket.task_id)

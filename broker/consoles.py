@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql as pg
 from backend.changes import touch
 from backend.clusters.models import Cluster
 from backend.db import Tx
+from backend.devices.models import Device
 from backend.directory.models import Directory, User, WebSession
 from backend.directory.names import full_name
 from backend.directory.rights import grants_of_many
@@ -25,6 +26,7 @@ from pools.quiet import Watched
 
 SILENT_AFTER = timedelta(seconds=60)  # a gateway says every few seconds that its consoles live
 LOST_AFTER = timedelta(seconds=15)  # a new SPICE session of a VM waits no longer than this for one whose gateway is silent
+NOT_ENROLLED = "This device is not enrolled any more: your administrator revoked it, or sets it up anew."
 _LIVE = ConsoleSession.ended_at.is_(None)
 
 
@@ -116,7 +118,7 @@ def watched(tx: Tx, pool_id: UUID) -> dict[UUID, Watched]:
 def unwanted(tx: Tx, gateway: str, now: datetime) -> list[tuple[UUID, str]]:
     """Live consoles of this gateway that must be closed, each with the sentence for its person."""
     c, s, lease = ConsoleSession, WebSession, Lease
-    signed_out = sa.or_(s.ended_at.is_not(None), s.expires_at <= now)
+    signed_out = sa.or_(s.ended_at.is_not(None), s.expires_at <= now)  # of a device that is revoked, too
     # a lease that waits for another desktop has none: then its old console is over too
     elsewhere = sa.and_(lease.id.is_not(None), lease.vm_id.is_distinct_from(c.vm_id))
     lease_over = sa.or_(lease.state.in_(("returning", "ended")), elsewhere)
@@ -124,12 +126,14 @@ def unwanted(tx: Tx, gateway: str, now: datetime) -> list[tuple[UUID, str]]:
         (c.end_wanted.is_not(None), c.end_wanted),
         # why it ended, in words: an administrator's message, an expired period
         (lease_over, sa.func.coalesce(sa.func.nullif(lease.why, ""), "Your lease on this desktop is over.")),
+        (sa.and_(Device.id.is_not(None), Device.state != "enrolled"), NOT_ENROLLED),
         (signed_out, "You signed out, or your sign-in has expired."),
         else_="Your account was disabled.",
     )
     rows = tx.execute(
         sa.select(c.id, reason).join(Ticket, Ticket.id == c.ticket_id).join(s, s.id == Ticket.session_id)
         .join(User, User.id == c.user_id).outerjoin(lease, lease.id == c.lease_id)
+        .outerjoin(Device, Device.id == s.device_id)
         .where(_LIVE, c.gateway == gateway, sa.or_(c.end_wanted.is_not(None), lease_over, signed_out, User.enabled.is_(False)))
     )
     return [(id, why) for id, why in rows]

@@ -132,12 +132,15 @@ class Gateway:
             why = f"Host {place.host}, where {place.name} runs, does not answer. Try again in a moment."
             raise Unavailable("host_silent", why) from silent
 
-    def vm_of(self, ticket_id: UUID, *, protocols: tuple[str, ...], client: str, session_id: UUID | None) -> UUID:
+    def vm_of(
+        self, ticket_id: UUID, *, protocols: tuple[str, ...], client: str, session_id: UUID | None, address: str
+    ) -> UUID:
         """The VM of a ticket that could be redeemed now; refuses otherwise. Nothing is proved or used up by it."""
         with self._transaction() as tx:
             ticket = tx.get(Ticket, ticket_id)
             vm = tickets.examine(
-                tx, ticket, protocols=protocols, client=client, session_id=session_id, now=self.clock.now())
+                tx, ticket, protocols=protocols, client=client, session_id=session_id, address=address,
+                now=self.clock.now())
             return vm.id
 
     def session_of(self, cookie: str) -> UUID | None:

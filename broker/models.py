@@ -30,6 +30,7 @@ class Ticket(HasId, Base):
     lease_id: Mapped[UUID | None] = ref("lease.id", ondelete="SET NULL", index=True)
     protocol: Mapped[str]
     client: Mapped[str]  # browser | native
+    address: Mapped[str] = mapped_column(default="", server_default="")  # where it was asked for
     state: Mapped[str] = mapped_column(default=TICKET.initial)
     armed_at: Mapped[datetime | None]  # when the display had its password
     task_id: Mapped[int | None] = ref("task.id", ondelete="SET NULL")  # the task that arms it

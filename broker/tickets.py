@@ -1,4 +1,4 @@
-"""Mint tickets, derive their secrets, hand out their viewer file, redeem them once, revoke and expire them."""
+"""Mint tickets, derive their secrets, hand out their viewer file, redeem them once, revoke them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from backend.clock import Clock
 from backend.db import Tx, get
 from backend.directory.models import Directory, User, WebSession
 from backend.directory.names import full_name
 from backend.errors import Denied, Impossible, NotFound, Refused
 from backend.events import move, record
 from backend.hosts.models import Host
-from backend.loops import FromRows
 from backend.secrets import Keyring
 from backend.tasks.command import SYSTEM, Actor, Call, Job, Later, Plain
 from backend.tasks.models import Task
 from backend.tasks.submit import submit
 from backend.vms.models import Vm
-from broker import consoles
+from broker import consoles, recheck
 from broker.models import Ticket
 from broker.viewer import Face, vv
 from hostapi.types import Failure, Secret, TicketSpec
@@ -48,10 +46,10 @@ _OLDER = _MINTED.where(
 # -- minting ---------------------------------------------------------------------------------------
 def mint(
     tx: Tx, *, user_id: UUID, session_id: UUID, vm_id: UUID, lease_id: UUID | None, protocol: str, client: str, now: datetime,
-    user: str | None = None,
+    user: str | None = None, address: str = "",
 ) -> Ticket:
     """A ticket for this person's console of this VM, valid for 30 s, and the task that arms the display for it. `user` is
-    the person's full name where it is known.
+    the person's full name where it is known, `address` where they ask from.
 
     Older unused tickets of the same person, VM and protocol are revoked. Refuses when the VM has no screen.
     """
@@ -59,7 +57,7 @@ def mint(
         move(tx, older, "revoke", why="You opened this console again: a newer ticket took its place.")
     ticket = Ticket(
         user_id=user_id, session_id=session_id, vm_id=vm_id, lease_id=lease_id, protocol=protocol, client=client,
-        state="minted", created_at=now, expires_at=now + VALID,
+        address=address, state="minted", created_at=now, expires_at=now + VALID,
     )
     tx.add(ticket)
     tx.flush()
@@ -213,7 +211,7 @@ def redeem(
     """Use the ticket up and open its console session's row. `session_id` is the browser's login session;
     None for a native client, which has shown the ticket's password instead. `Denied` in words otherwise."""
     ticket = tx.get(Ticket, ticket_id, with_for_update=True, populate_existing=True)
-    vm = examine(tx, ticket, protocols=protocols, client=client, session_id=session_id, now=now)
+    vm = examine(tx, ticket, protocols=protocols, client=client, session_id=session_id, address=address, now=now)
     assert ticket is not None
     host = get(tx, Host, vm.host_id)
     move(tx, ticket, "redeem")
@@ -223,21 +221,27 @@ def redeem(
 
 
 def examine(
-    tx: Tx, ticket: Ticket | None, *, protocols: tuple[str, ...], client: str, session_id: UUID | None, now: datetime
+    tx: Tx, ticket: Ticket | None, *, protocols: tuple[str, ...], client: str, session_id: UUID | None, address: str,
+    now: datetime,
 ) -> Vm:
-    """The VM that the ticket opens now; `Denied` in words when it opens none, `Impossible` without a screen."""
+    """The VM that the ticket opens now at this address; `Denied` in words when it opens none, `Impossible` without a screen."""
     ticket = require_usable(ticket, now)
     if ticket.client != client or ticket.protocol not in protocols:
         raise _no("wrong_client", "This console ticket is for another kind of viewer. Open the console again from the portal.")
     if session_id is not None and ticket.session_id != session_id:
         raise _no("wrong_session", "This console ticket belongs to another sign-in. Open the console from your own portal.")
     session, user = get(tx, WebSession, ticket.session_id), get(tx, User, ticket.user_id)
+    if recheck.left_device(tx, session):
+        raise _no("device_not_enrolled", consoles.NOT_ENROLLED)
     if session.ended_at is not None or session.expires_at <= now or not user.enabled:
         raise _no("signed_out", "You are signed out. Sign in and open the console again.")
     lease = tx.get(Lease, ticket.lease_id) if ticket.lease_id else None
     if lease is not None and (lease.state not in HELD or lease.vm_id != ticket.vm_id or lease.user_id != ticket.user_id):
         raise _no("lease_over", "Your lease on this desktop is over. Connect again to get another one.")
     vm = get(tx, Vm, ticket.vm_id)
+    why, rule = recheck.barred(tx, ticket, vm, address)
+    if why:
+        raise _no("not_from_here", why, rule=rule)
     require_screen(vm)
     return vm
 
@@ -246,7 +250,8 @@ def refused(tx: Tx, ticket_id: UUID, why: Refused, *, address: str) -> None:
     """Record that a genuine ticket was refused: somebody tried a used, late, revoked or foreign one."""
     ticket = tx.get(Ticket, ticket_id)
     if ticket is not None:
-        record(tx, "ticket.refused", ticket, address=address, why=why.message, reason=why.facts.get("reason", why.code))
+        record(tx, "ticket.refused", ticket, address=address, why=why.message, reason=why.facts.get("reason", why.code),
+               rule=why.facts.get("rule", ""))
 
 
 def armed(tx: Tx, ticket_id: UUID) -> bool:
@@ -263,7 +268,7 @@ def armed(tx: Tx, ticket_id: UUID) -> bool:
     return False
 
 
-# -- revoking and expiring ---------------------------------------------------------------------------
+# -- revoking --------------------------------------------------------------------------------------
 def revoke_for(
     tx: Tx, *, vm_id: UUID | None = None, lease_id: UUID | None = None, user_id: UUID | None = None,
     session_id: UUID | None = None, why: str, now: datetime,
@@ -276,30 +281,9 @@ def revoke_for(
     clauses = [getattr(Ticket, column) == value for column, value in wanted.items() if value is not None]
     if not clauses:
         return
-    for ticket in _minted(tx, *clauses):
+    for ticket in minted(tx, *clauses):
         move(tx, ticket, "revoke", why=why)
     consoles.want_end(tx, sa.select(Ticket.id).where(*clauses), why)
-
-
-class TicketsLoop(FromRows):
-    """Expire tickets nobody used, and end consoles whose gateway is gone or whose VM is their person's no more."""
-
-    name, every_s = "tickets", 5.0
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self._silent: set[UUID] = set()
-
-    def apply(self, tx: Tx, found: Any) -> None:
-        now = self.clock.now()
-        for ticket in _minted(tx, Ticket.expires_at <= now, skip_locked=True):
-            move(tx, ticket, "expire")
-        consoles.end_unentitled(tx, now)
-        silent = consoles.silent(tx, now)
-        # twice in a row: after a pause of the database the gateways get a round to say that they live
-        for console in [c for c in silent if c.id in self._silent]:
-            consoles.end(tx, console.id, why="Its gateway has gone away.", now=now)
-        self._silent = {c.id for c in silent}
 
 
 # -- shared ----------------------------------------------------------------------------------------
@@ -312,7 +296,8 @@ def user_name(tx: Tx, user_id: UUID) -> str:
     return full_name(row.name, row.directory)
 
 
-def _minted(tx: Tx, *clauses: Any, skip_locked: bool = False) -> list[Ticket]:
+def minted(tx: Tx, *clauses: Any, skip_locked: bool = False) -> list[Ticket]:
+    """Unused tickets, locked."""
     return list(tx.scalars(_MINTED.where(*clauses).with_for_update(skip_locked=skip_locked)))
 
 
@@ -332,5 +317,5 @@ def require_usable(ticket: Ticket | None, now: datetime) -> Ticket:
     return ticket
 
 
-def _no(reason: str, sentence: str) -> Denied:
-    return Denied("ticket_refused", sentence, reason=reason)
+def _no(reason: str, sentence: str, **facts: str) -> Denied:
+    return Denied("ticket_refused", sentence, reason=reason, **facts)

@@ -15,6 +15,7 @@ from backend.errors import Refused
 from backend.vms.models import Vm
 from broker import bookings, consoles, holding
 from broker import connect as broker
+from broker.access import Whence
 from broker.models import ConsoleSession
 from pools.booking_rules import Wish
 from pools.models import Lease, Pool
@@ -24,6 +25,8 @@ from sim import watching
 from sim.story import Story, Wrong
 from sim.telling import answered
 
+HERE = Whence(watching.ADDRESS)
+
 
 def connect(story: Story, name: str, desktop: str, *, another: bool, protocol: str | None) -> str:
     """The person clicks Connect; what they are told."""
@@ -32,6 +35,7 @@ def connect(story: Story, name: str, desktop: str, *, another: bool, protocol: s
             answer = broker.connect(
                 tx, user_id=story.people[name], session_id=story.session_of(tx, name), desktop_id=_desktop(tx, desktop),
                 protocol=protocol, client="native" if protocol == "spice" else "browser", now=story.clock.now(), another=another,
+                from_=HERE,
             )  # fmt: skip
             told = answered(answer)
     except Refused as no:
@@ -47,7 +51,7 @@ def watch(story: Story, name: str) -> str:
             raise Wrong(f"cannot be: {name} has no desktop.")
         answer = broker.connect(
             tx, user_id=story.people[name], session_id=story.session_of(tx, name), desktop_id=lease.pool_id, protocol=None,
-            client="browser", now=story.clock.now(),
+            client="browser", now=story.clock.now(), from_=HERE,
         )  # fmt: skip
         if answer.ticket is None:
             return answered(answer)

@@ -9,13 +9,13 @@ from backend.db import Tx
 from broker import consoles, tickets
 from broker.models import Ticket
 
-GATEWAY = "gateway"
+GATEWAY, ADDRESS = "gateway", "192.0.2.1"
 
 
 def open(tx: Tx, ticket: Ticket, now: datetime) -> None:
     """The person's viewer shows its ticket, and the console is open."""
     tickets.redeem(tx, ticket.id, console_id=uuid4(), protocols=(ticket.protocol,), client=ticket.client,
-                   session_id=ticket.session_id, address="192.0.2.1", gateway=GATEWAY, now=now)  # fmt: skip
+                   session_id=ticket.session_id, address=ADDRESS, gateway=GATEWAY, now=now)  # fmt: skip
 
 
 def living(tx: Tx) -> list[UUID]:

@@ -13,7 +13,8 @@ from backend.clock import WallClock
 from backend.directory.models import WebSession
 from backend.events import Event
 from broker import consoles, tickets
-from broker.models import ConsoleSession, Ticket
+from broker.loop import TicketsLoop
+from broker.models import AccessRule, ConsoleSession, Ticket
 from pools.models import Lease
 from sim import make
 from tests.broker.browser import Browser, Display, Refused
@@ -250,12 +251,28 @@ def test_the_loop_ends_consoles_of_gateways_that_never_came_back(desk: Desk, dis
         def now(self):  # type: ignore[no-untyped-def]
             return WallClock().now() + timedelta(minutes=5)
 
-    loop = tickets.TicketsLoop(Later())  # type: ignore[arg-type]
+    loop = TicketsLoop(Later())  # type: ignore[arg-type]
     for ended in (False, True):
         with desk.sessions.begin() as tx:
             loop.apply(tx, None)
         console = desk.console(ticket)
         assert console is not None and (console.ended_at is not None) is ended
+
+
+def test_a_rule_refuses_tickets_and_closes_consoles(desk: Desk, display: Display) -> None:
+    watching = desk.browser(desk.ticket())
+    watching.greet()
+    later = desk.ticket(arm=False)
+    with desk.sessions.begin() as tx:
+        rule_id = make.an_access_rule(tx, "deny", network="127.0.0.0/8", sentence="Not from here.").id
+    try:
+        assert refusal(desk, later) == "Not from here."
+        with desk.sessions.begin() as tx:
+            TicketsLoop(WallClock()).apply(tx, None)
+        assert watching.until_closed() == (4001, "Not from here.")
+    finally:
+        with desk.sessions.begin() as tx:
+            tx.execute(sa.delete(AccessRule).where(AccessRule.id == rule_id))
 
 
 def test_protocol_errors(desk: Desk, display: Display) -> None:

@@ -16,6 +16,7 @@ from backend.secrets import Keyring
 from backend.tasks.models import Step, Task
 from backend.vms.models import Vm
 from broker import consoles, tickets
+from broker.loop import TicketsLoop
 from broker.models import ConsoleSession, Ticket
 from broker.viewer import Face
 from pools.models import PoolMember
@@ -123,7 +124,7 @@ def test_valid_for_thirty_seconds(person: Person, sessions: Sessions, clock: Tol
     with sessions.begin() as tx, pytest.raises(Denied, match="has expired"):
         person.redeem(tx, tx.get_one(Ticket, ticket.id))
     with sessions.begin() as tx:
-        tickets.TicketsLoop(clock).apply(tx, None)
+        TicketsLoop(clock).apply(tx, None)
     with sessions() as tx:
         assert tx.get_one(Ticket, ticket.id).state == "expired"
 
@@ -203,7 +204,7 @@ def test_a_new_spice_console_ends_the_one_before(person: Person, sessions: Sessi
 
 
 def test_the_console_of_a_vm_that_is_ones_own_no_more_is_closed(person: Person, sessions: Sessions, clock: ToldClock) -> None:
-    loop = tickets.TicketsLoop(clock)
+    loop = TicketsLoop(clock)
     with sessions.begin() as tx:
         user, vm = tx.get_one(User, person.user_id), tx.get_one(Vm, person.vm_id)
         permission_id = a_permission(tx, user, vm, valid_until=clock.now() + timedelta(hours=1)).id

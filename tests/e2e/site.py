@@ -23,7 +23,7 @@ from backend.hosts.loop import Screens
 from backend.hosts.models import Host
 from backend.secrets import Keyring
 from backend.vms.models import Vm
-from broker.tickets import TicketsLoop
+from broker.loop import TicketsLoop
 from hostapi.tls import server_context
 from hostapi.types import Protocol, Screen
 from hostapi.verbs import HostRefused
