@@ -14,6 +14,7 @@ from backend.ca import Authority
 from backend.calendars import models as calendar_rows
 from backend.clock import Clock
 from backend.clusters import models as cluster_rows
+from backend.clusters.loop import ClusterCpus
 from backend.devices import models as device_rows
 from backend.directory import models as directory_rows
 from backend.ha import models as ha_rows
@@ -43,6 +44,7 @@ ROOMS_OF_COMMANDS = (
     "backend.actions.commands",
     "backend.calendars.commands",
     "backend.clusters.commands",
+    "backend.clusters.cpu_commands",
     "backend.clusters.migration_commands",
     "backend.ha.commands",
     "backend.ha.fence",
@@ -127,6 +129,7 @@ def loops(
         Watch(doors, clock),
         HighAvailability(clock, quiet_s, soft=soft),
         PowerKinds(doors),
+        ClusterCpus(doors),
         Reach(doors, clock),
         Evacuate(clock, leaving.free),
         leaving.LeaveLoop(clock),

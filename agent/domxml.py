@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from uuid import UUID
 
+from agent.cpuxml import put_cpu
 from hostapi.types import DiskSpec, NicSpec, Protocol, VmSpec
 
 METADATA = "urn:leasehold:vm"  # marks a domain as ours
@@ -52,15 +53,13 @@ def domain_xml(spec: VmSpec, domain_type: str | None = None) -> str:
     features = ET.SubElement(domain, "features")
     ET.SubElement(features, "acpi")
     ET.SubElement(features, "apic")
-    if spec.virt_type == "kvm":
-        cpu = ET.SubElement(domain, "cpu", mode="host-model", check="none")
-    else:
-        cpu = ET.Element("cpu")
+    cpu = _cpu(spec)
+    if spec.virt_type != "kvm":
         _text(ET.SubElement(features, "tcg"), "tb-cache", str(TB_CACHE_MIB), unit="MiB")
     if spec.max_memory_mib > spec.memory_mib:  # memory that comes later needs to know where it belongs
         cell = {"id": "0", "cpus": f"0-{vcpus - 1}", "memory": str(spec.memory_mib), "unit": "MiB"}
         ET.SubElement(ET.SubElement(cpu, "numa"), "cell", cell)
-    if spec.virt_type != "kvm" and len(cpu):
+    if len(cpu) or cpu.attrib:
         domain.append(cpu)
     clock = ET.SubElement(domain, "clock", offset="utc")
     ET.SubElement(clock, "timer", name="hpet", present="no")
@@ -197,6 +196,15 @@ def _boot(domain: ET.Element, spec: VmSpec) -> None:
     else:
         for device in spec.boot_from:
             ET.SubElement(os, "boot", dev=BOOT_DEVICES[device])
+
+
+def _cpu(spec: VmSpec) -> ET.Element:
+    """What the cluster gives to its VMs; without a word of it, as much as the host has, or of an emulation the usual."""
+    if spec.cpu is not None:
+        cpu = ET.Element("cpu", mode="custom", match="exact", check="partial" if spec.virt_type == "kvm" else "none")
+        put_cpu(spec.cpu, cpu)
+        return cpu
+    return ET.Element("cpu", mode="host-model", check="none") if spec.virt_type == "kvm" else ET.Element("cpu")
 
 
 def _devices(devices: ET.Element, spec: VmSpec) -> None:

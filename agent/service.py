@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 from agent.arriving import Arriving
 from agent.config import AgentConfig
+from agent.cpus import Cpus
 from agent.domxml import domain_xml
 from agent.enroll import CA, CERTIFICATE, KEY, EnrollFailed, install
 from agent.guests import Guests
@@ -31,11 +32,13 @@ from agent.storage import Storage, flush
 from agent.virt import GuestSilent, Hypervisor, HypervisorDown
 from hostapi.tls import client_context
 from hostapi.types import (
+    Cpu,
     DiskSpec,
     FenceSpec,
     GuestAction,
     GuestReport,
     HookOutput,
+    HostCpu,
     HostReport,
     MigrationReport,
     MigrationSpec,
@@ -81,6 +84,7 @@ class AgentService:
         self.hooks = Hooks(config.hooks)
         self.pictures = Pictures(self.hypervisor.screenshot)
         self.power = PowerAgents(config.name)
+        self.cpus = Cpus(self.hypervisor, config.virt_type)
 
     # -- steps -----------------------------------------------------------------------------------
     def start_vm(self, spec: VmSpec, steering: Steering) -> VmReport:
@@ -391,6 +395,7 @@ class AgentService:
             memory_free_mib=host.memory_free_mib,
             load1=host.load1,
             networks=host.networks,
+            cpu=self.cpus.digest(),
             vms=tuple(self._vms()),
             storage=self.storage.reports(),
             ended=self.hypervisor.runs_seen.ends(),
@@ -413,6 +418,14 @@ class AgentService:
     def power_kind(self, name: str) -> PowerKind:
         """What one of them is."""
         return self.power.kind(name)
+
+    def host_cpu(self) -> HostCpu:
+        """Which processor VMs can be given here."""
+        return self.cpus.host_cpu()
+
+    def common_cpu(self, cpus: tuple[Cpu, ...]) -> Cpu:
+        """What several processors have in common."""
+        return self.cpus.common_cpu(cpus)
 
     def display_port(self, vm_id: UUID, protocol: Protocol) -> int | None:
         """The port on loopback where this VM's display listens; None when there is none."""

@@ -48,6 +48,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "cluster.migration_policy_set": ("info", "{actor} changed the migration policy of cluster {name}."),
     "cluster.edited": ("info", "{actor} changed cluster {name}."),
     "cluster.policy_set": ("info", "{actor} gave cluster {name} the scheduling policy {policy}{thresholds}."),
+    "cluster.cpu_set": ("info", "{actor} chose the CPU of cluster {name}: {cpu}; VMs get it with their next start."),
+    "cluster.cpu_computed": ("info", "VMs of cluster {name} get the CPU {cpu} with their next start: all its hosts have it."),
     "affinitygroup.created": ("info", "{actor} created affinity group {name}."),
     "affinitygroup.edited": ("info", "{actor} changed affinity group {name}."),
     "affinitygroup.removed": ("info", "{actor} removed affinity group {name}."),

@@ -10,7 +10,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
-from backend.clusters.models import Cluster
+from backend.clusters import cpus
+from backend.clusters.models import Cluster, CpuKind
+from backend.clusters.rules import lacking
 from backend.db import Tx, get
 from backend.hosts.models import Host
 from backend.placement import affinity
@@ -35,10 +37,15 @@ def of_vm(tx: Tx, vm: Vm) -> VmFacts:
     under = sa.select(base.domain_id).join(Disk, Disk.backing_id == base.id).where(Disk.vm_id == vm.id)
     domains = tx.scalars(own.union(under))
     bound = affinity.of_vm(tx, vm.id)
-    networks = tx.scalar(sa.select(Cluster.networks).where(Cluster.id == vm.cluster_id)) or ()
+    networks, given, kind = tx.execute(
+        sa.select(Cluster.networks, Cluster.cpu_id, CpuKind.model).outerjoin(CpuKind, CpuKind.id == Cluster.cpu_id)
+        .where(Cluster.id == vm.cluster_id)
+    ).one()  # fmt: skip
+    if vm.state != "down" and vm.cpu_id != given:  # it runs with what it was given before
+        given, kind = vm.cpu_id, tx.scalar(sa.select(CpuKind.model).where(CpuKind.id == vm.cpu_id)) or ""
     return VmFacts(
         vm.id, vm.name, vm.memory_mib, vm.vcpus, frozenset(domains), networks=frozenset(networks), labels=bound.labels,
-        pinned=bound.pinned, groups=bound.groups,
+        pinned=bound.pinned, groups=bound.groups, cpu=kind or "", cpu_id=given or "",
     )  # fmt: skip
 
 
@@ -46,23 +53,36 @@ def of_hosts(tx: Tx, cluster_id: UUID, only: Collection[UUID] | None = None, wan
     """The cluster's hosts (or only some of them) with what their VMs have been promised. Of a VM that is to be placed only
     those storage domains and labels are looked up that it needs."""
     rows = (
-        sa.select(Host.id, Host.name, Host.state, Host.cpus, Host.memory_mib, Host.load1, Host.networks,
-                  HostLoad.memory_mib, HostLoad.vms, HostLoad.vcpus)
+        sa.select(Host.id, Host.name, Host.state, Host.cpus, Host.memory_mib, Host.load1, Host.networks, Host.cpu_lacks,
+                  Host.cpu_id, HostLoad.memory_mib, HostLoad.vms, HostLoad.vcpus)
         .join(HostLoad, HostLoad.host_id == Host.id)
         .where(Host.cluster_id == cluster_id).order_by(Host.name)
     )  # fmt: skip
     if only is not None:
         rows = rows.where(Host.id.in_(only))
     reached = {h: frozenset(ids) for h, ids in reach.reached(tx, wanted.domains if wanted is not None else None).items()}
+    lacks = _cpu_lacks(tx, cluster_id, wanted)
     labels = affinity.of_hosts(tx) if wanted is None or wanted.labels else {}
     none: frozenset[Any] = frozenset()
     return [
         HostFacts(
             id, name, state, cpus, memory_mib, promised, load1, vms, reached.get(id, none), vcpus,
-            frozenset(networks) if networks else none, none, labels.get(id, none),
+            frozenset(networks) if networks else none, cpu_lacks if lacks is None else lacks.get(cpu_id, ""),
+            labels.get(id, none),
         )
-        for id, name, state, cpus, memory_mib, load1, networks, promised, vms, vcpus in tx.execute(rows)
+        for id, name, state, cpus, memory_mib, load1, networks, cpu_lacks, cpu_id, promised, vms, vcpus in tx.execute(rows)
     ]  # fmt: skip
+
+
+def _cpu_lacks(tx: Tx, cluster_id: UUID, wanted: VmFacts | None) -> dict[str | None, str] | None:
+    """What hosts lack, by their kind of CPU, of one that is not their cluster's: a VM has it that began before. None: what is
+    written down of each host holds."""
+    if wanted is None or not wanted.cpu_id:
+        return None
+    if tx.scalar(sa.select(Cluster.cpu_id).where(Cluster.id == cluster_id)) == wanted.cpu_id:
+        return None
+    kinds = cpus.kinds(tx)
+    return {id: lacking(kinds[wanted.cpu_id].cpu, kind) for id, kind in kinds.items() if wanted.cpu_id in kinds}
 
 
 def policy(tx: Tx, cluster_id: UUID) -> Policy:

@@ -20,7 +20,7 @@ COLUMNS = {
     "spareplans": ("pool", "calendar", "spares"),
     "leases": ("id", "user", "pool", "vm", "state", "ends_at"),
     "bookings": ("id", "user", "name", "pool", "state", "desktops", "starts_at", "ends_at"),
-    "clusters": ("name", "datacenter", "scheduling_policy", "memory_overcommit_percent"),
+    "clusters": ("name", "datacenter", "cpu", "scheduling_policy", "memory_overcommit_percent"),
     "affinitygroups": ("name", "cluster", "vms_rule", "vms_enforcing", "vms", "hosts_rule", "hosts_enforcing", "hosts"),
     "affinitylabels": ("name", "hosts", "vms"),
     "schedulingpolicies": ("name", "balancing", "weights", "filters"),

@@ -13,7 +13,7 @@ from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from hostapi.tls import client_context, roles
-from hostapi.types import HostReport, Outcome, PowerKind, Screen
+from hostapi.types import Cpu, HostCpu, HostReport, Outcome, PowerKind, Screen
 from hostapi.wire import API_HEADER, Answer, api_version, decode_outcome, decode_result
 
 CONNECT_S, ANSWER_S = (
@@ -123,6 +123,16 @@ class HostClient:
         """What one of them is, and its options."""
         kind: PowerKind = self._question("power_kind", {"name": name})
         return kind
+
+    def host_cpu(self) -> HostCpu:
+        """The processor that the host can give to VMs."""
+        cpu: HostCpu = self._question("host_cpu", {})
+        return cpu
+
+    def common_cpu(self, cpus: Iterable[Cpu]) -> Cpu:
+        """The most that all of these have."""
+        common: Cpu = self._question("common_cpu", {"cpus": tuple(cpus)})
+        return common
 
     def close(self) -> None:
         """Close the kept connections."""

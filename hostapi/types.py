@@ -60,6 +60,26 @@ class BootSpec:
 
 
 @dataclass(frozen=True)
+class Cpu:
+    """A processor as VMs are given it: a model that hypervisors know by name, with what is added to it and taken from it.
+    `features` are all that it has in the end; none: those of the model."""
+
+    model: str
+    vendor: str = ""
+    adds: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HostCpu:
+    """The most that a host can give to VMs that are to be migrated, and the models that it can give by name."""
+
+    cpu: Cpu
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class VmSpec:
     """Everything a host needs to run a VM. Domains are transient: the manager alone remembers VMs."""
 
@@ -78,6 +98,7 @@ class VmSpec:
     paused: bool = False  # started so, until `unpause_vm`
     max_memory_mib: int = 0  # up to which it can grow while it runs; 0: not at all
     max_vcpus: int = 0
+    cpu: Cpu | None = None  # none: what the host gives without being told
 
 
 @dataclass(frozen=True)
@@ -162,6 +183,7 @@ class HostReport:
     storage: tuple[StorageReport, ...] = ()
     ended: tuple[VmEnd, ...] = ()  # of VMs that do not run any more, as far as the agent saw it
     networks: tuple[str, ...] = ()  # names of its bridges
+    cpu: str = ""  # a digest of what `host_cpu` answers; nothing: not known (yet)
 
 
 @dataclass(frozen=True)

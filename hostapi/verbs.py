@@ -12,12 +12,14 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from hostapi.types import (
+    Cpu,
     DiskSpec,
     Failure,
     FenceSpec,
     GuestAction,
     GuestReport,
     HookOutput,
+    HostCpu,
     HostReport,
     MigrationReport,
     MigrationSpec,
@@ -207,8 +209,15 @@ class HostAgent(Protocol):
     def power_kind(self, name: str) -> PowerKind:
         """What a kind of power agent is, and its options. Refuses with `no_power_program` one that is not here."""
 
+    def host_cpu(self) -> HostCpu:
+        """The processor that this host can give to VMs. Refuses with `unsupported` when its hypervisor cannot tell."""
 
-QUESTIONS = ("report", "listen", "screens", "power_kinds", "power_kind")
+    def common_cpu(self, cpus: tuple[Cpu, ...]) -> Cpu:
+        """The most that all of these have, of whichever hosts they are. Refuses with `no_common_cpu` when there is nothing,
+        `unsupported` when the hypervisor cannot tell."""
+
+
+QUESTIONS = ("report", "listen", "screens", "power_kinds", "power_kind", "host_cpu", "common_cpu")
 STEPS = tuple(
     name
     for name, value in vars(HostAgent).items()

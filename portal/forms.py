@@ -272,6 +272,9 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
         }.items()
     },
     ("vm.migrate", "host_id"): ("To host", "Hosts that cannot take it now are shown with the reason."),
+    ("cluster.set_cpu", "cpu_model"): (
+        "CPU model", "VMs get it with their next start; hosts that cannot give it are not operational. "
+        "Left open: as much as all hosts have."),
     ("cluster.migration_policy", "migration_bandwidth_mib"): ("Bandwidth of a migration", "0: as fast as the network is."),
     ("cluster.migration_policy", "migrations_per_host"): ("Migrations a host", "So many at once, in and out; more wait."),
     ("cluster.migration_policy", "migration_downtime_ms"): (

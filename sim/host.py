@@ -28,6 +28,7 @@ from hostapi.types import (
 )
 from hostapi.verbs import HostRefused, Steering
 from sim import power
+from sim.cpus import Processors, digest
 from sim.lives import Lives, Run
 from sim.load import busy, busy_s
 from sim.migration import Migrating
@@ -40,7 +41,7 @@ POLL_S = 0.1  # real seconds between looks at a clock that may be told
 PICTURE = (160, 90, base64.b64decode("UklGRhgAAABXRUJQVlA4TAwAAAAvn0AWAKhRTTrV/wA="))
 
 
-class SimHost(Lives, Migrating):
+class SimHost(Lives, Migrating, Processors):
     """Runs VMs by remembering them. Every wait is by the world's clock and ends early when something happens."""
 
     def __init__(self, world: World, name: str, *, cpus: int, memory_mib: int) -> None:
@@ -346,6 +347,7 @@ class SimHost(Lives, Migrating):
                 memory_free_mib=max(0, self.memory_mib - used),
                 load1=self._load(),
                 networks=tuple(sorted(self.networks)),
+                cpu=digest(self.cpu),
                 vms=tuple(self._vm_report(run) for run in self.runs.values()),
                 storage=tuple(self._storage_report(self.world.folder(path)) for path in sorted(self.domains)),
                 ended=tuple(VmEnd(vm_id, by) for vm_id, by in self.ends.items()),
@@ -475,6 +477,9 @@ class SimHost(Lives, Migrating):
         if self.world.guest(spec.name).start_fails:
             raise HostRefused("start_failed", f"VM {spec.name} could not be started: the hypervisor refused.")
         self._require_disks(spec)
+        if spec.cpu is not None and self.cpu is not None and not set(spec.cpu.features) <= set(self.cpu.cpu.features):
+            sentence = f"VM {spec.name} could not be started: the processor lacks features of the CPU {spec.cpu.model}."
+            raise HostRefused("start_failed", sentence)
         for disk in spec.disks:
             users = self.world.users_of(disk.path)
             if users and not disk.readonly:

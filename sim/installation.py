@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 import assembly
 from backend.clock import Clock
+from backend.clusters.loop import ClusterCpus
 from backend.db import Sessions, Tx
 from backend.ha.loop import HighAvailability
 from backend.hosts.evacuation import Evacuate
@@ -55,6 +56,7 @@ class _Door:
         self._place, self._door, self._name = place, door, name
         self.report, self.screens, self.cancel, self.watch = door.report, door.screens, door.cancel, door.watch
         self.power_kinds, self.power_kind = door.power_kinds, door.power_kind
+        self.host_cpu, self.common_cpu = door.host_cpu, door.common_cpu
 
     def ask(self, uid: UUID, verb: str, args: Any, *, wait_s: float) -> Outcome:
         self._place.sim.host(self._name).wake()
@@ -106,6 +108,7 @@ class Installation:
         return [
             Monitor(self.door, self.clock),
             HighAvailability(self.clock, self.quiet_s, soft=self.soft),
+            ClusterCpus(self.door),
             Reach(self.door, self.clock),
             Evacuate(self.clock, leaving.free),
             leaving.LeaveLoop(self.clock),

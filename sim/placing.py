@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 import sqlalchemy as sa
+from sqlalchemy.orm import aliased
 
+from backend.clusters.models import Cluster, CpuKind
 from backend.db import get
 from backend.errors import Refused
 from backend.hosts.models import Host
@@ -63,6 +65,26 @@ def hosts(story: Story) -> None:
             there = sa.select(Vm.name).where(Vm.host_id == id, Vm.state != "down").order_by(sa.func.length(Vm.name), Vm.name)
             vms = ", ".join(tx.scalars(there)) or "no VM"
             story.log.say(f"{name} is {state.replace('_', ' ')}: {vms}; {promised:,} of {mib:,} MiB promised")
+
+
+@sentence(r"look at the processors", "look at the processors")
+def processors(story: Story) -> None:
+    with story.place.tx() as tx:
+        given = aliased(CpuKind)
+        rows = (
+            sa.select(Host.name, Host.state, CpuKind.model, Host.why).join(CpuKind, CpuKind.id == Host.cpu_id).order_by(Host.name)
+        )
+        for name, model, chosen in tx.execute(
+            sa.select(Cluster.name, given.model, Cluster.cpu_model).outerjoin(given, given.id == Cluster.cpu_id)
+        ):
+            how = "as chosen" if chosen else "automatically"
+            story.log.say(f"cluster {name} gives its VMs the CPU {model or 'of their hosts'}, {how}")
+        for name, state, model, why in tx.execute(rows):
+            story.log.say(f"{name} has the CPU {model} and is {state.replace('_', ' ')}{': ' + why if why else ''}")
+        for name, model in tx.execute(
+            sa.select(Vm.name, CpuKind.model).join(CpuKind, CpuKind.id == Vm.cpu_id).where(Vm.state != "down").order_by(Vm.name)
+        ):
+            story.log.say(f"{name} runs with the CPU {model}")
 
 
 @sentence(rf"(?P<name>[\w.-]+) has the networks? (?P<networks>{_LIST})",

@@ -83,9 +83,11 @@ def read_world(file: Path, sessions: Sessions) -> Story:
                   quiet_s=world.get("quiet_s", 0.0))
     story.place.sim.save_s, story.place.sim.migrate_s = world.get("save_s", 0.0), world.get("migrate_s", 0.0)
     for name, fields in world.get("hosts", {"alpha": {}}).items():
-        _known(file, f"host {name}", fields, ("memory_mib", "cpus", "power"))
-        power = fields.pop("power", [])
+        _known(file, f"host {name}", fields, ("memory_mib", "cpus", "power", "cpu"))
+        power, cpu = fields.pop("power", []), fields.pop("cpu", "")
         story.place.add_host(name, **fields)
+        if cpu:
+            story.place.sim.do(f"cpu {name} {cpu}")
         protected.add_power_agents(story.place, name, power)
     for name, fields in world.get("domains", {}).items():
         _known(file, f"domain {name}", fields, ("path", "but"))

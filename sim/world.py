@@ -6,16 +6,20 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from backend.clock import Clock
 from hostapi.client import HostUnreachable
 from hostapi.desk import Desk
 from hostapi.journal import Journal
-from hostapi.types import HostReport, Outcome, PowerKind, Screen, VmSpec, VolumeSpec
+from hostapi.types import Cpu, HostCpu, HostReport, Outcome, PowerKind, Screen, VmSpec, VolumeSpec
+from hostapi.verbs import HostRefused
+from sim.cpus import host_cpu
 from sim.host import PICTURE, SimHost
 from sim.power import SimBmc
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -148,12 +152,29 @@ class SimDoor:
         """As `HostClient.power_kind`."""
         return self.desk().agent.power_kind(name)
 
+    def host_cpu(self) -> HostCpu:
+        """As `HostClient.host_cpu`."""
+        return _heard(self.desk().agent.host_cpu)
+
+    def common_cpu(self, cpus: Iterable[Cpu]) -> Cpu:
+        """As `HostClient.common_cpu`."""
+        agent = self.desk().agent
+        return _heard(lambda: agent.common_cpu(tuple(cpus)))
+
     def desk(self) -> Desk:
         """The machine's present desk; `HostUnreachable` while nobody answers there."""
         machine = self._machine
         if not (machine.powered and machine.connected and machine.agent_on):
             raise HostUnreachable(f"The host {machine.host.name} does not answer.")
         return machine.desk
+
+
+def _heard(question: Callable[[], T]) -> T:
+    """The answer, or the refusal as it comes over the wire."""
+    try:
+        return question()
+    except HostRefused as no:
+        raise HostUnreachable(no.failure.message, no.failure.code) from no
 
 
 class World:
@@ -249,6 +270,7 @@ class World:
         `vm w7 memory_lost`: what was saved of it is gone,
         `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`,
         `storage /srv/a cut|joined host1`,
+        `cpu host1 Haswell`, `cpu host1 Haswell without avx2 fma`: from its next report on,
         `memory host1 1024`, `power host1 broken`: it has no power and cannot be switched on, `agent host1 broken`: dead for good,
         `bmc host1 silent|stuck|deaf|ok` (or its address `bmc2-host1`): its power agent,
         `hook greet works|fails|hangs`: a program that custom actions may run, on every host,
@@ -262,6 +284,7 @@ class World:
             "vm": self._vm,
             "storage": self._storage,
             "memory": self._memory,
+            "cpu": self._cpu,
             "image": self._image,
             "hook": self._hook,
             "bmc": self._bmc,
@@ -286,6 +309,9 @@ class World:
 
     def _memory(self, host: str, mib: str, _: list[str]) -> None:
         self.machines[host].host.memory_mib = int(mib)
+
+    def _cpu(self, host: str, model: str, more: list[str]) -> None:
+        self.machines[host].host.cpu = host_cpu(model, tuple(more[1:]))
 
     def _agent(self, host: str, what: str, _: list[str]) -> None:
         machine = self.machines[host]

@@ -138,7 +138,7 @@ def test_every_module_says_what_it_is() -> None:
 @pytest.mark.parametrize(
     "outside, door",
     [
-        ("libvirt", {"agent/virt.py", "agent/saves.py", "agent/moves.py", "agent/hotplug.py"}),
+        ("libvirt", {"agent/virt.py", "agent/saves.py", "agent/moves.py", "agent/hotplug.py", "agent/cpus.py"}),
         ("ldap3", {"backend/directory/ldap.py"}),
         ("subprocess", {"agent/shell.py"}),
         ("flask", None),

@@ -88,7 +88,6 @@ class EditCluster(Plain):
     cluster_name: str | None = None
     description: str | None = None
     memory_overcommit_percent: int | None = None
-    networks: tuple[str, ...] | None = None
     name, permission = "cluster.edit", "cluster.edit"
 
     def target(self, tx: Tx) -> tuple[str, UUID | None]:
@@ -103,8 +102,6 @@ class EditCluster(Plain):
             require_free_name(tx, Cluster, self.cluster_name, "cluster")
         if self.memory_overcommit_percent is not None:
             _require_overcommit(self.memory_overcommit_percent)
-        for network in self.networks or ():
-            require_name(network, "network")
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         cluster = get(tx, Cluster, self.cluster_id, lock=True)
@@ -113,8 +110,6 @@ class EditCluster(Plain):
             cluster.description = self.description
         if self.memory_overcommit_percent is not None:
             cluster.memory_overcommit_percent = self.memory_overcommit_percent
-        if self.networks is not None:
-            cluster.networks = list(dict.fromkeys(self.networks))
         record(tx, "cluster.edited", cluster, actor=actor.name)
         touch(tx, "cluster", cluster.id)
 

@@ -1,4 +1,4 @@
-"""DataCenter and Cluster rows."""
+"""DataCenter, Cluster and CpuKind rows."""
 
 from __future__ import annotations
 
@@ -35,9 +35,21 @@ class Cluster(HasId, Base):
     scheduling_policy: Mapped[str] = mapped_column(default="none", server_default="none")  # a name: built in, or a row's
     thresholds: Mapped[Json] = mapped_column(default=dict, server_default="{}")  # those that differ from what is usual
     networks: Mapped[list[str]] = mapped_column(default=list, server_default="{}")  # that a host must have to run its VMs
+    cpu_model: Mapped[str] = mapped_column(default="", server_default="")  # as set; nothing: what all its hosts have
+    cpu_id: Mapped[str | None] = ref("cpu_kind.id")  # what its VMs are given from their next start on
+    cpu_of: Mapped[str] = mapped_column(default="", server_default="")  # the kinds that it was computed from
     fencing: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
     fencing_grace_s: Mapped[int] = mapped_column(default=15, server_default="15")
     fencing_silent_percent: Mapped[int] = mapped_column(default=50, server_default="50")
     fencing_at_once: Mapped[int] = mapped_column(default=3, server_default="3")
     fencing_skip_if_lease_alive: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
     fencing_kdump_wait_s: Mapped[int] = mapped_column(default=60, server_default="60")
+
+
+class CpuKind(Base):
+    """A kind of processor that hosts have or that VMs are given, written down once; `id` is its digest."""
+
+    __tablename__ = "cpu_kind"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    cpu: Mapped[Json]  # hostapi's `HostCpu`; of one that no host has, without models

@@ -83,7 +83,8 @@ class Monitor:
         )  # fmt: skip
         running = sa.select(*columns, Vm.pause, Vm.boots).where(Vm.host_id.is_not(None), Vm.state != "down")
         hosts = (
-            sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at, Cluster.networks.label("needs"))
+            sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at, Host.cpu_lacks,
+                      Cluster.networks.label("needs"))
             .join(Cluster, Cluster.id == Host.cluster_id)
             .where(Host.state.in_(ASKED), Host.id.not_in(being_fenced(tx)))
             .order_by(Host.name)
@@ -100,7 +101,7 @@ class Monitor:
         now = self.clock.now()
 
         def known(h: Any) -> KnownHost:
-            return KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ())), frozenset(h.needs))
+            return KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ())), frozenset(h.needs), h.cpu_lacks)
 
         return [
             ((h.id, h.address, h.port), known(h))

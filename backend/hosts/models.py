@@ -38,6 +38,9 @@ class Host(HasId, Base):
     cpus: Mapped[int] = mapped_column(default=0, server_default="0")
     memory_mib: Mapped[int] = mapped_column(default=0, server_default="0")
     memory_free_mib: Mapped[int] = mapped_column(default=0, server_default="0")
+    cpu_seen: Mapped[str] = mapped_column(default="", server_default="")  # the digest in its last report
+    cpu_id: Mapped[str | None] = ref("cpu_kind.id", index=True)
+    cpu_lacks: Mapped[str] = mapped_column(default="", server_default="")  # what it lacks of its cluster's CPU, as a sentence
     networks: Mapped[list[str]] = mapped_column(default=list, server_default="{}")  # that it has
     load1: Mapped[float] = mapped_column(default=0.0, server_default="0")
     silences: Mapped[int] = mapped_column(default=0, server_default="0")  # reports missed in a row

@@ -55,6 +55,7 @@ class KnownHost:
     answered_at: datetime  # when it last answered, or was enrolled
     vms: Sequence[KnownVm]
     needs: frozenset[str] = frozenset()  # networks that its cluster's VMs are on
+    cpu_lacks: str = ""  # what it lacks of its cluster's CPU
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def _answered(known: KnownHost, report: HostReport, now: datetime) -> list[Chang
         "load1": report.load1,
         "virt_type": report.virt_type,
         "networks": sorted(report.networks),
-        "why": unfit(known.needs, report),
+        "cpu_seen": report.cpu,
+        "why": unfit(known, report),
     }
     event = "answered" if HOST.may(known.state, "answered") else None
     if sets["why"]:
@@ -146,9 +148,19 @@ def _answered(known: KnownHost, report: HostReport, now: datetime) -> list[Chang
     return [Change("host", known.host_id, known.state, event, sets)]
 
 
-def unfit(needs: frozenset[str], report: HostReport) -> str:
+def unfit(known: KnownHost, report: HostReport) -> str:
     """Why a host that answers cannot run its cluster's VMs; nothing when it can."""
-    lacking = sorted(needs - set(report.networks))
+    return " ".join(filter(None, (_networks(known.needs - set(report.networks)), _cpu(known.cpu_lacks))))
+
+
+def _cpu(lacks: str) -> str:
+    if not lacks:
+        return ""
+    return f"It cannot give VMs the CPU of its cluster: {lacks} Choose a lower CPU for the cluster, or another cluster."
+
+
+def _networks(missing: frozenset[str]) -> str:
+    lacking = sorted(missing)
     if not lacking:
         return ""
     names, are = ", ".join(lacking), "networks {} are" if len(lacking) > 1 else "network {} is"

@@ -32,7 +32,7 @@ class HostFacts:
     domains: frozenset[UUID] = frozenset()  # storage domains that it reaches
     vcpus_promised: int = 0
     networks: frozenset[str] = frozenset()
-    cpu_models: frozenset[str] = frozenset()  # that it can give to VMs; none: it has not said
+    cpu_lacks: str = ""  # what keeps it from giving the VM (or any of its cluster) the CPU that it is to have
     labels: frozenset[str] = frozenset()
     coordinates: bool = False  # whether it is the storage pool manager, which should have time for that
 
@@ -71,7 +71,8 @@ class VmFacts:
     vcpus: int
     domains: frozenset[UUID] = frozenset()  # where its disks are
     networks: frozenset[str] = frozenset()
-    cpu_model: str = ""  # that it is to be given; none: whatever there is
+    cpu: str = ""  # the name of the CPU that it runs with, or is to be given
+    cpu_id: str = ""
     labels: frozenset[str] = frozenset()  # its host must have all of them
     pinned: frozenset[UUID] = frozenset()  # the only hosts that it may run on; none: all
     groups: tuple[GroupFacts, ...] = ()

@@ -57,16 +57,12 @@ def networks(vm: VmFacts, policy: Policy) -> Filter | None:
 
 
 def cpu_model(vm: VmFacts, policy: Policy) -> Filter | None:
-    """The host can give the VM the processor that its cluster promises."""
-    if not vm.cpu_model:
+    """The host can give the VM the processor that it runs with, or that its cluster promises."""
+    if not vm.cpu:
         return None
-
-    def why(host: HostFacts) -> str | None:
-        if not host.cpu_models or vm.cpu_model in host.cpu_models:
-            return None
-        return f"Host {host.name} cannot run the CPU model {vm.cpu_model} of its cluster."
-
-    return why
+    return lambda host: (
+        f"Host {host.name} cannot give VM {vm.name} the CPU {vm.cpu}: {host.cpu_lacks}" if host.cpu_lacks else None
+    )
 
 
 def cpus(vm: VmFacts, policy: Policy) -> Filter | None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from backend.actions.models import CustomAction
 from backend.calendars.models import Calendar
-from backend.clusters.models import Cluster, DataCenter
+from backend.clusters.models import Cluster, CpuKind, DataCenter
 from backend.devices.machine import DEVICE
 from backend.devices.models import Device
 from backend.directory.models import Directory, Group, Membership, Permission, User, WebSession
@@ -97,6 +97,16 @@ def _threshold(name: str, usual: int | bool) -> Field:
     return Field(sa.func.coalesce(own, usual), "yesno" if yesno else "number")
 
 
+def _cpu_name(id: Any) -> Any:
+    """The model of this kind of CPU."""
+    return sa.func.coalesce(sa.select(CpuKind.model).where(CpuKind.id == id).scalar_subquery(), "")
+
+
+def _cpu_vendor(id: Any) -> Any:
+    vendor = CpuKind.cpu["cpu"]["vendor"].astext
+    return sa.func.coalesce(sa.select(vendor).where(CpuKind.id == id).scalar_subquery(), "")
+
+
 CLUSTERS = Kind("clusters", "cluster", Cluster.id, {
     "id": Field(Cluster.id, ID), "name": Field(Cluster.name), "description": Field(Cluster.description),
     "datacenter": Field(name_of(DataCenter, Cluster.data_center_id)), "datacenter_id": Field(Cluster.data_center_id, ID),
@@ -105,6 +115,8 @@ CLUSTERS = Kind("clusters", "cluster", Cluster.id, {
     "migrations_per_host": Field(Cluster.migrations_per_host, "number", about="at once, in and out"),
     "migration_downtime_ms": Field(Cluster.migration_downtime_ms, "number"),
     "migration_converge": Field(Cluster.migration_converge, "choice", ("none", "auto_converge", "post_copy", "suspend")),
+    "cpu_model": Field(Cluster.cpu_model, about="as chosen; nothing: what all its hosts have"),
+    "cpu": Field(_cpu_name(Cluster.cpu_id), about="that its VMs are given"),
     "networks": Field(Cluster.networks, "texts", about="that a host must have to run its VMs"),
     "scheduling_policy": Field(Cluster.scheduling_policy), "balancing": Field(_BALANCING, about="what its policy balances by"),
     **{name: _threshold(name, usual) for name, usual in asdict(Thresholds()).items()},
@@ -131,6 +143,8 @@ HOSTS = Kind("hosts", "host", Host.id, {
                           .correlate(Host).scalar_subquery(), "number"),
     "outage": Field(sa.select(Outage.why).where(Outage.host_id == Host.id).correlate(Host).scalar_subquery(),
                     about="why nothing is done about its silence"),
+    "cpu": Field(_cpu_name(Host.cpu_id), about="its processor, as VMs can be given it"),
+    "cpu_vendor": Field(_cpu_vendor(Host.cpu_id)), "cpu_lacks": Field(Host.cpu_lacks, about="what it lacks of its cluster's CPU"),
     "why": Field(Host.why), "fingerprint": Field(Host.fingerprint),
     "networks": Field(Host.networks, "texts", about="the bridges that it has"),
     "enrolled": Field(Host.certificate.is_not(None), "yesno"), "reported_at": Field(Host.reported_at, "time"),

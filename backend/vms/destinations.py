@@ -30,7 +30,7 @@ class Destination:
 def destinations(tx: Tx, vm: Vm) -> list[Destination]:
     """Every other host of the cluster, those that can take the VM first, the best one on top."""
     wanted, rules = facts.of_vm(tx, vm), facts.policy(tx, vm.cluster_id)
-    others = [host for host in facts.of_hosts(tx, vm.cluster_id) if host.host_id != vm.host_id]
+    others = [host for host in facts.of_hosts(tx, vm.cluster_id, wanted=wanted) if host.host_id != vm.host_id]
     found = [
         Destination(host.host_id, host.name, why_not(wanted, host, rules) or "", round(score(wanted, host, rules), 3))
         for host in others

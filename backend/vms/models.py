@@ -60,6 +60,7 @@ class Vm(HasId, Base):
     cpu_at: Mapped[datetime | None]
     cpu_usage: Mapped[float | None]  # per cent of its processors, between the last two samples
     memory_given_mib: Mapped[int | None]  # what its host gives it now
+    cpu_id: Mapped[str | None] = ref("cpu_kind.id", index=True)  # that it was given in its last run; null: its host's
     max_memory_mib: Mapped[int] = mapped_column(default=0, server_default="0")  # up to which it grows while it runs
     max_vcpus: Mapped[int] = mapped_column(default=0, server_default="0")
     next_run: Mapped[Json | None]  # what it is to be from its next start on

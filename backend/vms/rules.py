@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from backend.errors import Invalid
-from hostapi.types import BootSpec, DiskSpec, NicSpec, VmSpec
+from hostapi.types import BootSpec, Cpu, DiskSpec, NicSpec, VmSpec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -84,6 +84,7 @@ def vm_spec(
     nics: Sequence[NicSpec] = (),
     max_memory_mib: int = 0,
     max_vcpus: int = 0,
+    cpu: Cpu | None = None,
 ) -> VmSpec:
     """What the host is asked to run; `disks` are (volume id, path) in boot order."""
     return VmSpec(
@@ -102,4 +103,5 @@ def vm_spec(
         nics=tuple(nics),
         max_memory_mib=max_memory_mib,
         max_vcpus=max_vcpus,
+        cpu=cpu,
     )

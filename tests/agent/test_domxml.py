@@ -21,7 +21,7 @@ from agent.domxml import (
     ticket_xml,
     tickets_xml,
 )
-from hostapi.types import BootSpec, DiskSpec, NicSpec, VmSpec
+from hostapi.types import BootSpec, Cpu, DiskSpec, NicSpec, VmSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VOLUMES = "/srv/storage/volumes"
@@ -123,3 +123,13 @@ def test_a_domain_is_saved_with_its_displays_closed() -> None:
     saved = closed_xml(opened)
     assert "sesame12" not in saved and "2030" not in saved and saved.count('passwd="closed"') == 2
     assert read_domain(saved) == read_domain(opened)
+
+
+def test_a_vm_is_given_the_cpu_that_is_wanted() -> None:
+    given = Cpu("Haswell", "Intel", adds=("clwb",), lacks=("hle", "rtm"))
+    for spec in (PLAIN, replace(PLAIN, virt_type="kvm")):
+        cpu = ET.fromstring(domain_xml(replace(spec, cpu=given))).find("cpu")
+        assert cpu is not None and cpu.get("mode") == "custom"
+        assert (cpu.findtext("model"), cpu.findtext("vendor")) == ("Haswell", "Intel")
+        policies = [(one.get("name"), one.get("policy")) for one in cpu.iterfind("feature")]
+        assert policies == [("clwb", "require"), ("hle", "disable"), ("rtm", "disable")]

@@ -10,6 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from backend import facts
+from backend.clusters import cpus
 from backend.db import Tx, get
 from backend.errors import Impossible, Invalid
 from backend.events import move, record
@@ -82,7 +83,10 @@ class Starting(Booting):
         placement = facts.reserve(tx, vm, now=job.now)
         host = get(tx, Host, placement.host_id)
         once = self._once(tx)
-        fresh = {"boots": None, "pause": "", "run_once": once or None} if how == "start" else {"boots": None}
+        fresh: dict[str, Any] = {"boots": None}
+        if how == "start":
+            cpu_id = cpus.given(tx, vm.cluster_id, host.virt_type)
+            fresh |= {"pause": "", "run_once": once or None, "cpu_id": cpu_id}
         move(tx, vm, how, words={"host": host.name}, host_id=host.id, why="", guest=None, started_at=job.now, **fresh)
         first = Disk.backing_id.is_(None), Disk.name  # as `disk_of` has it
         disks = tx.execute(sa.select(Disk.id, Disk.path).where(Disk.vm_id == vm.id).order_by(*first)).all()
@@ -103,6 +107,7 @@ class Starting(Booting):
             nics=[NicSpec(nic.mac, nic.bridge, nic.model, nic.linked) for nic in nics],
             max_memory_mib=vm.max_memory_mib,
             max_vcpus=vm.max_vcpus,
+            cpu=cpus.of_kind(tx, vm.cpu_id),
         )
         if how == "restore":
             return Call(host.id, "restore_vm", {"spec": spec, "path": vm.saved_path})
