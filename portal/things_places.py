@@ -257,7 +257,7 @@ CLUSTERS = Thing(
         Button("cluster.migration_policy", "Migration policy", "icon:arrow-right-left", form=True),
     ),
     parts=(
-        Part("Hosts", "hosts", "cluster_id = {id}", ("name", "state", "cpu", "cpu_usage", "memory_free_mib", "vms")),
+        Part("Hosts", "hosts", "cluster_id = {id}", ("name", "state", "cpu_usage", "memory_free_mib", "vms")),
         Part("Pools", "pools", "cluster_id = {id}", ("name", "state", "members", "leased")),
         Part("Affinity groups", "affinitygroups", "cluster_id = {id}", ("name", "vms_rule", "hosts_rule"), link=False),
     ),
