@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import sqlalchemy as sa
-from flask import request, url_for
-from werkzeug.wrappers import Response as Answer
+from flask import request
 
 from backend.db import get
 from backend.directory import sessions, tokens
@@ -14,41 +13,37 @@ from backend.directory.models import WebSession
 from backend.directory.rights import require
 from broker import consoles
 from broker.models import ConsoleSession, Ticket
-from portal import views
 from portal.auth import actor
 from portal.routes import read_uuid
 from portal.things import THINGS
 from portal.transaction import tx
-from portal.views import now, say
+from portal.views import now
 
 
-def end_console(id: str) -> Answer:
-    """Have somebody's console closed, and tell them why."""
+def end_console(id: str) -> str:
+    """Have somebody's console closed, and tell them why; answers what to say of it, as all of these do."""
     console = get(tx(), ConsoleSession, read_uuid(id, "console"))
     require(tx(), actor(), "console.end", "vm", console.vm_id, now())
     why = request.form.get("message", "").strip()[:300] or "Your administrator has closed this console."
     consoles.want_end(tx(), sa.select(Ticket.id).where(Ticket.id == console.ticket_id), why)
-    say("The console is being closed.")
-    return views.back(url_for("admin.table", plural="consoles"))
+    return "The console is being closed."
 
 
-def end_session(id: str) -> Answer:
+def end_session(id: str) -> str:
     """Sign somebody out in one place."""
     session = get(tx(), WebSession, read_uuid(id, "session"))
     require(tx(), actor(), "user.edit", "user", session.user_id, now())
     sessions.end(tx(), session.id, now())
-    say("The session has ended.")
-    return views.back(url_for("admin.table", plural="sessions"))
+    return "The session has ended."
 
 
-def revoke_token(id: str) -> Answer:
+def revoke_token(id: str) -> str:
     """Make somebody's API token worth nothing."""
     tokens.revoke(tx(), read_uuid(id, "token"), actor(), now())
-    say("The token is revoked.")
-    return views.back(url_for("admin.table", plural="tokens"))
+    return "The token is revoked."
 
 
-ACTIONS: dict[str, Callable[[str], Answer]] = {
+ACTIONS: dict[str, Callable[[str], str]] = {
     "console.end": end_console, "session.end": end_session, "token.revoke": revoke_token,
 }
 PERMITS = {

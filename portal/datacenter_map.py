@@ -47,7 +47,9 @@ def draw() -> list[dict[str, Any]]:
         sa.select(Host.id, Host.name, Host.state, Host.cluster_id, Host.cpus, Host.load1, Host.memory_mib, Host.memory_free_mib)
         .where(COLLECTIONS["hosts"].visible(seen)).order_by(Host.name)
     ).all()
-    mine = sa.and_(Vm.host_id.is_not(None), Vm.state.not_in(NOT_RUNNING))
+    mine = sa.and_(
+        Vm.host_id.in_(sa.select(Host.id).where(COLLECTIONS["hosts"].visible(seen))), Vm.state.not_in(NOT_RUNNING)
+    )
     counts, promised = defaultdict[UUID, dict[str, int]](dict), defaultdict[UUID, int](int)
     for host_id, state, number, mib in tx().execute(
         sa.select(Vm.host_id, Vm.state, sa.func.count(), sa.func.sum(Vm.memory_mib)).where(mine).group_by(Vm.host_id, Vm.state)

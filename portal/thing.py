@@ -86,6 +86,10 @@ class Thing:
         """Its column of this field."""
         return next(c for c in self.columns if c.field == field)
 
+    def can_choose(self) -> bool:
+        """Whether many of its rows can be chosen, because some button needs no form of its own."""
+        return any(not b.form for b in self.buttons)
+
     def listens(self) -> str:
         """The kinds of changes after which its pages look again."""
         return " ".join(dict.fromkeys((self.kind, *self.live)))

@@ -151,7 +151,7 @@ document.addEventListener("click", (event) => {
     document.getElementById(opener.dataset.open)?.showModal();
   }
   const asker = event.target.closest("[data-ask]");
-  if (asker) question(asker);
+  if (asker) { asker.closest("details")?.removeAttribute("open"); question(asker.dataset.ask); }
   event.target.closest("[data-close]")?.closest("dialog")?.close();
   if (event.target.matches("dialog")) event.target.close();  // a click on the backdrop
   event.target.closest("[data-dismiss]")?.closest("[data-toast]")?.remove();
@@ -162,9 +162,8 @@ document.addEventListener("click", (event) => {
 });
 
 // A question before something is done comes from the server, which knows whether it is still possible.
-async function question(asker) {
-  asker.closest("details")?.removeAttribute("open");
-  const answer = await fetch(asker.dataset.ask, { headers: { "HX-Request": "true" } });
+async function question(address) {
+  const answer = await fetch(address, { headers: { "HX-Request": "true" } });
   const place = document.createElement("div");
   place.innerHTML = await answer.text();
   const dialog = place.querySelector("dialog");

@@ -78,6 +78,31 @@ def test_rows_and_steps_move_by_themselves(site: Site, tab: Tabs) -> None:
     expect(page.locator("#head")).to_contain_text("Done", timeout=SLOW_MS)
 
 
+def test_rows_stay_chosen_while_they_move_and_one_button_is_pressed_for_all(site: Site, tab: Tabs) -> None:
+    opened = tab()
+    page = opened.page
+    flows.sign_in(page, "admin", PASSWORD)
+    owner = site.add_user("owner-of-many")
+    ids = [site.add_vm(f"many-{n}", owner) for n in range(2)]
+    page.goto("/admin/vms?search=name like many-*")
+    bar = page.get_by_role("region", name="What can be done to the chosen rows")
+    expect(bar).to_be_hidden()
+    page.get_by_label("Choose all rows of this page").check()
+    expect(bar).to_contain_text("2 chosen")
+    with site.sessions.begin() as tx:
+        submit(tx, StartVm(ids[0]), SYSTEM, site.clock.now())
+    expect(page.get_by_role("row", name="many-0")).to_contain_text("Running", timeout=SLOW_MS)
+    expect(page.get_by_label("Choose many-0")).to_be_checked()
+    expect(bar.get_by_role("button", name="Start 1 of 2")).to_be_visible()
+    assert flows.serious(page) == []
+    bar.get_by_role("button", name="Start 1 of 2").click()
+    question = page.get_by_role("dialog")
+    expect(question).to_contain_text("Start: many-1")
+    question.get_by_role("button", name="Start").click()
+    expect(page.get_by_text("Start: begun for many-1.")).to_be_visible()
+    expect(page.get_by_role("row", name="many-1")).to_contain_text("Running", timeout=SLOW_MS)
+
+
 def test_search_completes_what_is_typed(tab: Tabs) -> None:
     page = tab().page
     flows.sign_in(page, "admin", PASSWORD)

@@ -329,6 +329,11 @@ ADMINISTRATION: dict[str, Case] = {
     "GET admin.question": page("keeper", path={}, query={
         "plural": "leases", "id": "@lease", "command": "lease.reclaim", "word": "Take back"}),
     "POST admin.do": send("keeper", path={"command": "lease.reclaim"}, form={"lease_id": "@lease"}),
+    "GET many.bar": page("keeper", path={"plural": "leases"}, query={"id": "@lease"}),
+    "GET many.question": page("keeper", path={"plural": "leases"}, query={
+        "id": "@lease", "command": "lease.reclaim", "word": "Take back"}),
+    "POST many.do": send("keeper", path={"plural": "leases"}, form={
+        "id": "@lease", "command": "lease.reclaim", "word": "Take back"}),
     "GET people.find": page("keeper"),
     "GET people.entitle": page("keeper", path=DESKTOP),
     "POST people.entitle": send("keeper", path=DESKTOP, form={"directory": "@directory", "who": "user:@bob"}),
