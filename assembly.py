@@ -23,6 +23,7 @@ from backend.ha.loop import HighAvailability, SoftFence, no_soft_fence
 from backend.hosts import models as host_rows
 from backend.hosts.certificates import Enroll, Renew
 from backend.hosts.evacuation import Evacuate
+from backend.hosts.history import HostHistory
 from backend.hosts.loop import Monitor, Screens
 from backend.hosts.watching import Watch
 from backend.loops import Loop
@@ -49,6 +50,7 @@ ROOMS_OF_COMMANDS = (
     "backend.ha.commands",
     "backend.ha.fence",
     "backend.clusters.network_commands",
+    "backend.hosts.alert_commands",
     "backend.hosts.commands",
     "backend.hosts.joining",
     "backend.placement.commands.affinity",
@@ -130,6 +132,7 @@ def loops(
         HighAvailability(clock, quiet_s, soft=soft),
         PowerKinds(doors),
         ClusterCpus(doors),
+        HostHistory(clock),
         Reach(doors, clock),
         Evacuate(clock, leaving.free),
         leaving.LeaveLoop(clock),

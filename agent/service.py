@@ -23,6 +23,7 @@ from agent.hooks import Hooks
 from agent.hotplug import Hotplug
 from agent.inside import act, set_clock
 from agent.leaving import Leaving
+from agent.load import Load
 from agent.moves import Moves
 from agent.pictures import Pictures
 from agent.power import PowerAgents
@@ -84,6 +85,7 @@ class AgentService:
         self.hooks = Hooks(config.hooks)
         self.pictures = Pictures(self.hypervisor.screenshot)
         self.power = PowerAgents(config.name)
+        self.load = Load()
         self.cpus = Cpus(self.hypervisor, config.virt_type)
 
     # -- steps -----------------------------------------------------------------------------------
@@ -384,6 +386,7 @@ class AgentService:
     def report(self) -> HostReport:
         """The host, its VMs and its storage. Refuses while libvirt is away: no answer is not "no VMs"."""
         host = sample_host()
+        cpu_percent, network_mib_s = self.load.now()
         return HostReport(
             hostname=host.hostname,
             boot_id=host.boot_id,
@@ -395,6 +398,10 @@ class AgentService:
             memory_free_mib=host.memory_free_mib,
             load1=host.load1,
             networks=host.networks,
+            cpu_percent=cpu_percent,
+            swap_mib=host.swap_mib,
+            swap_free_mib=host.swap_free_mib,
+            network_mib_s=network_mib_s,
             cpu=self.cpus.digest(),
             vms=tuple(self._vms()),
             storage=self.storage.reports(),

@@ -19,6 +19,8 @@ class HostSample:
     memory_mib: int
     memory_free_mib: int
     load1: float
+    swap_mib: int
+    swap_free_mib: int
     networks: tuple[str, ...]  # names of its bridges
 
 
@@ -40,5 +42,7 @@ def sample_host() -> HostSample:
         memory_mib=memory["MemTotal"],
         memory_free_mib=memory["MemAvailable"],
         load1=os.getloadavg()[0],
+        swap_mib=memory.get("SwapTotal", 0),
+        swap_free_mib=memory.get("SwapFree", 0),
         networks=tuple(sorted(folder.parent.name for folder in Path("/sys/class/net").glob("*/bridge"))),
     )

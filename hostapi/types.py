@@ -183,6 +183,10 @@ class HostReport:
     storage: tuple[StorageReport, ...] = ()
     ended: tuple[VmEnd, ...] = ()  # of VMs that do not run any more, as far as the agent saw it
     networks: tuple[str, ...] = ()  # names of its bridges
+    cpu_percent: float | None = None  # of all its processors, lately; none: not known yet
+    swap_mib: int = 0
+    swap_free_mib: int = 0
+    network_mib_s: float | None = None  # in and out over its own network cards, lately
     cpu: str = ""  # a digest of what `host_cpu` answers; nothing: not known (yet)
 
 

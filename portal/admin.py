@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as Answer
 from backend.errors import Invalid
 from backend.hosts.models import Host
 from backend.tasks.models import Step
-from portal import admin_commands, admin_devices, admin_many, admin_people, admin_vms, datacenter_map
+from portal import admin_commands, admin_devices, admin_hosts, admin_many, admin_people, admin_vms, datacenter_map
 from portal.admin_rights import buttons, creations, require_area, side_bar, thing_of
 from portal.collections import found, listed
 from portal.errors import is_partial
@@ -101,7 +101,8 @@ def detail(plural: str, id: str) -> str:
     row = found(tx(), plural, id)
     shown = [(part, THINGS[part.plural], _part(part, row)) for part in thing.parts if may_see(THINGS[part.plural].kind)]
     context = {"thing": thing, "row": row, "parts": shown, "steps": _steps(id) if thing.kind == "task" else None}
-    context |= admin_people.beside(thing, row) | admin_devices.beside(thing.kind) | admin_vms.beside(thing, row)
+    context |= admin_people.beside(thing, row) | admin_devices.beside(thing.kind)
+    context |= admin_vms.beside(thing, row) | admin_hosts.beside(thing, row)
     return render_template("admin/thing.html" if is_partial() else "admin/detail.html", **context)
 
 

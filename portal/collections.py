@@ -14,6 +14,7 @@ from backend.directory.models import Group
 from backend.directory.rights import grants_of, see_permit, visible
 from backend.errors import NotFound
 from backend.hosts.models import Host
+from backend.search.hosts import HOSTSAMPLES
 from backend.search.placement import PLACEMENT
 from backend.search.power import POWERAGENTS, POWERKINDS
 from backend.search.query import Field, Kind, Page, Viewer, one, page
@@ -197,8 +198,8 @@ ACCESSRULES = Kind("accessrules", "accessrule", AccessRule.id, {
 
 COLLECTIONS: dict[str, Kind] = {
     kind.plural: kind
-    for kind in (*BACKEND, *PLACEMENT, POWERAGENTS, POWERKINDS, POOLS, MEMBERS, ROLLOUTS, SPAREPLANS, LEASES, BOOKINGS, CONSOLES,
-                 DECISIONS, ACCESSRULES)
+    for kind in (*BACKEND, *PLACEMENT, HOSTSAMPLES, POWERAGENTS, POWERKINDS, POOLS, MEMBERS, ROLLOUTS, SPAREPLANS, LEASES,
+                 BOOKINGS, CONSOLES, DECISIONS, ACCESSRULES)
 }
 BY_KIND: dict[str, Kind] = {kind.kind: kind for kind in COLLECTIONS.values()}
 

@@ -272,6 +272,11 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
         }.items()
     },
     ("vm.migrate", "host_id"): ("To host", "Hosts that cannot take it now are shown with the reason."),
+    ("cluster.set_alerts", "alert_cpu_percent"): ("Processors above", "An event tells it, another that it is over. 0: never."),
+    ("cluster.set_alerts", "alert_memory_percent"): ("Memory above", "0: never."),
+    ("cluster.set_alerts", "alert_swap_percent"): ("Swap above", "0: never."),
+    ("cluster.set_alerts", "alert_storage_percent"): ("Storage above", "Of the fullest folder of the host. 0: never."),
+    ("cluster.set_alerts", "alert_network_mib_s"): ("Network above", "In and out together. 0: never."),
     ("cluster.set_cpu", "cpu_model"): (
         "CPU model", "VMs get it with their next start; hosts that cannot give it are not operational. "
         "Left open: as much as all hosts have."),
@@ -295,6 +300,8 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
 }
 NUMBER_UNITS = {
     "memory_mib": "MiB", "max_memory_mib": "MiB", "capacity_mib": "MiB", "memory_overcommit_percent": "%",
+    "alert_network_mib_s": "MiB/s",
+    **dict.fromkeys(("alert_cpu_percent", "alert_memory_percent", "alert_swap_percent", "alert_storage_percent"), "%"),
     "fencing_silent_percent": "%", "migration_bandwidth_mib": "MiB/s", "migration_downtime_ms": "ms",
     **dict.fromkeys(("high_cpu_percent", "low_cpu_percent", "high_memory_percent", "low_memory_percent"), "%"),
 }

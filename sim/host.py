@@ -52,6 +52,7 @@ class SimHost(Lives, Migrating, Processors):
         self.tickets: dict[tuple[UUID, Protocol], tuple[TicketSpec, datetime]] = {}
         self.domains: set[str] = set()
         self.networks = {"lan"}
+        self.swap_mib, self.swap_used_mib, self.network_mib_s = 4096, 0, 0.0
         self.gates: dict[UUID, tuple[UUID, UUID]] = {}
         self.certificate = ""
         self._changed = threading.Condition(world.lock)
@@ -347,6 +348,10 @@ class SimHost(Lives, Migrating, Processors):
                 memory_free_mib=max(0, self.memory_mib - used),
                 load1=self._load(),
                 networks=tuple(sorted(self.networks)),
+                cpu_percent=round(min(100.0, 100 * self._load() / max(1, self.cpus)), 1),
+                swap_mib=self.swap_mib,
+                swap_free_mib=max(0, self.swap_mib - self.swap_used_mib),
+                network_mib_s=self.network_mib_s,
                 cpu=digest(self.cpu),
                 vms=tuple(self._vm_report(run) for run in self.runs.values()),
                 storage=tuple(self._storage_report(self.world.folder(path)) for path in sorted(self.domains)),

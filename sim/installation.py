@@ -22,6 +22,7 @@ from backend.clusters.loop import ClusterCpus
 from backend.db import Sessions, Tx
 from backend.ha.loop import HighAvailability
 from backend.hosts.evacuation import Evacuate
+from backend.hosts.history import HostHistory
 from backend.hosts.loop import Monitor
 from backend.hosts.models import Host
 from backend.loops import Loop, tick
@@ -85,6 +86,7 @@ class Installation:
         self.sessions, self.clock, self.quiet_s = sessions, clock, quiet_s
         self.keyring = keyring or Keyring(b"k" * 32)
         self.sim = World(clock, boot_s=boot_s, shutdown_s=shutdown_s)
+        self.watches_load = False  # whether managers tell of hosts that are too busy: they often are, in stories of other things
         self.waits = 0  # how often a host said that a step must wait for a later time
         self.runner = self.new_runner()
         self.loops: list[Loop] = [*self.new_loops(), *more_loops]
@@ -109,6 +111,7 @@ class Installation:
             Monitor(self.door, self.clock),
             HighAvailability(self.clock, self.quiet_s, soft=self.soft),
             ClusterCpus(self.door),
+            *([HostHistory(self.clock)] if self.watches_load else []),
             Reach(self.door, self.clock),
             Evacuate(self.clock, leaving.free),
             leaving.LeaveLoop(self.clock),

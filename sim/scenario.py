@@ -26,8 +26,8 @@ from sim.clock import ToldClock
 from sim.story import Story, Wrong
 
 NOT_POLICY = ("on", "boot_timeout_s", "memory_mib")  # of a pool's table in world.toml: its template's, and its host
-KEYS = ("clock", "zone", "boot_s", "shutdown_s", "save_s", "migrate_s", "quiet_s", "fencing", "hosts", "domains", "vms", "pools",
-        "people", "groups", "calendars", "entitlements")
+KEYS = ("clock", "zone", "boot_s", "shutdown_s", "save_s", "migrate_s", "quiet_s", "watches_load", "fencing", "hosts", "domains",
+        "vms", "pools", "people", "groups", "calendars", "entitlements")
 
 
 def play(folder: Path, sessions: Sessions) -> str:
@@ -81,6 +81,7 @@ def read_world(file: Path, sessions: Sessions) -> Story:
     start = start if start.tzinfo else start.replace(tzinfo=zone)
     story = Story(sessions, ToldClock(start), zone, boot_s=world.get("boot_s", 3.0), shutdown_s=world.get("shutdown_s", 1.0),
                   quiet_s=world.get("quiet_s", 0.0))
+    story.place.watches_load = world.get("watches_load", False)
     story.place.sim.save_s, story.place.sim.migrate_s = world.get("save_s", 0.0), world.get("migrate_s", 0.0)
     for name, fields in world.get("hosts", {"alpha": {}}).items():
         _known(file, f"host {name}", fields, ("memory_mib", "cpus", "power", "cpu"))

@@ -271,6 +271,7 @@ class World:
         `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`,
         `storage /srv/a cut|joined host1`,
         `cpu host1 Haswell`, `cpu host1 Haswell without avx2 fma`: from its next report on,
+        `swap host1 900`: used MiB, `traffic host1 80`: MiB a second,
         `memory host1 1024`, `power host1 broken`: it has no power and cannot be switched on, `agent host1 broken`: dead for good,
         `bmc host1 silent|stuck|deaf|ok` (or its address `bmc2-host1`): its power agent,
         `hook greet works|fails|hangs`: a program that custom actions may run, on every host,
@@ -285,6 +286,8 @@ class World:
             "storage": self._storage,
             "memory": self._memory,
             "cpu": self._cpu,
+            "swap": self._swap,
+            "traffic": self._traffic,
             "image": self._image,
             "hook": self._hook,
             "bmc": self._bmc,
@@ -312,6 +315,12 @@ class World:
 
     def _cpu(self, host: str, model: str, more: list[str]) -> None:
         self.machines[host].host.cpu = host_cpu(model, tuple(more[1:]))
+
+    def _swap(self, host: str, mib: str, _: list[str]) -> None:
+        self.machines[host].host.swap_used_mib = int(mib)
+
+    def _traffic(self, host: str, mib_s: str, _: list[str]) -> None:
+        self.machines[host].host.network_mib_s = float(mib_s)
 
     def _agent(self, host: str, what: str, _: list[str]) -> None:
         machine = self.machines[host]

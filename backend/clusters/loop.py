@@ -22,7 +22,7 @@ from hostapi.client import HostUnreachable
 from hostapi.types import Cpu, HostCpu
 
 log = structlog.get_logger("cpus")
-ANSWERING = ("up", "non_operational", "preparing_for_maintenance", "maintenance")
+ANSWERING = ("up", "non_operational", "error", "preparing_for_maintenance", "maintenance")
 Address = tuple[UUID, str, int]
 T = TypeVar("T")
 

@@ -38,6 +38,7 @@ class Cluster(HasId, Base):
     cpu_model: Mapped[str] = mapped_column(default="", server_default="")  # as set; nothing: what all its hosts have
     cpu_id: Mapped[str | None] = ref("cpu_kind.id")  # what its VMs are given from their next start on
     cpu_of: Mapped[str] = mapped_column(default="", server_default="")  # the kinds that it was computed from
+    alerts: Mapped[Json] = mapped_column(default=dict, server_default="{}")  # those thresholds that differ from what is usual
     fencing: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
     fencing_grace_s: Mapped[int] = mapped_column(default=15, server_default="15")
     fencing_silent_percent: Mapped[int] = mapped_column(default=50, server_default="50")

@@ -157,7 +157,7 @@ def see_permit(kind: str) -> str:
         "disk": "storage.see", "reach": "storage.see", "evacuation": "host.see",
         "storagedomain": "storage.see", "datacenter": "cluster.see",
         "group": "user.see", "permission": "user.see", "session": "user.see", "token": "user.see", "directory": "user.see",
-        "poweragent": "host.see", "powerkind": "host.see",
+        "hostsample": "host.see", "poweragent": "host.see", "powerkind": "host.see",
         "decision": "lease.see", "booking": "lease.see",
         **dict.fromkeys(("affinitygroup", "affinitylabel", "schedulingpolicy"), "cluster.see"),
     }.get(kind, f"{kind}.see")

@@ -14,7 +14,7 @@ from uuid import UUID
 
 SECOND = Literal["unknown", "alive", "dead"]
 SILENT = ("connecting", "non_responsive")
-SPEAKING = ("up", "preparing_for_maintenance", "non_operational")
+SPEAKING = ("up", "preparing_for_maintenance", "non_operational", "error")
 LEAST_SILENCES = 2  # that nobody has asked is no silence
 SOFT_S = 5.0  # how long an agent that was restarted may take to answer
 MOST_TRIES = 3  # of fencing a host, before a person is asked

@@ -140,7 +140,7 @@ class ActivateHost(_OnHost):
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         host = get(tx, Host, self.host_id, lock=True)
-        move(tx, host, "activate")
+        move(tx, host, "activate", error_until=None, failed_vms=[])
         call_off(tx, host, now)
 
 

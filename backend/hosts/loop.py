@@ -31,6 +31,7 @@ from hostapi.types import HostReport, Screen
 log = structlog.get_logger("monitor")
 ASKED = (
     "connecting", "up", "non_responsive", "non_operational", "preparing_for_maintenance", "maintenance", "reboot", "down",
+    "error",
 )  # fmt: skip
 FELL = ("died", "crashed")  # nobody wanted it
 LOOKED_AT = timedelta(seconds=30)  # a screen is fetched while somebody has asked for it this lately
@@ -83,7 +84,7 @@ class Monitor:
         )  # fmt: skip
         running = sa.select(*columns, Vm.pause, Vm.boots).where(Vm.host_id.is_not(None), Vm.state != "down")
         hosts = (
-            sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at, Host.cpu_lacks,
+            sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at, Host.cpu_lacks, Host.error_until,
                       Cluster.networks.label("needs"))
             .join(Cluster, Cluster.id == Host.cluster_id)
             .where(Host.state.in_(ASKED), Host.id.not_in(being_fenced(tx)))
@@ -100,8 +101,13 @@ class Monitor:
                 vms.setdefault(row.host_id, []).append(vm)
         now = self.clock.now()
 
+        unreached = reach.unreached(tx, now)
+
         def known(h: Any) -> KnownHost:
-            return KnownHost(h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ())), frozenset(h.needs), h.cpu_lacks)
+            return KnownHost(
+                h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ())), frozenset(h.needs), h.cpu_lacks,
+                unreached.get(h.id, ""), h.error_until,
+            )  # fmt: skip
 
         return [
             ((h.id, h.address, h.port), known(h))
@@ -129,7 +135,7 @@ class Monitor:
         writing.sample(tx, [usage for known, report in answered for usage in usages(known, report, now)], runs, now)
         said = [(known.host_id, report.storage) for known, report in answered]
         writing.hear_local_storage(tx, said)
-        reach.hear(tx, said)
+        reach.hear(tx, said, now)
         _apply_guests(tx, answered, now)
         guests.end_where_off(tx, now)
 

@@ -2,7 +2,7 @@
 
 from backend.states import StateTable
 
-_HAVE_POWER = ("up", "connecting", "non_responsive", "non_operational", "preparing_for_maintenance")
+_HAVE_POWER = ("up", "connecting", "non_responsive", "non_operational", "preparing_for_maintenance", "error")
 HOST = StateTable(
     "host",
     "installing",
@@ -11,7 +11,12 @@ HOST = StateTable(
         ("installing", "enrolled"): "connecting",
         ("installing", "install_failed"): "install_failed",
         **{(state, "reinstall"): "installing" for state in ("installing", "install_failed", "maintenance")},
-        **{(state, "unfit"): "non_operational" for state in ("up", "connecting", "non_responsive", "reboot", "down")},
+        **{(state, "unfit"): "non_operational" for state in ("up", "connecting", "non_responsive", "reboot", "down", "error")},
+        ("up", "fail"): "error",  # starts fail there, one VM after another
+        ("error", "recovered"): "up",
+        ("error", "activate"): "connecting",
+        ("error", "silent"): "connecting",
+        ("error", "maintain"): "preparing_for_maintenance",
         ("non_operational", "answered"): "up",
         ("non_operational", "silent"): "connecting",
         ("non_operational", "maintain"): "preparing_for_maintenance",

@@ -1,4 +1,4 @@
-"""Host and HostStats rows."""
+"""Host, HostSample and Evacuation rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,29 @@ class Host(HasId, Base):
     load1: Mapped[float] = mapped_column(default=0.0, server_default="0")
     silences: Mapped[int] = mapped_column(default=0, server_default="0")  # reports missed in a row
     reported_at: Mapped[datetime | None]
+    cpu_percent: Mapped[float | None]
+    swap_mib: Mapped[int] = mapped_column(default=0, server_default="0")
+    swap_free_mib: Mapped[int] = mapped_column(default=0, server_default="0")
+    network_mib_s: Mapped[float | None]
+    alerts: Mapped[list[str]] = mapped_column(default=list, server_default="{}")  # what was too much and is not over yet
+    failed_vms: Mapped[list[str]] = mapped_column(default=list, server_default="{}")  # whose starts failed here, in a row
+    error_until: Mapped[datetime | None]  # then it is tried again
     facts: Mapped[Json] = mapped_column(default=dict, server_default="{}")
+
+
+class HostSample(HasId, Base):
+    """How busy a host was in a minute; forgotten after some hours."""
+
+    __tablename__ = "host_sample"
+    __table_args__ = (sa.Index("host_sample_of_host", "host_id", "at"),)
+    kind = "hostsample"
+    host_id: Mapped[UUID] = ref("host.id", ondelete="CASCADE")
+    at: Mapped[datetime] = mapped_column(index=True)
+    cpu_percent: Mapped[float]
+    memory_percent: Mapped[float]
+    swap_percent: Mapped[float]
+    network_mib_s: Mapped[float]
+    storage_percent: Mapped[float]  # of the fullest of its own storage domains
 
 
 class Evacuation(HasId, Base):

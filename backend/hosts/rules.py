@@ -56,6 +56,8 @@ class KnownHost:
     vms: Sequence[KnownVm]
     needs: frozenset[str] = frozenset()  # networks that its cluster's VMs are on
     cpu_lacks: str = ""  # what it lacks of its cluster's CPU
+    storage_lacks: str = ""  # which storage of its data center it does not reach, in a sentence
+    error_until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -138,11 +140,20 @@ def _answered(known: KnownHost, report: HostReport, now: datetime) -> list[Chang
         "virt_type": report.virt_type,
         "networks": sorted(report.networks),
         "cpu_seen": report.cpu,
+        "cpu_percent": report.cpu_percent,
+        "swap_mib": report.swap_mib,
+        "swap_free_mib": report.swap_free_mib,
+        "network_mib_s": report.network_mib_s,
         "why": unfit(known, report),
     }
     event = "answered" if HOST.may(known.state, "answered") else None
     if sets["why"]:
         event = "unfit" if HOST.may(known.state, "unfit") else None
+    elif known.state == "error":
+        if known.error_until is None or now >= known.error_until:
+            event = "recovered"
+        else:
+            del sets["why"]  # it stands until then
     if known.state == "preparing_for_maintenance" and not known.vms:
         event = "emptied"
     return [Change("host", known.host_id, known.state, event, sets)]
@@ -150,7 +161,8 @@ def _answered(known: KnownHost, report: HostReport, now: datetime) -> list[Chang
 
 def unfit(known: KnownHost, report: HostReport) -> str:
     """Why a host that answers cannot run its cluster's VMs; nothing when it can."""
-    return " ".join(filter(None, (_networks(known.needs - set(report.networks)), _cpu(known.cpu_lacks))))
+    told = (_networks(known.needs - set(report.networks)), _cpu(known.cpu_lacks), known.storage_lacks)
+    return " ".join(filter(None, told))
 
 
 def _cpu(lacks: str) -> str:

@@ -21,6 +21,7 @@ from hostapi.client import HostUnreachable
 from hostapi.types import HostReport
 
 log = structlog.get_logger("watch")
+SPEAKING = ("up", "preparing_for_maintenance", "non_operational", "error")  # VMs may run there
 LISTEN_S = 10  # how long a host may keep its answer back
 MOST = 500  # listened to by one manager, a thread each; the others are heard in their rounds
 LOOK_EVERY = timedelta(seconds=3)  # for hosts that came or went
@@ -99,7 +100,7 @@ class Watch:
         self._ears.clear()
 
     def _listen_to(self, tx: Tx) -> None:
-        up = sa.select(Host.id, Host.address, Host.port).where(Host.state.in_(("up", "preparing_for_maintenance")))
+        up = sa.select(Host.id, Host.address, Host.port).where(Host.state.in_(SPEAKING))
         ours: list[Address] = [(id, address, port) for id, address, port in tx.execute(up) if shard_of(id) in self.shards]
         wanted = set(sorted(ours)[:MOST])
         for gone in self._ears.keys() - wanted:

@@ -12,7 +12,7 @@ from backend.scheduling.facts import HostFacts, Policy, VmFacts
 
 Filter = Callable[[HostFacts], str | None]
 Score = Callable[[HostFacts], float]
-_WORDS = {"maintenance": "in maintenance", "preparing_for_maintenance": "being prepared for maintenance"}
+_WORDS = {"maintenance": "in maintenance", "error": "in error", "preparing_for_maintenance": "being prepared for maintenance"}
 MANY_VMS = 100  # a host with so many scores nothing for having few
 
 

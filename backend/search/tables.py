@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,8 +20,10 @@ from backend.directory.rules import OBJECT_TYPES, ROLES, places
 from backend.directory.sessions import TOKEN
 from backend.events import Event
 from backend.ha.models import Outage, PowerAgent
+from backend.hosts.alerting import Alerts
 from backend.hosts.machine import HOST
 from backend.hosts.models import Evacuation, Host
+from backend.hosts.usage import memory_percent, storage_percent, swap_percent
 from backend.placement.models import Pin, SchedulingPolicy
 from backend.scheduling.policies import Thresholds
 from backend.search.query import Field, Kind, Viewer
@@ -120,6 +122,8 @@ CLUSTERS = Kind("clusters", "cluster", Cluster.id, {
     "networks": Field(Cluster.networks, "texts", about="that a host must have to run its VMs"),
     "scheduling_policy": Field(Cluster.scheduling_policy), "balancing": Field(_BALANCING, about="what its policy balances by"),
     **{name: _threshold(name, usual) for name, usual in asdict(Thresholds()).items()},
+    **{f.name: Field(sa.func.coalesce(sa.cast(Cluster.alerts[f.name].astext, sa.Integer), f.default), "number",
+                     about="above it an event tells so; 0: never") for f in fields(Alerts)},
     "fencing": Field(Cluster.fencing, "yesno"), "fencing_grace_s": Field(Cluster.fencing_grace_s, "number"),
     "fencing_silent_percent": Field(Cluster.fencing_silent_percent, "number"),
     "fencing_at_once": Field(Cluster.fencing_at_once, "number"),
@@ -133,8 +137,14 @@ HOSTS = Kind("hosts", "host", Host.id, {
     "address": Field(Host.address), "port": Field(Host.port, "number"), "console_port": Field(Host.console_port, "number"),
     "virt_type": Field(Host.virt_type), "hypervisor": Field(Host.hypervisor), "agent_version": Field(Host.agent_version),
     "cpus": Field(Host.cpus, "number"), "load": Field(Host.load1, "number"),
-    "cpu_usage": Field(sa.cast(Host.load1 * 100 / sa.func.nullif(Host.cpus, 0), sa.Float), "number",
-                       about="load of the last minute in per cent of its processors"),
+    "cpu_usage": Field(sa.func.coalesce(Host.cpu_percent, sa.cast(Host.load1 * 100 / sa.func.nullif(Host.cpus, 0), sa.Float)),
+                       "number", about="per cent of its processors, lately"),
+    "memory_usage": Field(sa.cast(memory_percent(), sa.Float), "number", about="per cent"),
+    "swap_usage": Field(sa.cast(swap_percent(), sa.Float), "number", about="per cent; nothing when it has none"),
+    "swap_mib": Field(Host.swap_mib, "number"),
+    "network_mib_s": Field(Host.network_mib_s, "number", about="MiB a second, in and out"),
+    "storage_usage": Field(sa.cast(storage_percent(), sa.Float), "number", about="per cent of the fullest of its own domains"),
+    "alerts": Field(Host.alerts, "texts", about="limits that it has crossed"),
     "memory_mib": Field(Host.memory_mib, "number"), "memory_free_mib": Field(Host.memory_free_mib, "number"),
     "vms": Field(sa.select(sa.func.count()).select_from(Vm).where(
         Vm.host_id == Host.id, Vm.state.not_in(NOT_RUNNING),

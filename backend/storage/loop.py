@@ -61,7 +61,7 @@ class Reach:
             .join(StorageDomain, StorageDomain.data_center_id == Cluster.data_center_id)
             .outerjoin(DomainReach, row)
             .where(
-                Host.state == "up",
+                Host.state.in_(("up", "non_operational", "error")),
                 StorageDomain.host_id.is_(None),
                 StorageDomain.state.in_(("active", "inactive")),
                 sa.func.coalesce(lately, sa.false()).is_(False),

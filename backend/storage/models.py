@@ -42,6 +42,7 @@ class DomainReach(HasId, Base):
     total_mib: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
     free_mib: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
     why: Mapped[str] = mapped_column(default="", server_default="")
+    lost_at: Mapped[datetime | None]  # since when it does not reach it
     told_at: Mapped[datetime]  # when the host was last asked to use it
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from backend.storage.models import Disk, DomainReach, StorageDomain
 from hostapi.types import StorageReport
 
 NOT_TOLD = "Its agent does not use the folder yet."
+LOST_AFTER = timedelta(seconds=20)  # of not reaching a domain: a shorter hiccup takes no host out of use
 ALIKE_MIB = 64  # a free space that differs by less is not written down anew
 
 
@@ -37,6 +38,17 @@ def reached(tx: Tx, domains: Collection[UUID] | None = None) -> dict[UUID, set[U
         if host_id is not None:
             found.setdefault(host_id, set()).add(domain_id)
     return found
+
+
+def unreached(tx: Tx, now: datetime) -> dict[UUID, str]:
+    """What hosts say that have not reached a shared domain for a while which others do reach; of the first of them by name."""
+    rows = (
+        sa.select(DomainReach.host_id, StorageDomain.name, DomainReach.why)
+        .join(StorageDomain, StorageDomain.id == DomainReach.domain_id)
+        .where(StorageDomain.state == "active", DomainReach.ok.is_(False), DomainReach.lost_at <= now - LOST_AFTER)
+        .order_by(StorageDomain.name.desc())
+    )
+    return {host_id: f"It does not reach storage domain {name}: {why}" for host_id, name, why in tx.execute(rows)}
 
 
 def host_of(tx: Tx, disk: Disk) -> UUID:
@@ -74,7 +86,7 @@ def require_readable(tx: Tx, domain_id: UUID, base_id: UUID, field: str = "domai
         )
 
 
-def hear(tx: Tx, said: Sequence[tuple[UUID, Sequence[StorageReport]]]) -> None:
+def hear(tx: Tx, said: Sequence[tuple[UUID, Sequence[StorageReport]]], now: datetime) -> None:
     """What hosts report of the shared domains. One is usable as long as a host that answers reaches it."""
     shared = {
         domain.id: domain
@@ -91,7 +103,7 @@ def hear(tx: Tx, said: Sequence[tuple[UUID, Sequence[StorageReport]]]) -> None:
     for domain_id, domain in shared.items():
         for row in rows[domain_id]:
             if row.host_id in answers:
-                _note(tx, row, answers[row.host_id].get(domain.path))
+                _note(tx, row, answers[row.host_id].get(domain.path), now)
         _judge(tx, domain, rows[domain_id])
 
 
@@ -100,13 +112,15 @@ def note(tx: Tx, domain_id: UUID, host_id: UUID, report: StorageReport, now: dat
     fresh = pg.insert(DomainReach).values(domain_id=domain_id, host_id=host_id, ok=False, told_at=now)
     tx.execute(fresh.on_conflict_do_update(index_elements=["domain_id", "host_id"], set_={"told_at": now}))
     here = sa.select(DomainReach).where(DomainReach.domain_id == domain_id, DomainReach.host_id == host_id)
-    _note(tx, tx.scalars(here.execution_options(populate_existing=True)).one(), report)
+    _note(tx, tx.scalars(here.execution_options(populate_existing=True)).one(), report, now)
 
 
-def _note(tx: Tx, row: DomainReach, report: StorageReport | None) -> None:
+def _note(tx: Tx, row: DomainReach, report: StorageReport | None, now: datetime) -> None:
     ok, why = (report.ok, report.why) if report is not None else (False, NOT_TOLD)
     if report is None and not row.ok:
         why = row.why or why  # what it said when it was told is worth more
+    if ok or row.lost_at is None:
+        row.lost_at = None if ok else now
     if (row.ok, row.why) != (ok, why):
         row.ok, row.why = ok, why
         touch(tx, "storagedomain", row.domain_id)

@@ -252,6 +252,7 @@ TABLE: dict[str, Case] = {
     "POST api.host_reinstall": Case(fine=frozenset({409}), path={"id": "@host"}, body={}),  # it is up
     "POST api.host_approve": command(path="host", fine=frozenset({409}), body={"cluster_id": "@cluster"}),
     "POST api.host_reject": command(path="host", fine=frozenset({409}), body={}),
+    "POST api.cluster_set_alerts": command(path="cluster", body={"alert_cpu_percent": 80}),
     "POST api.cluster_set_cpu": command(path="cluster", body={"cpu_model": ""}),
     "POST api.cluster_require_networks": command(path="cluster", body={"networks": ["lan"]}),
     "POST api.host_activate": command(path="host", fine=frozenset({409}), body={}),  # it is up

@@ -14,6 +14,7 @@ from backend.clusters import cpus
 from backend.db import Tx, get
 from backend.errors import Impossible, Invalid
 from backend.events import move, record
+from backend.hosts import failing
 from backend.hosts.models import Host
 from backend.storage.models import Disk
 from backend.storage.reach import host_of
@@ -115,6 +116,7 @@ class Starting(Booting):
 
     def launch_done(self, tx: Tx, job: Job, report: VmReport) -> None:
         vm = get(tx, Vm, self.vm_id)
+        failing.started(tx, vm.host_id)
         if vm.state == "restoring_state":
             move(tx, vm, "restored", saved_path="", pause="")
         elif getattr(self, "paused", False):
@@ -129,6 +131,8 @@ class Starting(Booting):
     def launch_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
         vm = get(tx, Vm, self.vm_id)
         if vm.state == "wait_for_launch":
+            if vm.host_id is not None:
+                failing.start_failed(tx, vm.host_id, vm.id, failure, job.now)
             move(tx, vm, "start_failed", host_id=None, why=failure.message)
         elif vm.state == "restoring_state" and failure.code == "saved_state_missing":
             move(tx, vm, "state_lost", host_id=None, saved_path="", why=failure.message)
