@@ -46,4 +46,4 @@ def beside(thing: Thing, row: dict[str, Any]) -> dict[str, Any]:
     if thing.kind != "host":
         return {}
     got = listed(tx(), "hostsamples", search=f"host_id = {row['id']}", max=MOST)
-    return {"curves": curves(list(reversed(got["items"])))}
+    return {"curves": curves(list(reversed(got.items)))}
