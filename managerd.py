@@ -30,6 +30,7 @@ from hostapi.client import HostClient, client_context
 from hostapi.tls import host_name
 
 log = structlog.get_logger("manager")
+LED = 4  # so much more, twice over, for the loops that keep a connection as long as they are led here
 DATABASE_S = 60  # a database that does not answer is waited for so long when the manager starts
 HOSTS_CA_MADE = """In {folder} are now the hosts' CA and its certificates for manager and gateway, good for 398 days. Settings:
   hosts_ca_file = "{folder}/hosts-ca.pem"                 (manager, gateway, web)
@@ -90,7 +91,7 @@ def run(settings: config.Settings) -> None:
     logs.configure(settings.log_level)
     _bring_up_to_date(settings)
     clock, keyring = WallClock(), Keyring(settings.secret_key())
-    sessions = new_sessions(settings.database_url, settings.database_pool + settings.task_workers)
+    sessions = new_sessions(settings.database_url, LED + settings.database_pool + settings.task_workers)
     doors = host_doors(client_context(settings.hosts_ca(), settings.client_cert_file, settings.client_key_file))
     authority = Authority.load(settings.hosts_ca(), settings.hosts_ca_key_file)
     runner = Runner(sessions, COMMANDS, clock, doors, keyring.reveal)

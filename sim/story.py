@@ -50,7 +50,8 @@ class Manager:
         self.runner = place.new_runner(name)
         authority = Authority.create(place.clock.now())
         loops = assembly.loops(place.door, place.clock, place.keyring, authority, quiet_s=place.quiet_s, soft=place.soft)
-        self.loops = [loop for loop in loops if loop.name not in NOT_TOLD]
+        not_told = NOT_TOLD if place.watches_load else (*NOT_TOLD, "host history")
+        self.loops = [loop for loop in loops if loop.name not in not_told]
         self.leaders = {loop.name: Leader(place.sessions, loop.name) for loop in self.loops}
         self.leads: set[str] = set()
         self._due: dict[str, datetime] = {}

@@ -40,7 +40,7 @@ def database_url(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def sessions(database_url: str) -> Iterator[Sessions]:
-    made = new_sessions(database_url)
+    made = new_sessions(database_url, 20)  # each loop that is led keeps one
     yield made
     made.kw["bind"].dispose()
 
