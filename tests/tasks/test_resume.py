@@ -14,7 +14,10 @@ from backend.vms.commands.power import ShutdownVm, StartVm
 from tests.conftest import ToldClock
 from tests.tasks.bench import Bench, killed_at
 
-OURS = ("backend/tasks/runner.py", "backend/tasks/submit.py", "backend/vms/commands/power.py", "backend/vms/commands/define.py")
+OURS = (
+    "backend/tasks/runner.py", "backend/tasks/turn.py", "backend/tasks/submit.py",
+    "backend/vms/commands/power.py", "backend/vms/commands/define.py",
+)  # fmt: skip
 
 
 def every_line(
