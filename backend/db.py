@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -95,9 +96,20 @@ def is_silent(error: BaseException) -> bool:
     ))  # fmt: skip
 
 
+_AFRESH = {"populate_existing": True}
+
+
+@cache
+def _held(cls: Any) -> Any:
+    """The row by its key, held: made once, for putting a statement together takes longer than asking it."""
+    (key,) = sa.inspect(cls).primary_key
+    return sa.select(cls).where(key == sa.bindparam("id")).with_for_update()
+
+
 def get(tx: Tx, cls: type[T], id: Any, *, lock: bool = False) -> T:
     """The row, or `NotFound` in words. With `lock`, held until the transaction ends and read afresh."""
-    row = tx.get(cls, id, with_for_update=lock or None, populate_existing=lock)
+    known: Any = cls
+    row: T | None = tx.scalars(_held(known), {"id": id}, execution_options=_AFRESH).first() if lock else tx.get(cls, id)
     if row is None:
         kind = getattr(cls, "kind", cls.__name__.lower())
         raise NotFound("not_found", f"There is no {kind.replace('_', ' ')} with the id {id}.", kind=kind, id=str(id))

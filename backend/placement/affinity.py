@@ -8,6 +8,8 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+from sqlalchemy.orm import aliased
 
 from backend.db import Tx
 from backend.hosts.models import Host
@@ -21,35 +23,48 @@ from backend.placement.models import (
     Pin,
 )
 from backend.scheduling.facts import GroupFacts
+from backend.storage.models import Disk
 from backend.vms.machine import NOT_RUNNING
 from backend.vms.models import Vm
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The labels, the only hosts, and the affinity groups of a VM."""
+    """The labels, the only hosts, the affinity groups and the storage domains of a VM."""
 
     labels: frozenset[str]
     pinned: frozenset[UUID]
     groups: tuple[GroupFacts, ...]
+    domains: frozenset[UUID]
 
 
-def of_vm(tx: Tx, vm_id: UUID) -> Bound:
-    """What binds this VM now."""
-    nothing = sa.null()
-    bonds: Any = sa.union_all(
-        sa.select(sa.literal("label").label("what"), AffinityLabel.id.label("id"), AffinityLabel.name.label("name"))
-        .join(AffinityLabelVm, AffinityLabelVm.label_id == AffinityLabel.id).where(AffinityLabelVm.vm_id == vm_id),
-        sa.select(sa.literal("pin"), Pin.host_id, nothing).where(Pin.vm_id == vm_id),
-        sa.select(sa.literal("group"), AffinityGroupVm.group_id, nothing).where(AffinityGroupVm.vm_id == vm_id),
+def _ids(wanted: sa.Select[Any]) -> Any:
+    return sa.func.array(wanted.scalar_subquery(), type_=pg.ARRAY(wanted.selected_columns[0].type))
+
+
+def _bonds() -> sa.Select[Any]:
+    """Labels, pins, groups, those of the groups that are hard, and the storage domains of disks and of what is under them."""
+    vm, base = sa.bindparam("vm_id", type_=pg.UUID(as_uuid=True)), aliased(Disk)
+    return sa.select(
+        _ids(sa.select(AffinityLabel.name).join(AffinityLabelVm, AffinityLabelVm.label_id == AffinityLabel.id)
+             .where(AffinityLabelVm.vm_id == vm)).label("labels"),
+        _ids(sa.select(Pin.host_id).where(Pin.vm_id == vm)).label("pins"),
+        _ids(sa.select(AffinityGroupVm.group_id).where(AffinityGroupVm.vm_id == vm)).label("groups"),
+        _ids(sa.select(Disk.domain_id).where(Disk.vm_id == vm)).label("domains"),
+        _ids(sa.select(base.domain_id).join(Disk, Disk.backing_id == base.id).where(Disk.vm_id == vm)).label("under"),
     )  # fmt: skip
-    found = tx.execute(bonds).all()
-    groups = [id for what, id, _ in found if what == "group"]
-    return Bound(
-        frozenset(name for what, _, name in found if what == "label"),
-        frozenset(id for what, id, _ in found if what == "pin"),
-        _groups(tx, groups, vm_id) if groups else (),
-    )
+
+
+_BONDS = _bonds()
+
+
+def of_vm(tx: Tx, vm_id: UUID, *, hold: bool = False) -> Bound:
+    """What binds this VM now; with `hold`, its hard groups are held until the transaction ends."""
+    bonds = tx.execute(_BONDS, {"vm_id": vm_id}).one()
+    if hold and bonds.groups:
+        _hold(tx, vm_id)
+    groups = _groups(tx, bonds.groups, vm_id) if bonds.groups else ()
+    return Bound(frozenset(bonds.labels), frozenset(bonds.pins), groups, frozenset((*bonds.domains, *bonds.under)))
 
 
 def of_hosts(tx: Tx) -> dict[UUID, frozenset[str]]:
@@ -63,7 +78,7 @@ def of_hosts(tx: Tx) -> dict[UUID, frozenset[str]]:
     return {host_id: frozenset(names) for host_id, names in found.items()}
 
 
-def hold(tx: Tx, vm_id: UUID) -> None:
+def _hold(tx: Tx, vm_id: UUID) -> None:
     """Hold the VM's hard groups until the transaction ends: two VMs that belong together and start at once must not go to
     different hosts. In order, so that nobody waits in a circle."""
     mine = sa.select(AffinityGroupVm.group_id).where(AffinityGroupVm.vm_id == vm_id)

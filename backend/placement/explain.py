@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -73,8 +73,8 @@ def last(tx: Tx, vm: Vm) -> dict[str, Any] | None:
 
 
 def _thought_away(host: HostFacts, vm: Vm) -> HostFacts:
-    return replace(
-        host, memory_promised_mib=host.memory_promised_mib - vm.memory_mib, vcpus_promised=host.vcpus_promised - vm.vcpus,
+    return host._replace(
+        memory_promised_mib=host.memory_promised_mib - vm.memory_mib, vcpus_promised=host.vcpus_promised - vm.vcpus,
         vms=host.vms - 1,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ gets better with every move, and it ends.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -121,8 +121,8 @@ def after(hosts: Mapping[UUID, HostFacts], one: Running, target: UUID) -> dict[U
 
 
 def _plus(host: HostFacts, one: Running, sign: int) -> HostFacts:
-    return replace(
-        host, memory_promised_mib=host.memory_promised_mib + sign * one.vm.memory_mib,
+    return host._replace(
+        memory_promised_mib=host.memory_promised_mib + sign * one.vm.memory_mib,
         vcpus_promised=host.vcpus_promised + sign * one.vm.vcpus, vms=host.vms + sign,
         load1=max(0.0, host.load1 + sign * one.cpus),
     )  # fmt: skip

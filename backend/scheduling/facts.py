@@ -17,9 +17,9 @@ KEPT = 20  # hosts of either kind that a stored decision names; the others are c
 _SAID = 8  # of them in a refusal's sentence
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
-    """A host as the scheduler sees it. What is promised is what its VMs may use, running or about to."""
+class HostFacts(NamedTuple):
+    """A host as the scheduler sees it. What is promised is what its VMs may use, running or about to. A tuple: of a large
+    cluster thousands are made for each VM that is placed."""
 
     host_id: UUID
     name: str

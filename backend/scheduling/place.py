@@ -56,12 +56,14 @@ def look(vm: VmFacts, hosts: Sequence[HostFacts], policy: Policy) -> list[Candid
     return found
 
 
-def best_first(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
-    """Those that can take it, the best first; the lower name wins a tie."""
-    heap = [(-one.score, one.name, one) for one in candidates if one.score is not None]
-    heapq.heapify(heap)
-    while heap:
-        yield heapq.heappop(heap)[2]
+def best_first(candidates: Sequence[Candidate], most: int | None = None) -> Iterator[Candidate]:
+    """Those that can take it (or so many of them), the best first; the lower name wins a tie."""
+    able = [(-one.score, one.name, one) for one in candidates if one.score is not None]
+    if most is not None:
+        able = heapq.nsmallest(most, able)
+    heapq.heapify(able)
+    while able:
+        yield heapq.heappop(able)[2]
 
 
 def taken(one: Candidate, candidates: Sequence[Candidate]) -> Placement:

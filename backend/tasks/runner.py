@@ -41,7 +41,9 @@ HOST_LOST = "host_lost"  # what a step fails with whose host is proved to have b
 
 def _due() -> Any:
     """The task that is due first, and nobody's: made once, for all claims are alike."""
-    now, jumped, earlier = sa.bindparam("now"), sa.bindparam("jumped"), aliased(Task)
+    earlier: Any = aliased(Task)
+    now: Any = sa.bindparam("now")
+    jumped: Any = sa.bindparam("jumped")
     alive = sa.select(Worker.id).where(Worker.beat_at.between(sa.bindparam("beat"), jumped))
     dropped = sa.and_(
         Task.worker_id == sa.bindparam("this_worker"), Task.claim.not_in(sa.bindparam("in_hand", expanding=True))
@@ -217,7 +219,7 @@ class Runner:
             "this_worker": self.worker_id, "in_hand": list(self._in_hand),
         }  # fmt: skip
         with self.sessions.begin() as tx:
-            task = tx.scalars(_DUE, given).first()
+            task: Task | None = tx.scalars(_DUE, given).first()
             if task is None:
                 return None
             if task.state == "queued":

@@ -23,7 +23,7 @@ LONG_AGO = NOW - timedelta(hours=1)
 
 def host(number: int, **fields: object) -> HostFacts:
     made = HostFacts(UUID(int=number), f"h{number}", "up", 8, 16_000, 0, 0.0, 0)
-    return replace(made, **fields)  # type: ignore[arg-type]
+    return made._replace(**fields)
 
 
 def running(number: int, on: HostFacts, cpus: float = 0.0, mib: int = 1000, **fields: object) -> Running:
@@ -38,8 +38,8 @@ def policy(name: str, **limits: object) -> Policy:
 def filled(empty: HostFacts, vms: Sequence[Running]) -> HostFacts:
     """The host with the load of its VMs."""
     mine = [one for one in vms if one.host_id == empty.host_id]
-    return replace(
-        empty, vms=len(mine), memory_promised_mib=sum(one.vm.memory_mib for one in mine),
+    return empty._replace(
+        vms=len(mine), memory_promised_mib=sum(one.vm.memory_mib for one in mine),
         load1=sum(one.cpus for one in mine), vcpus_promised=sum(one.vm.vcpus for one in mine),
     )  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_one_of_a_group_at_a_time_and_never_against_a_hard_rule() -> None:
 
 
 def test_the_manager_of_storage_counts_as_fuller() -> None:
-    first, second = replace(A, coordinates=True), B
+    first, second = A._replace(coordinates=True), B
     vms = [running(n, A) for n in range(6)] + [running(10 + n, B) for n in range(6)]
     assert moves([first, second], vms, COUNT) == [("w0", "h2")]
 
@@ -137,7 +137,7 @@ def test_givers_are_the_worst_first() -> None:
 
 
 SLEEPY = policy("power_saving", shut_down_hosts=True, hosts_in_reserve=1)
-USED = replace(A, vms=3, memory_promised_mib=6000)
+USED = A._replace(vms=3, memory_promised_mib=6000)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +146,11 @@ USED = replace(A, vms=3, memory_promised_mib=6000)
         ([USED, B, C], SLEEPY, [], ("off", "h3")),  # two are empty, one of them is enough
         ([USED, B], SLEEPY, [], None),  # the only one in reserve
         ([USED, B, C], policy("power_saving"), [], None),  # nobody allowed it
-        ([USED, B, replace(C, state="down")], SLEEPY, [C.host_id], None),
-        ([USED, replace(B, vms=1), replace(C, state="down")], SLEEPY, [C.host_id], ("on", "h3")),
-        ([USED, replace(B, vms=1), replace(C, state="down")], SLEEPY, [], None),  # down for another reason
-        ([USED, B, C, replace(host(4), state="maintenance")], SLEEPY, [UUID(int=4)], None),  # one at a time
-        ([USED, B, replace(C, state="down")], EVEN, [C.host_id], ("on", "h3")),  # the policy changed
+        ([USED, B, C._replace(state="down")], SLEEPY, [C.host_id], None),
+        ([USED, B._replace(vms=1), C._replace(state="down")], SLEEPY, [C.host_id], ("on", "h3")),
+        ([USED, B._replace(vms=1), C._replace(state="down")], SLEEPY, [], None),  # down for another reason
+        ([USED, B, C, host(4)._replace(state="maintenance")], SLEEPY, [UUID(int=4)], None),  # one at a time
+        ([USED, B, C._replace(state="down")], EVEN, [C.host_id], ("on", "h3")),  # the policy changed
     ],
 )
 def test_power(hosts: list[HostFacts], rules: Policy, ours: list[UUID], expected: tuple[str, str] | None) -> None:

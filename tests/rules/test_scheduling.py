@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -23,11 +22,11 @@ HOST = HostFacts(uuid4(), "alpha", "up", 8, 16_384, 0, 0.5, 0, frozenset({DOMAIN
     "host, reason",
     [
         (HOST, None),
-        (replace(HOST, state="maintenance"), "Host alpha is in maintenance."),
-        (replace(HOST, domains=frozenset()), "Host alpha does not reach the storage of VM w7."),
-        (replace(HOST, cpus=1), "Host alpha has 1 CPUs; 2 are wanted."),
-        (replace(HOST, memory_promised_mib=14_884), "Host alpha cannot take VM w7: 2,048 MiB wanted, 1,500 MiB free."),
-        (replace(HOST, memory_promised_mib=14_336), None),
+        (HOST._replace(state="maintenance"), "Host alpha is in maintenance."),
+        (HOST._replace(domains=frozenset()), "Host alpha does not reach the storage of VM w7."),
+        (HOST._replace(cpus=1), "Host alpha has 1 CPUs; 2 are wanted."),
+        (HOST._replace(memory_promised_mib=14_884), "Host alpha cannot take VM w7: 2,048 MiB wanted, 1,500 MiB free."),
+        (HOST._replace(memory_promised_mib=14_336), None),
     ],
 )
 def test_filters_give_their_reason(host: HostFacts, reason: str | None) -> None:
@@ -35,25 +34,25 @@ def test_filters_give_their_reason(host: HostFacts, reason: str | None) -> None:
 
 
 def test_overcommitment_makes_room() -> None:
-    full = replace(HOST, memory_promised_mib=16_384)
+    full = HOST._replace(memory_promised_mib=16_384)
     assert why_not(VM, full, Policy()) is not None
     assert why_not(VM, full, Policy(memory_overcommit_percent=150)) is None
 
 
 def test_the_emptier_host_wins_and_the_other_is_told() -> None:
-    busy = replace(HOST, host_id=uuid4(), name="beta", memory_promised_mib=8_000)
+    busy = HOST._replace(host_id=uuid4(), name="beta", memory_promised_mib=8_000)
     placement = place(VM, [busy, HOST], Policy())
     assert placement.host_id == HOST.host_id and set(placement.others) == {"beta"}
 
 
 def test_a_tie_goes_to_the_lower_name() -> None:
-    twin = replace(HOST, host_id=uuid4(), name="beta")
+    twin = HOST._replace(host_id=uuid4(), name="beta")
     assert place(VM, [twin, HOST], Policy()).host_id == HOST.host_id
 
 
 def test_no_host_has_a_reason_for_each() -> None:
     with pytest.raises(NoHost) as no:
-        place(VM, [replace(HOST, state="down"), replace(HOST, name="beta", cpus=1)], Policy())
+        place(VM, [HOST._replace(state="down"), HOST._replace(name="beta", cpus=1)], Policy())
     assert set(no.value.facts["hosts"]) == {"alpha", "beta"}
     with pytest.raises(NoHost, match="has no hosts"):
         place(VM, [], Policy())

@@ -27,6 +27,14 @@ from backend.vms.once import boot_of
 from backend.vms.rules import vm_spec
 from hostapi.types import Failure, GuestReport, NicSpec, VmReport
 
+# made once: to put a statement together takes longer than to ask it
+_DISKS = sa.select(Disk.id, Disk.path).where(Disk.vm_id == sa.bindparam("vm_id")).order_by(
+    Disk.backing_id.is_(None), Disk.name  # as `disk_of` has it
+)  # fmt: skip
+_NICS = sa.select(Vnic.mac, Vnic.bridge, Vnic.model, Vnic.linked).where(
+    Vnic.vm_id == sa.bindparam("vm_id"), Vnic.plugged
+).order_by(Vnic.name)  # fmt: skip
+
 
 class OnVm(Plain):
     """What the commands on one VM share."""
@@ -89,9 +97,7 @@ class Starting(Booting):
             cpu_id = cpus.given(tx, vm.cluster_id, host.virt_type)
             fresh |= {"pause": "", "run_once": once or None, "cpu_id": cpu_id}
         move(tx, vm, how, words={"host": host.name}, host_id=host.id, why="", guest=None, started_at=job.now, **fresh)
-        first = Disk.backing_id.is_(None), Disk.name  # as `disk_of` has it
-        disks = tx.execute(sa.select(Disk.id, Disk.path).where(Disk.vm_id == vm.id).order_by(*first)).all()
-        nics = tx.scalars(sa.select(Vnic).where(Vnic.vm_id == vm.id, Vnic.plugged).order_by(Vnic.name))
+        disks, nics = tx.execute(_DISKS, {"vm_id": vm.id}).all(), tx.execute(_NICS, {"vm_id": vm.id})
         spec = vm_spec(
             vm_id=vm.id,
             name=vm.name,
@@ -105,7 +111,7 @@ class Starting(Booting):
             boot_from=once.get("boot_from") or (),
             cd=once.get("cd"),
             paused=getattr(self, "paused", False),
-            nics=[NicSpec(nic.mac, nic.bridge, nic.model, nic.linked) for nic in nics],
+            nics=[NicSpec(*nic) for nic in nics],
             max_memory_mib=vm.max_memory_mib,
             max_vcpus=vm.max_vcpus,
             cpu=cpus.of_kind(tx, vm.cpu_id),
