@@ -26,7 +26,7 @@ from backend.events import move
 from backend.tasks.command import Later
 from backend.tasks.models import Task, Worker
 from backend.tasks.submit import WAKE, finish
-from backend.tasks.turn import turn_of
+from backend.tasks.turn import Turn, turn_of
 from backend.tasks.watch import LOST_S, Watch
 from hostapi.client import HostUnreachable
 from hostapi.types import Failure, Outcome
@@ -179,7 +179,7 @@ class Runner:
 
     # -- one task, as far as it goes -------------------------------------------------------------
     def step(self) -> bool:
-        """Take one due task as far as it goes without waiting; False when none is due."""
+        """Take one due task further: a process as far as it goes without waiting, a test one step. False when none is due."""
         task_id, claim = self.claim()
         if task_id is None:
             return False
@@ -250,12 +250,12 @@ class Runner:
                     return False
                 step = turn.next_step()
                 if step is None:
-                    return turn.claimed
+                    return self._keeps(turn)
                 host = turn.host(step)
                 assert host is not None and step.verb is not None
                 if host.proved_off_at is not None and step.asked_at <= host.proved_off_at:
                     turn.step_failed(step, Failure(HOST_LOST, f"Host {host.name} was switched off meanwhile."))
-                    return turn.claimed
+                    return self._keeps(turn)
                 unwanted = turn.task.cancel_wanted and not turn.task.undoing
                 return Question(step.uid, (host.id, host.address, host.port), step.verb, step.args, unwanted)
         except Refused as no:
@@ -292,9 +292,15 @@ class Runner:
                     turn.step_done(step, outcome.result)
                 else:
                     turn.step_failed(step, outcome.failure or Failure("failed", "The host gave no reason."))
-                return turn.claimed
+                return self._keeps(turn)
         except Refused as no:
             return self._refuse(task_id, claim, Failure(no.code, no.message, no.facts), step_uid=uid)
+
+    def _keeps(self, turn: Turn) -> bool:
+        """Whether the worker goes on with the task at once. Where no process runs, tasks take turns after each step."""
+        if turn.claimed and self._watch is None:
+            turn.release(0, turn.task.message)
+        return turn.claimed
 
     # -- refusals and bugs, each in a transaction of its own --------------------------------------
     def _put_off(self, task_id: int, claim: UUID, why: str) -> None:
@@ -317,7 +323,7 @@ class Runner:
             else:
                 names = turn.command.steps
                 turn.hear_failure(step.name if step else names[min(turn.task.at_step, len(names) - 1)], failure)
-            return turn.claimed
+            return self._keeps(turn)
 
     def _fail_by_bug(self, task_id: int, claim: UUID, bug: Exception) -> bool:
         failure = Failure(

@@ -104,7 +104,6 @@ def test_power_off_takes_the_place_of_a_shutdown_that_has_not_begun(bench: Bench
 
 def test_nothing_but_a_shutdown_is_cancelled_for_a_power_off(bench: Bench) -> None:
     vm_id = bench.a_vm("w1")
-    bench.world.boot_s = 100
     starting, runner = bench.submit(StartVm(vm_id)), bench.runner()
     while bench.vm("w1").state != "powering_up":
         runner.step()
