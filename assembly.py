@@ -25,6 +25,8 @@ from backend.hosts.certificates import Enroll, Renew
 from backend.hosts.evacuation import Evacuate
 from backend.hosts.history import HostHistory
 from backend.hosts.loop import Monitor, Screens
+from backend.hosts.packages import Packages
+from backend.hosts.upgrading import RollUpgrades
 from backend.hosts.watching import Watch
 from backend.loops import Loop
 from backend.placement import models as placement_rows
@@ -51,6 +53,7 @@ ROOMS_OF_COMMANDS = (
     "backend.ha.fence",
     "backend.clusters.network_commands",
     "backend.hosts.alert_commands",
+    "backend.hosts.upgrade_commands",
     "backend.hosts.commands",
     "backend.hosts.joining",
     "backend.placement.commands.affinity",
@@ -109,10 +112,11 @@ COMMANDS = _commands()
 def loops(
     doors: Callable[[UUID, str, int], Any], clock: Clock, keyring: Keyring, authority: Authority,
     earlier: Callable[[UUID, str, int], Any] | None = None, *, quiet_s: float = 60.0, soft: SoftFence = no_soft_fence,
+    packages: Packages | None = None,
 ) -> list[Loop]:
     """Every loop of the manager. `doors` answers how a host is reached, `earlier` how one is that enrolled when hosts
     had no CA of their own. `authority` is the hosts' CA. For `quiet_s` after the start no host is fenced; `soft` restarts
-    a host's agent from outside."""
+    a host's agent from outside; `packages` is what agents are upgraded with."""
     from backend.directory.loop import RefreshDirectory
     from backend.history import Forget
     from backend.placement.loop import Balance, CheckLoads
@@ -133,6 +137,8 @@ def loops(
         PowerKinds(doors),
         ClusterCpus(doors),
         HostHistory(clock),
+        RollUpgrades(clock),
+        *([packages] if packages else []),
         Reach(doors, clock),
         Evacuate(clock, leaving.free),
         leaving.LeaveLoop(clock),

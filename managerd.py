@@ -23,6 +23,7 @@ from backend.bootstrap import bootstrap
 from backend.ca import Authority, keep_hosts_authority, write_private
 from backend.clock import WallClock
 from backend.db import is_silent, new_sessions
+from backend.hosts.packages import Packages
 from backend.schema import migrate
 from backend.secrets import Keyring
 from backend.tasks.runner import Runner
@@ -94,13 +95,14 @@ def run(settings: config.Settings) -> None:
     sessions = new_sessions(settings.database_url, LED + settings.database_pool + settings.task_workers)
     doors = host_doors(client_context(settings.hosts_ca(), settings.client_cert_file, settings.client_key_file))
     authority = Authority.load(settings.hosts_ca(), settings.hosts_ca_key_file)
-    runner = Runner(sessions, COMMANDS, clock, doors, keyring.reveal)
+    packages = Packages(settings.agent_package)
+    runner = Runner(sessions, COMMANDS, clock, doors, packages.reveal(keyring.reveal))
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: runner.stopping.set())
     threads = [
         *runner.run(settings.task_workers),
         *loop_runner.run(sessions, loops(doors, clock, keyring, authority, earlier_doors(settings, clock),
-                                         quiet_s=settings.fence_quiet_s), runner.stopping),
+                                         quiet_s=settings.fence_quiet_s, packages=packages), runner.stopping),
     ]
     log.info("manager runs", workers=settings.task_workers)
     runner.stopping.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -33,6 +34,7 @@ from hostapi.journal import Journal
 from hostapi.server import HostServer
 from hostapi.tls import server_context
 
+ANSWER_S = 2.0
 STATE = Path("/var/lib/leasehold-agent")
 log = logging.getLogger("agent")
 
@@ -46,7 +48,8 @@ class Agent:
         for file in self._files:
             if not file.exists():
                 raise ValueError(f"{file} is not there: enroll this host first (leasehold-agent enroll).")
-        self.service = AgentService(self.config, state, self._certified)
+        self.again = threading.Event()  # another version is installed: this process is to make room for it
+        self.service = AgentService(self.config, state, self._certified, self.again.set)
         self.journal = Journal(state / "journal.sqlite3")
         self.desk = Desk(self.service, self.journal)
         listen = self.config.listen
@@ -99,9 +102,13 @@ def run(wanted: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     agent.start()
     print("READY", flush=True)
-    while not stop.wait(1.0):
+    while not stop.wait(1.0) and not agent.again.is_set():
         pass
+    if agent.again.is_set():
+        stop.wait(ANSWER_S)  # so that whoever asked for the upgrade hears that it is done
     agent.stop()
+    if agent.again.is_set() and not stop.is_set():
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # the same process, so that what watches it sees no end
     return 0
 
 
@@ -124,6 +131,7 @@ def enroll_host(wanted: argparse.Namespace) -> int:
         console_port=wanted.console_port,
         storage_roots=tuple(str(Path(root).absolute()) for root in wanted.storage_root),
         virt_type=virt_type,
+        upgrade=wanted.upgrade,
         migrate_unsafe=wanted.migrate_unsafe,
     )
     address = wanted.address or own_address(wanted.manager)
@@ -182,6 +190,7 @@ def _arguments() -> argparse.ArgumentParser:
     one.add_argument(
         "--storage-root", action="append", default=[], help="a folder that may hold storage; repeat it"
     )
+    one.add_argument("--upgrade", default="", metavar="PROGRAM", help="that installs the wheel it is given; root's alone")
     one.add_argument("--virt-type", choices=("auto", "kvm", "qemu"), default="auto")
     one.add_argument(
         "--migrate-unsafe", action="store_true",

@@ -25,6 +25,7 @@ class AgentConfig:
     storage_roots: tuple[str, ...] = ()
     virt_type: Literal["kvm", "qemu"] = "qemu"
     hooks: str = ""  # the folder of programs that custom actions may run; none: no custom actions
+    upgrade: str = ""  # the program that installs another version of the agent; none: its operator does it
     migrate_unsafe: bool = False  # libvirt knows few file systems as shared, and refuses to migrate over others
 
 

@@ -30,6 +30,7 @@ from agent.power import PowerAgents
 from agent.saves import Saves
 from agent.stats import sample_host, utc_now
 from agent.storage import Storage, flush
+from agent.upgrade import Upgrade
 from agent.virt import GuestSilent, Hypervisor, HypervisorDown
 from hostapi.tls import client_context
 from hostapi.types import (
@@ -49,6 +50,7 @@ from hostapi.types import (
     PowerReport,
     Protocol,
     Screen,
+    Secret,
     StorageReport,
     TicketSpec,
     VmReport,
@@ -69,9 +71,11 @@ class AgentService:
     """This host, over libvirt. Reboots of the agent lose nothing: VMs live in libvirt, steps in the journal."""
 
     def __init__(
-        self, config: AgentConfig, state: Path, certified: Callable[[], None] = lambda: None
-    ) -> None:
-        """`certified` is told that the state folder has another certificate or CA than before."""
+        self, config: AgentConfig, state: Path, certified: Callable[[], None] = lambda: None,
+        again: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`certified` is told that the state folder has another certificate or CA than before, `again` that the agent is to
+        start again."""
         self.config, self.state, self._certified = config, state, certified
         self._wake = threading.Condition()
         self._happened = secrets.randbelow(2**31)  # events of libvirt; another number after another start
@@ -85,6 +89,7 @@ class AgentService:
         self.hooks = Hooks(config.hooks)
         self.pictures = Pictures(self.hypervisor.screenshot)
         self.power = PowerAgents(config.name)
+        self.upgrade = Upgrade(config.upgrade, state, again)
         self.load = Load()
         self.cpus = Cpus(self.hypervisor, config.virt_type)
 
@@ -381,6 +386,10 @@ class AgentService:
     def fence(self, spec: FenceSpec, steering: Steering) -> PowerReport:
         """Have another host's power agents do it."""
         return self.power.fence(spec, steering)
+
+    def upgrade_agent(self, version: str, sha256: str, package: Secret, steering: Steering) -> None:
+        """Install another version and start again with it."""
+        self.upgrade.install(version, sha256, package.value, steering)
 
     # -- questions -------------------------------------------------------------------------------
     def report(self) -> HostReport:

@@ -34,6 +34,7 @@ class Settings:
     hosts_ca_key_file: str = field(default="", repr=False)  # the manager alone may read it
     client_cert_file: str = ""  # how this process shows itself to agents: a certificate of the hosts' CA
     client_key_file: str = field(default="", repr=False)
+    agent_package: str = ""  # the wheel that hosts' agents are upgraded with; for the manager
     fence_quiet_s: int = 60  # after the manager's start, in which no host is fenced
     database_pool: int = 10
     task_workers: int = 8

@@ -14,12 +14,12 @@ import msgspec
 from hostapi.desk import Desk
 from hostapi.tls import roles, server_context
 from hostapi.types import Failure
-from hostapi.verbs import HostRefused
+from hostapi.verbs import ALWAYS, HostRefused
 from hostapi.wire import API_HEADER, Answer, Ask, BadRequest, Cancel, Question, Watch, api_version
 
 log = logging.getLogger("hostapi")
 HANDSHAKE_S, IDLE_S = 10.0, 300.0
-MOST_BYTES = 4 << 20  # the largest question anybody has a reason to ask
+MOST_BYTES = 32 << 20  # the largest question anybody has a reason to ask: an upgrade brings its package along
 MOST_CONNECTIONS = 1000
 
 
@@ -99,7 +99,7 @@ class _Exchange(http.server.BaseHTTPRequestHandler):
         """Answer one question, or say in the envelope why not."""
         try:
             body = self._body()
-            if refusal := self._refusal():
+            if refusal := self._refusal(body):
                 self._answer(*refusal)
                 return
             doors = {"/ask": self._ask, "/watch": self._watch, "/cancel": self._cancel, "/question": self._question}
@@ -124,17 +124,17 @@ class _Exchange(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         log.debug(format, *args)
 
-    def _refusal(self) -> tuple[int, bytes] | None:
+    def _refusal(self, body: bytes) -> tuple[int, bytes] | None:
         assert isinstance(self.connection, ssl.SSLSocket)
         if "manager" not in roles(self.connection.getpeercert()):
             return 403, _error(
                 "not_a_manager", "Only a manager may ask hosts; this certificate is not a manager's."
             )
         theirs = self.headers.get(API_HEADER, "none")
-        if theirs != api_version():
+        if theirs != api_version() and not (self.path == "/ask" and msgspec.json.decode(body, type=Ask).verb in ALWAYS):
             sentence = (
                 f"The manager speaks host API {theirs}, this host's agent {api_version()}: "
-                "install the same version of Leasehold on both and restart the agent."
+                "upgrade the host."
             )
             return 409, _error("version_mismatch", sentence)
         return None

@@ -28,6 +28,7 @@ from hostapi.types import (
     PowerKind,
     PowerReport,
     Screen,
+    Secret,
     StorageReport,
     TicketSpec,
     VmReport,
@@ -192,6 +193,12 @@ class HostAgent(Protocol):
         answered only when every one of them says that it is off. Refuses with `not_fenced` and what they said,
         `no_power_program` when this host has none for that kind, `bad_option` for one that the kind does not know."""
 
+    def upgrade_agent(self, version: str, sha256: str, package: Secret, steering: Steering) -> None:
+        """Install this wheel (base64, its SHA-256 in hex) by the program that the host's operator has named for it, and start
+        the agent again with it; one that is installed already is success. Asked of agents of every version: it never
+        changes. Refuses with `no_upgrade` when no program is named, `bad_package`, and `upgrade_failed` with what the
+        program said; then the agent runs on as it is."""
+
     # -- questions: nothing changes, nothing is journalled ---------------------------------------
     def report(self) -> HostReport:
         """The host, its VMs and storage, as they are now."""
@@ -218,6 +225,7 @@ class HostAgent(Protocol):
 
 
 QUESTIONS = ("report", "listen", "screens", "power_kinds", "power_kind", "host_cpu", "common_cpu")
+ALWAYS = ("upgrade_agent",)  # understood whatever version of the host API the manager speaks
 STEPS = tuple(
     name
     for name, value in vars(HostAgent).items()

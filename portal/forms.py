@@ -272,6 +272,7 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
         }.items()
     },
     ("vm.migrate", "host_id"): ("To host", "Hosts that cannot take it now are shown with the reason."),
+    ("host.upgrade", "evacuate"): ("Migrate its VMs away first", "Off: they run on where they are while the agent starts again."),
     ("cluster.set_alerts", "alert_cpu_percent"): ("Processors above", "An event tells it, another that it is over. 0: never."),
     ("cluster.set_alerts", "alert_memory_percent"): ("Memory above", "0: never."),
     ("cluster.set_alerts", "alert_swap_percent"): ("Swap above", "0: never."),

@@ -76,6 +76,13 @@ HOSTS = Thing(
             form=True,
         ),
         Button("host.activate", "Activate", "icon:play", within("maintenance", "preparing_for_maintenance", "error"), main=True),
+        Button(
+            "host.upgrade",
+            "Upgrade agent",
+            "icon:arrow-up",
+            within("up", "non_operational", "error", "maintenance"),
+            form=True,
+        ),
         *HOST_BUTTONS,
         Button(
             "host.remove",
@@ -239,6 +246,8 @@ CLUSTERS = Thing(
         Column("cpu", "CPU of its VMs", when="cpu"),
         Column("cpu_model", "… as chosen", when="cpu_model"),
         Column("networks", "Networks that hosts must have", "list"),
+        Column("upgrade_to", "Being upgraded to", when="upgrade_to"),
+        Column("upgrade_why", "Why the upgrade stopped", when="upgrade_why"),
         Column("alert_cpu_percent", "Too busy: processors above", "percent", when="alert_cpu_percent"),
         Column("alert_memory_percent", "Too full: memory above", "percent", when="alert_memory_percent"),
         Column("alert_swap_percent", "… swap above", "percent", when="alert_swap_percent"),
@@ -259,6 +268,10 @@ CLUSTERS = Thing(
         Button("cluster.edit", "Edit", "icon:pencil", form=True),
         Button("cluster.edit_fencing", "Edit fencing", "icon:shield", form=True),
         Button("cluster.set_cpu", "CPU", "icon:cpu", form=True),
+        Button("cluster.upgrade", "Upgrade agents", "icon:arrow-up", lambda row: not row["upgrade_to"],
+               ask="Host by host: its VMs are migrated away, its agent is upgraded, and it is used again. It stops at the first "
+                   "host that fails."),
+        Button("cluster.cancel_upgrade", "Stop the upgrade", "icon:ban", lambda row: row["upgrade_to"]),
         Button("cluster.set_alerts", "Limits of hosts", "icon:triangle-alert", form=True),
         Button("cluster.require_networks", "Networks", "icon:network", form=True),
         Button("cluster.migration_policy", "Migration policy", "icon:arrow-right-left", form=True),

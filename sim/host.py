@@ -32,6 +32,7 @@ from sim.cpus import Processors, digest
 from sim.lives import Lives, Run
 from sim.load import busy, busy_s
 from sim.migration import Migrating
+from sim.upgrading import Upgrading
 
 if TYPE_CHECKING:
     from sim.world import SimStorage, World
@@ -41,7 +42,7 @@ POLL_S = 0.1  # real seconds between looks at a clock that may be told
 PICTURE = (160, 90, base64.b64decode("UklGRhgAAABXRUJQVlA4TAwAAAAvn0AWAKhRTTrV/wA="))
 
 
-class SimHost(Lives, Migrating, Processors):
+class SimHost(Lives, Migrating, Processors, Upgrading):
     """Runs VMs by remembering them. Every wait is by the world's clock and ends early when something happens."""
 
     def __init__(self, world: World, name: str, *, cpus: int, memory_mib: int) -> None:
@@ -340,7 +341,7 @@ class SimHost(Lives, Migrating, Processors):
             return HostReport(
                 hostname=self.name,
                 boot_id=self.boot_id,
-                agent_version="simulated",
+                agent_version=self.agent_version,
                 hypervisor="simulated",
                 virt_type="kvm",
                 cpus=self.cpus,

@@ -25,6 +25,7 @@ from backend.hosts.evacuation import Evacuate
 from backend.hosts.history import HostHistory
 from backend.hosts.loop import Monitor
 from backend.hosts.models import Host
+from backend.hosts.upgrading import RollUpgrades
 from backend.loops import Loop, tick
 from backend.secrets import Keyring
 from backend.storage.loop import Reach
@@ -114,6 +115,7 @@ class Installation:
             *([HostHistory(self.clock)] if self.watches_load else []),
             Reach(self.door, self.clock),
             Evacuate(self.clock, leaving.free),
+            RollUpgrades(self.clock),
             leaving.LeaveLoop(self.clock),
             LeaseLoop(self.clock, decisions.served),
             SpareLoop(self.clock),

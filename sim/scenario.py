@@ -20,8 +20,9 @@ from backend.calendars.models import Calendar
 from backend.db import Sessions
 from backend.directory.models import Group, Permission, User
 from pools.models import Pool
+from sim import agents as _agents  # noqa: F401 -- for what it lets one say
 from sim import commands, make, protected, script
-from sim import placing as _sentences  # noqa: F401 -- for what it lets one say
+from sim import placing as _sentences  # noqa: F401 -- the same
 from sim.clock import ToldClock
 from sim.story import Story, Wrong
 

@@ -165,9 +165,10 @@ def killed(story: Story, name: str) -> None:
         story.log.say(f"{story.manager_down(here.name).name} is gone, in the middle of “{task.title}”.")
 
 
-@sentence(r"(?P<kind>power|network|agent|vm|storage|memory|bmc|hook|cpu|swap|traffic) (?P<name>\S+) (?P<what>.+)",
+@sentence(r"(?P<kind>power|network|agent|vm|storage|memory|bmc|hook|cpu|swap|traffic|upgrade) (?P<name>\S+) (?P<what>.+)",
           "power alpha off|on|broken", "network alpha off|on", "agent alpha restart|off|on|broken", "memory alpha 1024",
-          "swap alpha 900", "traffic alpha 80", "cpu alpha Haswell", "cpu alpha Haswell without avx2",
+          "upgrade alpha works|fails|vanishes", "swap alpha 900",
+          "traffic alpha 80", "cpu alpha Haswell", "cpu alpha Haswell without avx2",
           "hook greet works|fails|hangs", "bmc alpha silent|stuck|deaf|ok", "bmc bmc2-alpha silent",
           "storage alpha-disks full|broken|ok|slow 30",
           "vm desktops-1 crash|shutdown|boot_fails|boots|start_fails|starts|hangs|obeys",

@@ -187,7 +187,7 @@ class World:
         self.clock, self.lively = clock, lively
         self.picture: Callable[[str], tuple[int, int, bytes]] = lambda name: PICTURE  # of the VM of this name, and its size
         self.launch_s, self.boot_s, self.shutdown_s, self.save_s = launch_s, boot_s, shutdown_s, save_s
-        self.migrate_s = migrate_s
+        self.migrate_s, self.upgrade_s = migrate_s, 5.0
         self.lock = threading.RLock()
         self.machines: dict[str, SimMachine] = {}
         self.storage: dict[str, SimStorage] = {}
@@ -271,6 +271,7 @@ class World:
         `storage /srv/a slow 30`, `storage /srv/a full|broken|ok`, `storage /srv/a lost name.qcow2`,
         `storage /srv/a cut|joined host1`,
         `cpu host1 Haswell`, `cpu host1 Haswell without avx2 fma`: from its next report on,
+        `upgrade host1 works|fails|vanishes`: of its agent, when it is asked for,
         `swap host1 900`: used MiB, `traffic host1 80`: MiB a second,
         `memory host1 1024`, `power host1 broken`: it has no power and cannot be switched on, `agent host1 broken`: dead for good,
         `bmc host1 silent|stuck|deaf|ok` (or its address `bmc2-host1`): its power agent,
@@ -287,6 +288,7 @@ class World:
             "memory": self._memory,
             "cpu": self._cpu,
             "swap": self._swap,
+            "upgrade": self._upgrade,
             "traffic": self._traffic,
             "image": self._image,
             "hook": self._hook,
@@ -315,6 +317,9 @@ class World:
 
     def _cpu(self, host: str, model: str, more: list[str]) -> None:
         self.machines[host].host.cpu = host_cpu(model, tuple(more[1:]))
+
+    def _upgrade(self, host: str, what: str, _: list[str]) -> None:
+        self.machines[host].host.upgrade = {"works": what, "fails": what, "vanishes": what}[what]
 
     def _swap(self, host: str, mib: str, _: list[str]) -> None:
         self.machines[host].host.swap_used_mib = int(mib)

@@ -39,6 +39,9 @@ class Cluster(HasId, Base):
     cpu_id: Mapped[str | None] = ref("cpu_kind.id")  # what its VMs are given from their next start on
     cpu_of: Mapped[str] = mapped_column(default="", server_default="")  # the kinds that it was computed from
     alerts: Mapped[Json] = mapped_column(default=dict, server_default="{}")  # those thresholds that differ from what is usual
+    upgrade_to: Mapped[str] = mapped_column(default="", server_default="")  # the version that its agents are being upgraded to
+    upgrade_task: Mapped[int | None] = mapped_column(sa.BigInteger)  # that of the host whose turn it is
+    upgrade_why: Mapped[str] = mapped_column(default="", server_default="")  # why the last rolling upgrade stopped
     fencing: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
     fencing_grace_s: Mapped[int] = mapped_column(default=15, server_default="15")
     fencing_silent_percent: Mapped[int] = mapped_column(default=50, server_default="50")

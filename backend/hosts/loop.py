@@ -20,7 +20,7 @@ from backend.ha.fence import being_fenced
 from backend.ha.proof import want_restart
 from backend.hosts import writing
 from backend.hosts.models import Host
-from backend.hosts.rules import Change, KnownHost, KnownVm, changes, guest_news, usages
+from backend.hosts.rules import Change, Heard, KnownHost, KnownVm, OtherVersion, changes, guest_news, usages
 from backend.shares import SHARDS, shard_of
 from backend.storage import reach
 from backend.vms import guests
@@ -115,12 +115,20 @@ class Monitor:
             if shard_of(h.id) in self.shards
         ]
 
-    def gather(self, wanted: list[tuple[Address, KnownHost]]) -> list[tuple[KnownHost, HostReport | None]]:
+    def gather(self, wanted: list[tuple[Address, KnownHost]]) -> list[tuple[KnownHost, Heard]]:
         known = {address[0]: host for address, host in wanted}
-        answers = _ask_all(wanted, lambda address, _: self.doors(*address).report())
+        answers = _ask_all(wanted, lambda address, _: self._report(address))
         return [(known[host_id], report) for host_id, report in answers]
 
-    def apply(self, tx: Tx, found: Sequence[tuple[KnownHost, HostReport | None]]) -> None:
+    def _report(self, address: Address) -> Heard:
+        try:
+            return self.doors(*address).report()
+        except HostUnreachable as no:
+            if no.code == "version_mismatch":  # not silence: nobody must take it for dead
+                return OtherVersion(str(no))
+            raise
+
+    def apply(self, tx: Tx, found: Sequence[tuple[KnownHost, Heard]]) -> None:
         """Events one by one, each under its thing's state; everything else in one statement a kind."""
         now = self.clock.now()
         runs: writing.Runs = {vm.vm_id: (vm.started_at, known.host_id) for known, _ in found for vm in known.vms}
@@ -130,7 +138,7 @@ class Monitor:
             if told and _move(tx, change) and change.event in FELL:
                 want_restart(tx, tx.get_one(Vm, change.id), now)
         writing.set_columns(tx, [change for change in news if change.event is None], runs)
-        answered = [(known, report) for known, report in found if report is not None]
+        answered = [(known, report) for known, report in found if isinstance(report, HostReport)]
         writing.count_silences(tx, [known.host_id for known, report in found if report is None], now)
         writing.sample(tx, [usage for known, report in answered for usage in usages(known, report, now)], runs, now)
         said = [(known.host_id, report.storage) for known, report in answered]

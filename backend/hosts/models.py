@@ -70,6 +70,15 @@ class HostSample(HasId, Base):
     storage_percent: Mapped[float]  # of the fullest of its own storage domains
 
 
+class AgentPackage(Base):
+    """The package that agents are upgraded with, as the manager has it: one row."""
+
+    __tablename__ = "agent_package"
+    one: Mapped[bool] = mapped_column(primary_key=True, default=True)
+    version: Mapped[str]
+    sha256: Mapped[str]
+
+
 class Evacuation(HasId, Base):
     """A VM that is to leave a host which goes into maintenance, the task that does it, and why it cannot."""
 

@@ -61,6 +61,16 @@ class KnownHost:
 
 
 @dataclass(frozen=True)
+class OtherVersion:
+    """A host answers, but its agent speaks another version of the host API: it lives, and tells nothing more."""
+
+    why: str
+
+
+Heard = HostReport | OtherVersion | None
+
+
+@dataclass(frozen=True)
 class Change:
     """An event for a thing's state table, with the columns to set; `event` None only sets columns."""
 
@@ -121,8 +131,11 @@ def guest_news(known: KnownHost, report: HostReport) -> list[GuestNews]:
     return [GuestNews(vm.vm_id, said[vm.vm_id] - vm.logged_in, vm.logged_in - said[vm.vm_id]) for vm in there]
 
 
-def changes(known: KnownHost, report: HostReport | None, now: datetime) -> list[Change]:
+def changes(known: KnownHost, report: Heard, now: datetime) -> list[Change]:
     """What the host's answer, or its silence, makes of the host and of its VMs."""
+    if isinstance(report, OtherVersion):
+        event = "unfit" if HOST.may(known.state, "unfit") else None
+        return [Change("host", known.host_id, known.state, event, {"reported_at": now, "silences": 0, "why": report.why})]
     return _silent(known, now) if report is None else [*_answered(known, report, now), *_vms(known, report, now)]
 
 

@@ -15,10 +15,9 @@ from backend.clock import Clock
 from backend.db import Tx
 from backend.hosts.loop import Address, Monitor, ReportDoor
 from backend.hosts.models import Host
-from backend.hosts.rules import KnownHost
+from backend.hosts.rules import Heard, KnownHost
 from backend.shares import SHARDS, shard_of
 from hostapi.client import HostUnreachable
-from hostapi.types import HostReport
 
 log = structlog.get_logger("watch")
 SPEAKING = ("up", "preparing_for_maintenance", "non_operational", "error")  # VMs may run there
@@ -80,10 +79,10 @@ class Watch:
             told, self._told = self._told, set()
         return self._monitor.read(tx, only=told) if told else []
 
-    def gather(self, wanted: list[tuple[Address, KnownHost]]) -> list[tuple[KnownHost, HostReport | None]]:
+    def gather(self, wanted: list[tuple[Address, KnownHost]]) -> list[tuple[KnownHost, Heard]]:
         return self._monitor.gather(wanted)
 
-    def apply(self, tx: Tx, found: list[tuple[KnownHost, HostReport | None]]) -> None:
+    def apply(self, tx: Tx, found: list[tuple[KnownHost, Heard]]) -> None:
         """As in a round; a host that does not answer is the round's business."""
         if said := [(known, report) for known, report in found if report is not None]:
             self._monitor.apply(tx, said)

@@ -122,6 +122,8 @@ CLUSTERS = Kind("clusters", "cluster", Cluster.id, {
     "networks": Field(Cluster.networks, "texts", about="that a host must have to run its VMs"),
     "scheduling_policy": Field(Cluster.scheduling_policy), "balancing": Field(_BALANCING, about="what its policy balances by"),
     **{name: _threshold(name, usual) for name, usual in asdict(Thresholds()).items()},
+    "upgrade_to": Field(Cluster.upgrade_to, about="the version that its agents are being upgraded to"),
+    "upgrade_why": Field(Cluster.upgrade_why, about="why the last upgrade stopped"),
     **{f.name: Field(sa.func.coalesce(sa.cast(Cluster.alerts[f.name].astext, sa.Integer), f.default), "number",
                      about="above it an event tells so; 0: never") for f in fields(Alerts)},
     "fencing": Field(Cluster.fencing, "yesno"), "fencing_grace_s": Field(Cluster.fencing_grace_s, "number"),

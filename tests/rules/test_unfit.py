@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from backend.hosts.rules import KnownHost, changes
+from backend.hosts.rules import KnownHost, OtherVersion, changes
 from hostapi.types import HostReport
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
@@ -28,3 +28,13 @@ def test_unfit(state: str, has: tuple[str, ...], event: str | None, why: str) ->
     (change,) = changes(known, report, NOW)
     assert change.event == event
     assert change.sets["why"].startswith(why) and bool(why) == bool(change.sets["why"])
+
+
+@pytest.mark.parametrize("state, event", [
+    ("up", "unfit"), ("connecting", "unfit"), ("non_operational", None), ("maintenance", None),
+])  # fmt: skip
+def test_an_agent_of_another_version_lives(state: str, event: str | None) -> None:
+    known = KnownHost(uuid4(), state, NOW, ())
+    (change,) = changes(known, OtherVersion("Its agent speaks another host API."), NOW)
+    assert (change.event, change.sets["silences"], change.sets["reported_at"]) == (event, 0, NOW)
+    assert change.sets["why"] == "Its agent speaks another host API."

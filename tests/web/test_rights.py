@@ -253,6 +253,9 @@ TABLE: dict[str, Case] = {
     "POST api.host_approve": command(path="host", fine=frozenset({409}), body={"cluster_id": "@cluster"}),
     "POST api.host_reject": command(path="host", fine=frozenset({409}), body={}),
     "POST api.cluster_set_alerts": command(path="cluster", body={"alert_cpu_percent": 80}),
+    "POST api.host_upgrade": command(path="host", fine=frozenset({409}), body={}),  # there is no package
+    "POST api.cluster_upgrade": command(path="cluster", fine=frozenset({409}), body={}),
+    "POST api.cluster_cancel_upgrade": command(path="cluster", fine=frozenset({409}), body={}),
     "POST api.cluster_set_cpu": command(path="cluster", body={"cpu_model": ""}),
     "POST api.cluster_require_networks": command(path="cluster", body={"networks": ["lan"]}),
     "POST api.host_activate": command(path="host", fine=frozenset({409}), body={}),  # it is up
