@@ -12,10 +12,12 @@ import pytest
 
 from hostapi.types import (
     BootSpec,
+    Cpu,
     DiskSpec,
     FenceSpec,
     GuestReport,
     HookOutput,
+    HostCpu,
     HostReport,
     MigrationReport,
     MigrationSpec,
@@ -42,6 +44,7 @@ SPEC = VmSpec(
     uuid4(), "Büro 1 & <2>", 512, 2, "kvm", (DISK,), (NicSpec("52:54:00:00:00:01", "br0"),),
     BootSpec("/srv/k", "/srv/i", "quiet"), ("vnc",), "qxl",
 )
+CPU = Cpu("Haswell", "Intel", ("clwb",), ("hle",), ("avx", "clwb"))
 VOLUME = VolumeSpec(uuid4(), "/srv/a", 64, "/srv/a/base.qcow2")
 TICKET = TicketSpec(uuid4(), "spice", Secret("display:1"), 30, 1_700_000_000_123)
 ARGS: dict[str, dict[str, Any]] = {
@@ -78,6 +81,9 @@ ARGS: dict[str, dict[str, Any]] = {
     "revert_volume": {"domain_path": "/srv/a", "volume_id": uuid4(), "snapshot_id": uuid4()},
     "delete_snapshot": {"vm_id": uuid4(), "domain_path": "/srv/a", "volume_id": uuid4(), "snapshot_id": uuid4()},
     "fence": {"spec": FenceSpec("off", (PowerSpec("ipmilan", "bmc1", 623, "admin", None, True, {"cipher": "3"}),))},
+    "upgrade_agent": {"version": "2.0", "sha256": "ab", "package": Secret("package:ab")},
+    "host_cpu": {},
+    "common_cpu": {"cpus": (CPU, Cpu("Nehalem"))},
     "power_kinds": {},
     "power_kind": {"name": "ipmilan"},
     "report": {},
@@ -111,6 +117,9 @@ RESULTS: dict[str, Any] = {
     ),
     "listen": 8,
     "fence": PowerReport("off"),
+    "upgrade_agent": None,
+    "host_cpu": HostCpu(CPU, ("Haswell", "Nehalem")),
+    "common_cpu": CPU,
     "power_kinds": ("ipmilan", "redfish"),
     "power_kind": PowerKind("ipmilan", "IPMI", (PowerOption("cipher", "integer", "3", "Which cipher"),)),
     "screens": (Screen(uuid4(), 480, 270, bytes(range(256))),),
