@@ -10,8 +10,14 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
+import sqlalchemy as sa
+
 from backend.calendars.models import Calendar
 from backend.directory.models import User
+from backend.hosts.models import Host
+from backend.placement.models import AffinityGroup, AffinityGroupVm, AffinityLabel, AffinityLabelHost, SchedulingPolicy
+from backend.scheduling.policy import FILTERS
+from backend.vms.models import Vm
 from pools.models import Pool, SparePlan
 from sim import make
 from sim.postgres import Cluster
@@ -32,6 +38,7 @@ def furnish(site: Site) -> None:
     site.add_user("dave", "Dave Doe")
     site.add_vm("alice-build", alice)
     _in_time(site, office, alice)
+    _places(site)
     with site.sessions.begin() as tx:
         make.a_directory(
             tx, "corp.example", "ad", config={"servers": ["ldaps://dc1.corp.example"], "base_dn": "DC=corp,DC=example"}
@@ -51,6 +58,21 @@ def _in_time(site: Site, pool_id: UUID, user_id: UUID) -> None:
         for day, hour, title in ((1, 9, "Introduction"), (2, 14, "Exercises"), (3, 9, "Questions")):
             starts = today + timedelta(days=day, hours=hour)
             make.a_booking(tx, pool, tx.get_one(User, user_id), starts_at=starts, hours=2, desktops=2, title=title)
+
+
+def _places(site: Site) -> None:
+    """What has to do with hosts: power agents, VMs that belong apart, a label, a policy of one's own."""
+    with site.sessions.begin() as tx:
+        hosts = list(tx.scalars(sa.select(Host).order_by(Host.name)))
+        for host in hosts:
+            make.a_power_agent(tx, host)
+        apart = AffinityGroup(name="File servers apart", cluster_id=hosts[0].cluster_id, vms_rule="negative", vms_enforcing=True)
+        label = AffinityLabel(name="graphics")
+        own = SchedulingPolicy(name="Render farm", description="Big hosts first", filters=list(FILTERS), weights={"memory": 2})
+        tx.add_all((apart, label, own))
+        tx.flush()
+        tx.add_all(AffinityGroupVm(group_id=apart.id, vm_id=id) for id in tx.scalars(sa.select(Vm.id).limit(2)))
+        tx.add(AffinityLabelHost(label_id=label.id, host_id=hosts[0].id))
 
 
 def main() -> None:

@@ -12,14 +12,19 @@ import sqlalchemy as sa
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
+from backend.clusters.models import Cluster
 from backend.devices.commands import CreateDevice
 from backend.devices.models import Device
 from backend.devices.rules import digest, new_code, read_code
+from backend.hosts.models import Host
+from backend.placement.models import AffinityGroup
 from backend.tasks.command import SYSTEM
 from backend.tasks.models import Task
 from backend.tasks.submit import submit
+from backend.vms.models import Vm
 from pools.models import Decision, Lease, Pool
-from sim.postgres import Cluster
+from portal.things import BY_KIND
+from sim.postgres import Cluster as Postgres
 from tests.e2e import flows
 from tests.e2e.demo import furnish
 from tests.e2e.flows import DESKTOP, PHONE, Tab, chromium
@@ -31,7 +36,7 @@ SHOWN = {  # what the documentation has, by look
         "sign-in", "desktops", "queue", "console", "account", "dashboard", "map", "pools", "pool", "pool-new", "entitle",
         "leases",
         "lease-take-back", "decision", "hosts", "vms", "vm", "task", "events", "bookings", "booking-new", "pool-calendar",
-        "calendar-new", "warning", "kiosk", "why", "devices",
+        "calendar-new", "warning", "kiosk", "why", "devices", "host", "cluster", "vm-migrate", "affinitygroup-new",
     },
     "dark-wide": {"sign-in", "desktops", "dashboard", "pool"},
     "light-phone": {"sign-in", "desktops", "console", "pool", "bookings", "pool-calendar", "kiosk"},
@@ -147,6 +152,13 @@ class Album:
             "accessrules",
             "bookings",
             "rollouts",
+            "disks",
+            "clusters",
+            "datacenters",
+            "customactions",
+            "affinitygroups",
+            "affinitylabels",
+            "schedulingpolicies",
         ):
             self.take(page, f"admin-{plural}" if plural == "bookings" else plural, f"/admin/{plural}")
         self.take(page, "pool", f"/admin/pools/{pool}")
@@ -168,6 +180,7 @@ class Album:
         self.take(page, "host-new", "/admin/do/host.create")
         self.take(page, "user-new", "/admin/do/user.create")
         self.take(page, "directory-new", "/admin/do/directory.add")
+        self.places(page)
         page.goto("/admin/leases?search=state = active")
         page.get_by_label("Actions for").first.click()
         self.take(page, "lease-menu")
@@ -177,6 +190,30 @@ class Album:
         page.goto("/admin/pools?search=colour = red")
         self.take(page, "search-wrong")
         opened.close()
+
+    def places(self, page: Page) -> None:
+        """The pages of hosts, clusters and placement."""
+
+        def id_of(row: type) -> object:
+            return self.site.read(lambda tx: tx.scalar(sa.select(row.id).order_by(row.name)))  # type: ignore[attr-defined]
+
+        host, cluster = id_of(Host), id_of(Cluster)
+        vm = self.site.read(lambda tx: tx.scalar(sa.select(Vm.id).where(Vm.state == "up")))
+        self.take(page, "host", f"/admin/hosts/{host}")
+        self.take(page, "cluster", f"/admin/clusters/{cluster}")
+        self.take(page, "affinitygroup", f"/admin/affinitygroups/{id_of(AffinityGroup)}")
+        for name, command, about in (
+            ("host-edit", "host.edit", f"host_id={host}"), ("poweragent-new", "host.add_power_agent", f"host_id={host}"),
+            ("cluster-edit", "cluster.edit", f"cluster_id={cluster}"), ("vm-new", "vm.create", ""),
+            ("vm-edit", "vm.edit", f"vm_id={vm}"), ("vm-migrate", "vm.migrate", f"vm_id={vm}"),
+            ("vm-run-once", "vm.run_once", f"vm_id={vm}"), ("affinitygroup-new", "affinitygroup.create", ""),
+            ("policy-new", "schedulingpolicy.create", ""), ("action-new", "customaction.create", ""),
+            ("storagedomain-new", "storagedomain.create", ""),
+        ):  # fmt: skip
+            self.take(page, name, f"/admin/do/{command}?{about}")
+        for button in BY_KIND["cluster"].buttons:
+            if button.form:
+                self.take(page, button.command, f"/admin/do/{button.command}?cluster_id={cluster}")
 
 
 def new_device(site: Site) -> str:
@@ -206,7 +243,7 @@ def main() -> None:
     """Make them all."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    cluster = Cluster()
+    cluster = Postgres()
     cluster.start()
     with tempfile.TemporaryDirectory(prefix="lh-pictures-") as state, chromium() as browser:
         site = Site(Path(state), cluster)
