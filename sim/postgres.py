@@ -13,6 +13,8 @@ import psycopg2
 
 from backend.schema import migrate
 
+# nothing of it is worth keeping, and its databases live for seconds
+THROWN_AWAY = "-c synchronous_commit=off -c wal_level=minimal -c max_wal_senders=0 -c checkpoint_timeout=1h -c jit=off"
 BIN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
 
 
@@ -49,7 +51,7 @@ class Cluster:
     def serve(self) -> None:
         """Start its server; recovers first what a crash has left."""
         options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=200"
-        options += "" if self.durable else " -c synchronous_commit=off"
+        options += "" if self.durable else f" {THROWN_AWAY}"
         self._run(f"{BIN}/pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
 
     def halt(self, mode: str = "immediate") -> None:
