@@ -6,8 +6,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=STATE,PORT,LEASE
 STATE ?= var/standalone
 PORT ?= 8443
 TESTS ?= tests
-# three at a time, a file at a time: most of the time guests boot, browsers wait and processes start
-PYTEST ?= -n 3 --dist loadfile
+# four at a time, a file at a time: most of the time guests boot, browsers wait and processes start
+PYTEST ?= -n 4 --dist loadfile --no-loadscope-reorder
 QUICK := not lab and not ad and not e2e
 export STATE PORT
 
@@ -32,8 +32,7 @@ sim: setup-test ## open a portal on HOSTS=200 simulated hosts full of VMs; Ctrl-
 	@exec $(SUDO) $(PY) -m sim --hosts "$(HOSTS)" --port "$(PORT)"
 
 test: setup-test lint ## install what the tests need, then run all of them: under 25 minutes
-	@$(SUDO) $(PY) -m pytest $(PYTEST) -m "not network" $(TESTS) || [ $$? = 5 ]
-	@$(SUDO) $(PY) -m pytest -m network $(TESTS) || [ $$? = 5 ]
+	@$(SUDO) env TESTS="$(TESTS)" tests/run $(PYTEST)
 
 check: setup-test lint wheel ## lint, floors, types, wheel and the quick tests
 	@$(PY) -m mypy

@@ -19,8 +19,18 @@ from tests.pki import Pki
 from tests.samba import SambaDomain
 
 
+# Folders whose files hold few tests that take long, mostly waiting: they come first, so that no worker is left alone
+# with one of them at the end (the Makefile's PYTEST keeps this order).
+LONG = ("lab", "chaos", "standalone", "e2e", "tasks", "contract", "broker", "cli", "directory", "pools")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite", action="store_true", help="write the golden files anew")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: at for at, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.relative_to(item.config.rootpath / "tests").parts[0], len(LONG)))
 
 
 @pytest.fixture(scope="session")
