@@ -18,7 +18,6 @@ from tests.libvirtd import PrivateLibvirtd
 from tests.pki import Pki
 from tests.samba import SambaDomain
 
-
 # Folders whose files hold few tests that take long, mostly waiting: they come first, so that no worker is left alone
 # with one of them at the end (the Makefile's PYTEST keeps this order).
 LONG = ("lab", "chaos", "standalone", "e2e", "tasks", "contract", "broker", "cli", "directory", "pools")
