@@ -14,7 +14,7 @@ from backend.db import Tx
 from backend.directory.models import Membership
 from pools import capacity, facts, times
 from pools.booking_rules import OPEN
-from pools.capacity import Use
+from pools.capacity import Boots, Use
 from pools.models import LIVE, Booking, Lease, Pool, PoolMember
 from pools.rules import WANTING
 
@@ -67,10 +67,10 @@ def opened(tx: Tx, pool_id: UUID) -> list[tuple[Booking, int]]:
     return [(booking, taken) for booking, taken in rows]
 
 
-def use_of(booking: Booking, pool: Pool, boot_s: float) -> Use:
+def use_of(booking: Booking, pool: Pool, boots: Boots) -> Use:
     """What the booking takes, from making its desktops ready until they can be given out again."""
     return Use(
-        booking.starts_at - capacity.lead(booking.desktops, boot_s),
+        booking.starts_at - capacity.lead(booking.desktops, boots),
         booking.ends_at + capacity.clear(pool.grace_s, pool.shutdown_s),
         booking.kept,
     )
@@ -92,8 +92,8 @@ def uses(
     tx: Tx, pool: Pool, now: datetime, *, but_lease: UUID | None = None, but_bookings: Collection[UUID] = ()
 ) -> Uses:
     """What uses desktops of the pool, now and later."""
-    boot_s, clear = facts.boot_s(tx, pool.id), capacity.clear(pool.grace_s, pool.shutdown_s)
-    bookings = [use_of(booking, pool, boot_s) for booking, _ in opened(tx, pool.id) if booking.id not in but_bookings]
+    boots, clear = facts.boots(tx, pool.id), capacity.clear(pool.grace_s, pool.shutdown_s)
+    bookings = [use_of(booking, pool, boots) for booking, _ in opened(tx, pool.id) if booking.id not in but_bookings]
     rows = tx.execute(
         sa.select(Lease.state, Lease.starts_at, Lease.ends_at)
         .outerjoin(Booking, Booking.id == Lease.booking_id)
@@ -131,13 +131,14 @@ def _working(tx: Tx, pool: Pool) -> int:
     return pool.size - (tx.scalar(broken) or 0)
 
 
-def reserved(tx: Tx, pool: Pool, now: datetime) -> int:
-    """How many desktops are to be up and waiting for who has booked."""
+def reserved(tx: Tx, pool: Pool, now: datetime, ahead: timedelta = timedelta()) -> int:
+    """How many desktops are to be up and waiting for who has booked; with `ahead`, also those that are to be so long before
+    they are."""
     rows = opened(tx, pool.id)
     if not rows:
         return 0
-    boot_s = facts.boot_s(tx, pool.id)
-    told = ((b.starts_at, b.ends_at, b.kept - taken, capacity.lead(b.desktops, boot_s)) for b, taken in rows)
+    boots = facts.boots(tx, pool.id)
+    told = ((b.starts_at, b.ends_at, b.kept - taken, ahead + capacity.lead(b.desktops, boots)) for b, taken in rows)
     return capacity.reserved(told, now)
 
 

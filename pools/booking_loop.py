@@ -36,10 +36,10 @@ class BookingLoop(FromRows):
                 self._settle(tx, pool, now)
 
     def _settle(self, tx: Tx, pool: Pool, now: datetime) -> None:
-        boot_s, up = facts.boot_s(tx, pool.id), _up(tx, pool)
+        boots, up = facts.boots(tx, pool.id), _up(tx, pool)
         rows = opened(tx, pool.id)
         for booking, taken in rows:
-            lead = capacity.lead(booking.desktops, boot_s)
+            lead = capacity.lead(booking.desktops, boots)
             theirs = 0
             if now >= booking.starts_at - lead:  # who begins first is given first
                 theirs = min(up, max(0, booking.kept - taken))
@@ -52,7 +52,7 @@ class BookingLoop(FromRows):
                 with apart(tx, booking=str(booking.id)):
                     alone(tx, pool.id)
                     _do(tx, get(tx, Booking, booking.id, lock=True), pool, step, seen, now)
-        _tell_short(tx, pool, [booking for booking, _ in rows if booking.state in OPEN], boot_s)
+        _tell_short(tx, pool, [booking for booking, _ in rows if booking.state in OPEN])
 
 
 def _do(tx: Tx, booking: Booking, pool: Pool, step: BookingStep, seen: BookingFacts, now: datetime) -> None:
@@ -117,7 +117,7 @@ def _why_late(tx: Tx, pool: Pool, seen: BookingFacts) -> str:
     return f"{ready} {many(broken)} of the pool are set aside." if broken else f"{ready} The others are still starting."
 
 
-def _tell_short(tx: Tx, pool: Pool, rows: list[Booking], boot_s: float) -> None:
+def _tell_short(tx: Tx, pool: Pool, rows: list[Booking]) -> None:
     """Tell, once, of each booking that the pool has become too small for; and take it back when it fits again."""
     made = sorted(rows, key=lambda booking: (booking.made_at, booking.starts_at))
     lacking = capacity.short(pool.size, [(b.starts_at, b.ends_at, b.kept) for b in made])

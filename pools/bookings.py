@@ -136,7 +136,7 @@ def _held(tx: Tx, pool_id: UUID, user_id: UUID, but: UUID | None = None) -> int:
 
 def _admit(tx: Tx, pool: Pool, wish: Wish, now: datetime, booking: Booking | None = None) -> None:
     """`Impossible`, with what would be possible, when so many desktops are not free then."""
-    lead = capacity.lead(wish.desktops, facts.boot_s(tx, pool.id))
+    lead = capacity.lead(wish.desktops, facts.boots(tx, pool.id))
     start, end = max(now, wish.starts_at - lead), wish.ends_at + capacity.clear(pool.grace_s, pool.shutdown_s)
     found = uses(tx, pool, now, but_bookings=(booking.id,) if booking else ()).all
     n = capacity.free(pool.size, found, start, end)

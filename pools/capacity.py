@@ -15,7 +15,8 @@ from math import ceil
 
 BOOKED = 1_000_000  # the queue priority of who has booked: before every walk-in, whose priorities end at 100
 SHORTEST = timedelta(minutes=5)  # nobody is given a desktop for less because of a booking
-AT_ONCE = 8  # desktops that are thought to boot beside each other without being slower for it
+AT_ONCE = 4  # desktops that are thought to boot beside each other before anything has been measured
+SHORTEST_LEAD, LONGEST_LEAD = timedelta(minutes=1), timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,35 @@ def must_wait(limit: datetime | None, now: datetime, lease_s: int | None) -> boo
 
 
 # -- what a booking takes ----------------------------------------------------------------------------
-def lead(desktops: int, boot_s: float) -> timedelta:
-    """How long before its start a booking's desktops are made ready: half as long again as they take, in whole minutes."""
-    return timedelta(minutes=ceil(1.5 * boot_s * ceil(desktops / AT_ONCE) / 60))
+@dataclass(frozen=True)
+class Boots:
+    """How quickly desktops boot: what one takes, and how many the hosts have been seen to boot beside each other."""
+
+    seconds: float
+    at_once: int = AT_ONCE
+
+
+def boots(starts: Sequence[tuple[datetime, datetime]], otherwise_s: float) -> Boots:
+    """The measured rate, from when the latest starts began and ended; before there are any a guess. However few were ever
+    asked for together, `AT_ONCE` are: the first starts of a burst never are fewer."""
+    if not starts:
+        return Boots(otherwise_s)
+    seconds = sum((end - start).total_seconds() for start, end in starts) / len(starts)
+    most = max(sum(began <= start < ended for began, ended in starts) for start, _ in starts)
+    return Boots(seconds, max(AT_ONCE, most))
+
+
+def margin(seconds: float) -> timedelta:
+    """The time to allow for what takes so long on average: half as long again, in whole minutes."""
+    return timedelta(minutes=ceil(1.5 * seconds / 60))
+
+
+def lead(desktops: int, boots: Boots) -> timedelta:
+    """How long before its start a booking's desktops are made ready: what they take in as many turns as the measured rate
+    needs, and half as long again; a minute at least, for whoever has to be noticed first, and an hour at most, for desktops
+    that nobody may use meanwhile."""
+    turns = ceil(desktops / boots.at_once)
+    return min(max(margin(boots.seconds * turns), SHORTEST_LEAD), LONGEST_LEAD)
 
 
 def clear(grace_s: int, shutdown_s: int) -> timedelta:

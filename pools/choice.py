@@ -25,6 +25,7 @@ class Candidate:
     why: str = ""
     belongs_to: UUID | None = None
     owner: str = ""
+    current: bool = True  # it is of the version that the pool's desktops are made of now
 
 
 _COMING = {"creating": "being made", "resetting": "being reset", "saving": "a spare that is being suspended"}
@@ -69,9 +70,10 @@ def becoming(state: str) -> str:
 
 
 def free(candidates: Sequence[Candidate], trouble: str = "", user_id: UUID | None = None) -> list[Candidate]:
-    """The members that may be given to this person, best first. Who has a desktop of their own gets that one or none."""
+    """The members that may be given to this person, best first: of those that are as quickly there, the ones of the pool's
+    present version. Who has a desktop of their own gets that one or none."""
     among = own(candidates, user_id) or candidates
-    return sorted((c for c in among if reason(c, trouble, user_id)[1]), key=lambda c: FREE.index(c.state))
+    return sorted((c for c in among if reason(c, trouble, user_id)[1]), key=lambda c: (FREE.index(c.state), not c.current))
 
 
 def own(candidates: Iterable[Candidate], user_id: UUID | None) -> list[Candidate]:

@@ -19,6 +19,8 @@ from backend.directory.rules import Path
 from backend.hosts.models import Host
 from backend.tasks.models import Task
 from backend.vms.models import Vm
+from pools import capacity
+from pools.capacity import Boots
 from pools.choice import FREE, Candidate
 from pools.estimate import Turn, estimate_s
 from pools.models import LIVE, Assignment, Lease, Pool, PoolMember
@@ -27,6 +29,7 @@ from pools.rules import HOLDING, entitled
 
 BOOT_S = 45.0  # what a start is thought to take in a pool that has not started anything yet
 RESUME_S = 10.0  # … and a resume
+BURST = 64  # of the latest starts tell how many boot beside each other
 
 
 def policy_of(pool: Pool) -> Policy:
@@ -62,6 +65,7 @@ def pool_path(tx: Tx, pool: Pool, center: UUID | None = None) -> Path:
 
 # Statements of connecting are made once: to make one takes longer than to ask it.
 _OWNER, _OWNERS = User.__table__.alias("owner"), Directory.__table__.alias("owners")
+_CURRENT = Vm.template_id.is_not_distinct_from(Pool.template_id)
 _CANDIDATES = (
     sa.select(
         PoolMember.id,
@@ -77,8 +81,10 @@ _CANDIDATES = (
         Assignment.user_id,
         _OWNER.c.name,
         _OWNERS.c.name,
+        _CURRENT,
     )
     .join(Vm, Vm.id == PoolMember.vm_id)
+    .join(Pool, Pool.id == PoolMember.pool_id)
     .outerjoin(Host, Host.id == Vm.host_id)
     .outerjoin(Lease, sa.and_(Lease.vm_id == PoolMember.vm_id, Lease.state.in_(HOLDING)))
     .outerjoin(User, User.id == Lease.user_id)
@@ -92,7 +98,7 @@ _BY_NAME = (sa.func.length(Vm.name), Vm.name)
 _RANK = sa.case({state: n for n, state in enumerate(FREE)}, value=PoolMember.state, else_=len(FREE))
 _BEST = (
     _CANDIDATES.where(sa.func.coalesce(Assignment.user_id == sa.bindparam("user_id"), sa.true()))
-    .order_by(Assignment.user_id.is_(None), sa.func.coalesce(Host.state, "up") != "up", _RANK, *_BY_NAME)
+    .order_by(Assignment.user_id.is_(None), sa.func.coalesce(Host.state, "up") != "up", _RANK, _CURRENT.desc(), *_BY_NAME)
     .limit(sa.bindparam("best", type_=sa.Integer))
 )
 
@@ -115,9 +121,10 @@ def candidates(tx: Tx, pool_id: UUID, best: int | None = None, user_id: UUID | N
             why=why,
             belongs_to=owner_id,
             owner=full_name(owner_name, owner_directory) if owner_name else "",
+            current=current,
         )
         for (member_id, vm_id, name, state, vm_state, host, host_state, why, user, directory,
-             owner_id, owner_name, owner_directory) in rows
+             owner_id, owner_name, owner_directory, current) in rows
     ]
 
 
@@ -151,22 +158,33 @@ def boot_s(tx: Tx, pool_id: UUID) -> float:
     return _took_s(tx, pool_id, "vm.start") or BOOT_S
 
 
+def boots(tx: Tx, pool_id: UUID) -> Boots:
+    """How quickly desktops of this pool boot, by the latest starts."""
+    began = sa.func.coalesce(Task.started_at, Task.created_at)
+    rows = tx.execute(_latest(pool_id, "vm.start", BURST).add_columns(began, Task.ended_at))
+    return capacity.boots([(start, end) for _, start, end in rows], BOOT_S)
+
+
 def resume_s(tx: Tx, pool_id: UUID) -> float:
     """Seconds from asking a suspended desktop of this pool to go on until it does: the mean of the latest ones."""
     return _took_s(tx, pool_id, "vm.resume") or RESUME_S
 
 
 def _took_s(tx: Tx, pool_id: UUID, command: str) -> float | None:
-    took = (
+    took = _latest(pool_id, command, 20).subquery()
+    mean = tx.scalar(sa.select(sa.func.avg(took.c.s)))
+    return float(mean) if mean is not None else None
+
+
+def _latest(pool_id: UUID, command: str, count: int) -> sa.Select[Any]:
+    """What the pool's latest tasks of this kind took."""
+    return (
         sa.select(sa.func.extract("epoch", Task.ended_at - Task.created_at).label("s"))
         .join(Vm, sa.and_(Task.object_kind == "vm", Task.object_id == Vm.id))
         .where(Vm.pool_id == pool_id, Task.command == command, Task.state == "succeeded")
         .order_by(Task.id.desc())
-        .limit(20)
-        .subquery()
+        .limit(count)
     )
-    mean = tx.scalar(sa.select(sa.func.avg(took.c.s)))
-    return float(mean) if mean is not None else None
 
 
 def wait_s(tx: Tx, pool: Pool, place: int, now: datetime) -> int | None:

@@ -16,7 +16,7 @@ from backend.events import move, record
 from backend.storage.models import Disk, StorageDomain
 from backend.tasks.command import Actor, Plain
 from backend.vms.models import Template
-from pools import rollouts, versions
+from pools import booked, rollouts, versions
 from pools.commands import OnPool, require_short
 from pools.member_rules import STATES
 from pools.models import Pool, PoolMember, Rollout
@@ -28,7 +28,8 @@ class RollOut(OnPool):
     """Make a pool's desktops of another version of their template; one must boot before the others follow.
 
     `at_once` people are warned, and their desktops taken after the grace; `on_return` each desktop moves when it comes back;
-    in `batches` no more than so many are out of service at once."""
+    in `batches` no more than so many are out of service at once. With `supersede` it takes the place of the rollout that is
+    under way."""
 
     pool_id: UUID
     template_id: UUID
@@ -36,6 +37,7 @@ class RollOut(OnPool):
     batch: int = 2
     max_failures: int = 1
     message: str = ""
+    supersede: bool = False
     force: bool = False
     name, permission, verb = "pool.roll_out", "pool.edit", "Roll a new version out to"
 
@@ -46,14 +48,20 @@ class RollOut(OnPool):
         version = versions.label(tx, template.id)
         if pool.state == "removing":
             raise Impossible("pool_removing", f"Pool {pool.name} is being removed.")
-        if versions.open_one(tx, pool.id) is not None:
-            raise Impossible("rollout_open", f"A rollout to pool {pool.name} is under way; roll it back or cancel it first.")
+        under_way = versions.open_one(tx, pool.id)
+        if under_way is not None and not self.supersede:
+            raise Impossible(
+                "rollout_open", f"{versions.label(tx, under_way.to_template_id)} is being rolled out to pool {pool.name} "
+                f"({under_way.state.replace('_', ' ')}). Roll it back or cancel it first, or say with `supersede` that this one "
+                "takes its place.", rollout_id=str(under_way.id),
+            )  # fmt: skip
         if template.state != "ok":
             raise Impossible("template_not_ok", f"{version} is {template.state}; it can be rolled out when it is ok.")
         if template.cluster_id != pool.cluster_id:
             raise Impossible("wrong_cluster", f"{version} is of another cluster than pool {pool.name}.")
         self._require_reach(tx, pool, version)
-        if all(d.wanted for d in rollouts.desktops_of(tx, pool.id, template.id)) and pool.template_id == template.id:
+        everywhere = pool.template_id == template.id and all(d.wanted for d in rollouts.desktops_of(tx, pool.id, template.id))
+        if everywhere and under_way is None:
             raise Impossible("same_version", f"All desktops of pool {pool.name} are of {version} already.")
         if not pool.stateless and not self.force:
             raise Impossible("changes_lost", f"Desktops of pool {pool.name} keep what people change on them, and a new version "
@@ -70,6 +78,8 @@ class RollOut(OnPool):
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> dict[str, Any]:
         pool = get(tx, Pool, self.pool_id, lock=True)
+        self._take_place(tx, pool, actor, now)
+        self._require_no_bookings(tx, pool, now)
         members = sa.select(sa.func.count()).where(PoolMember.pool_id == pool.id, PoolMember.state.in_(STATES))
         rollout = Rollout(
             pool_id=pool.id, from_template_id=pool.template_id, to_template_id=self.template_id,
@@ -85,6 +95,21 @@ class RollOut(OnPool):
         for kind, id in (("rollout", rollout.id), ("pool", pool.id)):
             touch(tx, kind, id, pool_id=pool.id)
         return {"rollout_id": str(rollout.id)}
+
+
+    def _take_place(self, tx: Tx, pool: Pool, actor: Actor, now: datetime) -> None:
+        """What is under way ends where it is; what has moved moves on to this version, and back to the one before both."""
+        if (under_way := versions.open_one(tx, pool.id)) is not None:
+            if not self.supersede:  # it was begun after the check
+                self.check(tx)
+            cancel(tx, under_way, pool, actor, f"{versions.label(tx, self.template_id)} took its place.", now)
+
+    def _require_no_bookings(self, tx: Tx, pool: Pool, now: datetime) -> None:
+        """At once takes booked desktops apart too: that must be said."""
+        if self.mode == "at_once" and not self.force and (n := versions.promised(tx, pool, now)):
+            which = f"{booked.many(n)} of pool {pool.name} {'is' if n == 1 else 'are'} booked for now or soon"
+            raise Impossible("booked", f"{which}, and at once would take them too. Choose another way, which leaves them "
+                             "alone, or say `force`.")
 
 
 class _OnRollout(Plain):
@@ -168,7 +193,11 @@ class CancelRollout(_OnRollout):
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         rollout, pool = self._begin(tx)
-        if rollout.from_template_id is not None:
-            pool.template_id = rollout.from_template_id
-        words = rollouts.words(tx, rollout, actor=actor.name)
-        move(tx, rollout, "cancel", words=words, why=f"{actor.name} cancelled it.", ended_at=now)
+        cancel(tx, rollout, pool, actor, f"{actor.name} cancelled it.", now)
+
+
+def cancel(tx: Tx, rollout: Rollout, pool: Pool, actor: Actor, why: str, now: datetime) -> None:
+    """The rollout is over where it is; new desktops are of the version before it."""
+    if rollout.from_template_id is not None:
+        pool.template_id = rollout.from_template_id
+    move(tx, rollout, "cancel", words=rollouts.words(tx, rollout, actor=actor.name), why=why, ended_at=now)

@@ -11,6 +11,7 @@ from backend.errors import Invalid
 MODES = ("at_once", "on_return", "batches")
 AT_RETURN = 4  # free desktops that are out of service at once when it goes on return
 IDLE = ("ready", "suspended", "spare", "broken")  # members that may be made anew, in this order
+STANDING = ("ready", "suspended", "spare", "warming", "saving")  # members that somebody can be given soon
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Rolling:
     size: int
     making: int = 0
     backwards: bool = False  # rolling back never halts: what it goes to has worked
+    promised: int = 0  # desktops that bookings need by the time at which one that moves now is back
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Round:
     recall: tuple[UUID, ...] = ()
     halt: bool = False
     done: bool = False
+    kept: int = 0  # desktops that would move, but are kept for who has booked
 
 
 def limit(rolling: Rolling) -> int | None:
@@ -80,20 +83,22 @@ def next_round(rolling: Rolling, desktops: Sequence[Desktop]) -> Round:
     left = [d for d in desktops if not d.wanted and not d.tried and d.state != "removing"]
     if not left and not any(d.moving for d in desktops) and not rolling.making:
         return Round(done=True)
-    idle = sorted((d for d in left if _idle(d)), key=_order)
+    waiting = sorted((d for d in left if _idle(d)), key=_order)
+    idle = _spared(rolling, waiting, desktops)
     most = limit(rolling)
     room = len(idle) if most is None else max(0, most - sum(d.moving for d in desktops))
     recall: tuple[UUID, ...] = ()
     if rolling.mode == "at_once":
         recall = tuple(d.lease_id for d in left if d.lease in ("starting", "active", "expiring") and d.lease_id is not None)
-    return Round(move=tuple(d.member_id for d in idle[:room]), recall=recall)
+    return Round(move=tuple(d.member_id for d in idle[:room]), recall=recall, kept=len(waiting) - len(idle))
 
 
 def _prove(rolling: Rolling, desktops: Sequence[Desktop]) -> Round:
     """One desktop of the version, which must boot: one that is of it already, a free one, a new one; at once, somebody's."""
     if any(d.moving for d in desktops) or rolling.making or any(d.state == "creating" for d in desktops):
         return Round()
-    idle = sorted((d for d in desktops if _idle(d)), key=lambda d: (d.state == "broken", not d.wanted, _order(d)))
+    waiting = sorted((d for d in desktops if _idle(d)), key=lambda d: (d.state == "broken", not d.wanted, _order(d)))
+    idle = _spared(rolling, waiting, desktops)
     if idle:
         return Round(move=(idle[0].member_id,), prove=True)
     if sum(d.state != "removing" for d in desktops) < rolling.size:
@@ -102,7 +107,25 @@ def _prove(rolling: Rolling, desktops: Sequence[Desktop]) -> Round:
     held = [d.lease_id for d in desktops if d.lease in ("active", "expiring") and d.lease_id is not None]
     if rolling.mode == "at_once" and held and not coming:
         return Round(recall=(held[0],))
-    return Round()
+    return Round(kept=len(waiting))
+
+
+def _spared(rolling: Rolling, waiting: Sequence[Desktop], desktops: Sequence[Desktop]) -> list[Desktop]:
+    """Those of the free ones that no booking needs. As many as are promised stay of those that stand ready or are about to,
+    and of those that are up: one that still boots stands in for none that is up. At once is at once: an administrator has
+    said that bookings do not count."""
+    if rolling.mode == "at_once":
+        return list(waiting)
+    standing = [d for d in desktops if d.state in STANDING and d.lease_id is None and not d.moving]
+    left, up = len(standing) - rolling.promised, sum(map(_runs, standing)) - rolling.promised
+    found = []
+    for d in waiting:
+        if d.state != "broken":
+            if left <= 0 or (rolling.promised and _runs(d) and up <= 0):
+                continue
+            left, up = left - 1, up - _runs(d)
+        found.append(d)
+    return found
 
 
 def _runs(d: Desktop) -> bool:

@@ -17,13 +17,15 @@ from backend.tasks.command import SYSTEM
 from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import submit
 from backend.vms.models import Vm
-from pools import leases, versions
+from pools import booked, leases, versions
 from pools.member_commands import AddMember
 from pools.member_rules import member_name
 from pools.models import LIVE, OPEN, Lease, Pool, PoolMember, Rollout
 from pools.remake import RemakeMember
 from pools.rollout_rules import IDLE, Desktop, next_round
 from pools.rounds import NO_RESET, alone, my_turn, status
+
+KEPT = "Waits:"
 
 
 class RolloutLoop(FromRows):
@@ -73,13 +75,14 @@ def _round(tx: Tx, pool: Pool, now: datetime) -> None:
 
 
 def _go_on(tx: Tx, rollout: Rollout, pool: Pool, wanted: UUID, desktops: list[Desktop], now: datetime) -> None:
-    todo = next_round(versions.rolling(tx, rollout, pool), desktops)
+    todo = next_round(versions.rolling(tx, rollout, pool, now), desktops)
     if todo.halt:
         halt(tx, rollout, halted_why(tx, rollout), "Leasehold")
         return
     if todo.done:
         _end(tx, rollout, pool, sum(d.state == "broken" for d in desktops), now)
         return
+    _say_kept(tx, rollout, todo.kept)
     if todo.proved:
         versions.prove(tx, pool.id, wanted)
     for member_id in todo.move:
@@ -93,6 +96,14 @@ def _go_on(tx: Tx, rollout: Rollout, pool: Pool, wanted: UUID, desktops: list[De
         with alone(tx, lease=str(lease_id)):
             why = rollout.message or "Your administrator is giving this pool a new version of its desktop."
             leases.recall(tx, get(tx, Lease, lease_id, lock=True), pool, why, now)
+
+
+def _say_kept(tx: Tx, rollout: Rollout, kept: int) -> None:
+    """What it waits for, where bookings keep desktops from moving; what failed last is told before that."""
+    why = f"{KEPT} {booked.many(kept)} stay for who has booked." if kept else ""
+    if rollout.why != why and (not rollout.why or rollout.why.startswith(KEPT)):
+        rollout.why = why
+        touch(tx, "rollout", rollout.id, pool_id=rollout.pool_id)
 
 
 def _remake(tx: Tx, member_id: UUID, command: RemakeMember, now: datetime) -> None:
@@ -111,7 +122,7 @@ def _remake(tx: Tx, member_id: UUID, command: RemakeMember, now: datetime) -> No
 def halted_why(tx: Tx, rollout: Rollout) -> str:
     """Why it halts by itself, and what one can do."""
     many = "1 desktop" if rollout.failures == 1 else f"{rollout.failures} desktops"
-    last = f" The last one said: {rollout.why.rstrip('.')}." if rollout.why else ""
+    last = f" The last one said: {rollout.why.rstrip('.')}." if rollout.why and not rollout.why.startswith(KEPT) else ""
     return f"{many} of {versions.label(tx, rollout.to_template_id)} failed.{last} Roll back, or resume."
 
 

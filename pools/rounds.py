@@ -59,7 +59,7 @@ def reset(tx: Tx, member: PoolMember, now: datetime) -> bool:
         return False
     if members.locked(tx, member) or vm.state in NO_RESET:
         return False
-    version = versions.due(tx, member)
+    version = versions.due(tx, member, now)
     command = ResetMember(member.id) if version is None else RemakeMember(member.id, *version)
     member.task_id = submit(tx, command, SYSTEM, now).id
     return True

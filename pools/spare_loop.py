@@ -124,7 +124,7 @@ class SpareLoop(FromRows):
                     move(tx, member, "warm")
         self._save(tx, pool, self._some(tx, pool.id, ("spare",), plan.save), now)
         waiting = ("spare", "suspended") if counts.get("spare", 0) > (running or 0) else ("suspended", "spare")
-        for member in self._some(tx, pool.id, waiting, plan.cool):
+        for member in self._some(tx, pool.id, waiting, plan.cool, old_first=True):
             with alone(tx, member=str(member.id)):
                 reset(tx, member, now)
         for member in self._some(tx, pool.id, ("broken", "ready", "suspended"), plan.remove, also_kept=not staying):
@@ -161,17 +161,20 @@ class SpareLoop(FromRows):
         return wanted_spares(policy, past, booked_now, pool.size), running, past // 4
 
     def _some(
-        self, tx: Tx, pool_id: UUID, states: tuple[str, ...], count: int, *, also_kept: bool = False
+        self, tx: Tx, pool_id: UUID, states: tuple[str, ...], count: int, *, also_kept: bool = False, old_first: bool = False
     ) -> list[PoolMember]:
-        """So many members in these states, the first state's first, the newest first; of those that belong to somebody none,
-        unless they are asked for too."""
+        """So many members in these states, the first state's first, of the pool's present version before others (or the
+        other way round), the newest first; of those that belong to somebody none, unless they are asked for too."""
         if count <= 0:
             return []
         order = sa.case({state: n for n, state in enumerate(states)}, value=PoolMember.state)
         rows = sa.select(PoolMember).join(Vm, Vm.id == PoolMember.vm_id).where(PoolMember.pool_id == pool_id)
+        present = sa.select(Pool.template_id).where(Pool.id == pool_id).scalar_subquery()
+        old = Vm.template_id.is_distinct_from(present)
         if not also_kept:
             rows = rows.where(~sa.exists().where(Assignment.vm_id == PoolMember.vm_id))
-        rows = rows.where(PoolMember.state.in_(states)).order_by(order, sa.func.length(Vm.name).desc(), Vm.name.desc())
+        rows = rows.where(PoolMember.state.in_(states))
+        rows = rows.order_by(order, old.desc() if old_first else old, sa.func.length(Vm.name).desc(), Vm.name.desc())
         rows = rows.limit(count).with_for_update(of=PoolMember, skip_locked=True)
         return list(tx.scalars(rows.execution_options(**_FRESH)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,10 +13,12 @@ from backend.db import Tx, get
 from backend.events import record
 from backend.tasks.models import Task
 from backend.vms.models import Template, Vm
+from pools import booked, capacity
 from pools.models import OPEN, Pool, PoolMember, Rollout
 from pools.rollout_rules import Rolling, may_move
 
 REMAKE = "member.remake"
+REMAKE_S = 60.0  # what it is thought to take in a pool where none has been made anew yet
 
 
 def label(tx: Tx, template_id: UUID | None) -> str:
@@ -35,7 +38,7 @@ def target(rollout: Rollout) -> UUID | None:
     return {"running": rollout.to_template_id, "rolling_back": rollout.from_template_id}.get(rollout.state)
 
 
-def rolling(tx: Tx, rollout: Rollout, pool: Pool) -> Rolling:
+def rolling(tx: Tx, rollout: Rollout, pool: Pool, now: datetime) -> Rolling:
     """The rollout as its rules see it."""
     making = sa.select(sa.func.count()).where(
         Task.command == "pool.add_member", Task.object_id == pool.id, Task.state.in_(("queued", "running")),
@@ -50,7 +53,20 @@ def rolling(tx: Tx, rollout: Rollout, pool: Pool) -> Rolling:
         size=pool.size,
         making=tx.scalar(making) or 0,
         backwards=rollout.state == "rolling_back",
+        promised=promised(tx, pool, now),
     )
+
+
+def promised(tx: Tx, pool: Pool, now: datetime) -> int:
+    """How many desktops bookings need by the time at which one that is made anew from now on is there again."""
+    if not booked.any_open(tx, pool.id):
+        return 0
+    here = sa.select(PoolMember.id).where(PoolMember.pool_id == pool.id)
+    done = sa.and_(Task.command == REMAKE, Task.state == "succeeded", Task.object_id.in_(here))
+    latest = sa.select(sa.func.extract("epoch", Task.ended_at - Task.created_at).label("s")).where(done)
+    took = latest.order_by(Task.id.desc()).limit(20).subquery()
+    mean = tx.scalar(sa.select(sa.func.avg(took.c.s)))
+    return booked.reserved(tx, pool, now, capacity.margin(REMAKE_S if mean is None else float(mean)))
 
 
 def moving(tx: Tx, pool_id: UUID) -> int:
@@ -60,16 +76,19 @@ def moving(tx: Tx, pool_id: UUID) -> int:
     return tx.scalar(count) or 0
 
 
-def due(tx: Tx, member: PoolMember) -> tuple[UUID, bool] | None:
-    """The version that a desktop is to be made of which is reset now, and whether it must prove it; None: its own."""
+def due(tx: Tx, member: PoolMember, now: datetime) -> tuple[UUID, bool] | None:
+    """The version that a desktop is to be made of which is reset now, and whether it must prove it; None: its own. While
+    bookings need desktops nothing is tried on one that they may be given."""
     rollout = open_one(tx, member.pool_id)
     wanted = target(rollout) if rollout else None
     if rollout is None or wanted is None:
         return None
     if rollout.proved and get(tx, Vm, member.vm_id).template_id == wanted:
         return None
-    free_to = may_move(rolling(tx, rollout, get(tx, Pool, member.pool_id)), moving(tx, member.pool_id))
-    return (wanted, not rollout.proved) if free_to else None
+    how = rolling(tx, rollout, get(tx, Pool, member.pool_id), now)
+    if not rollout.proved and how.promised and how.mode != "at_once":
+        return None
+    return (wanted, not rollout.proved) if may_move(how, moving(tx, member.pool_id)) else None
 
 
 def broke(tx: Tx, member: PoolMember, why: str) -> None:

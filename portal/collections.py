@@ -26,6 +26,7 @@ from broker.models import AccessRule, ConsoleSession
 from pools.booking_rules import OPEN
 from pools.machine import BOOKING, LEASE, MEMBER, POOL, ROLLOUT
 from pools.models import LIVE, Assignment, Booking, Decision, Lease, Pool, PoolMember, Rollout, SparePlan
+from pools.models import OPEN as UNDER_WAY
 from pools.policy import SPARE_KINDS
 from pools.quiet import ACTIONS
 from pools.rollout_rules import MODES
@@ -64,6 +65,11 @@ def _version(template_id: Any) -> Any:
     return sa.select(template.version).where(template.id == template_id).scalar_subquery()
 
 
+def _rollout() -> Any:
+    under_way = sa.select(Rollout.state).where(Rollout.pool_id == Pool.id, sa.text(f"rollout.{UNDER_WAY}"))
+    return sa.func.coalesce(under_way.correlate(Pool).scalar_subquery(), "")
+
+
 POOLS = Kind("pools", "pool", Pool.id, {
     "id": Field(Pool.id, ID), "name": Field(Pool.name), "description": Field(Pool.description),
     "state": Field(Pool.state, "choice", tuple(POOL.states)), "type": Field(Pool.type, "choice", ("floating", "dedicated")),
@@ -91,6 +97,7 @@ POOLS = Kind("pools", "pool", Pool.id, {
     "book_longest_s": Field(Pool.book_longest_s, "number"), "book_open": Field(Pool.book_open, "number"),
     "book_hold_s": Field(Pool.book_hold_s, "number"),
     "bookings": Field(_count(Booking, sa.and_(Booking.pool_id == Pool.id, Booking.state.in_(OPEN))), "number"),
+    "rollout": Field(_rollout(), "choice", ("", "running", "halted", "rolling_back"), about="the state of the one under way"),
     "rights": Field(Pool.rights, "texts"), "protocols": Field(Pool.protocols, "texts"),
 }, below("pool", pool=Pool.id, cluster=Pool.cluster_id))
 

@@ -292,7 +292,11 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
                                        "shared one must be mounted there on every host."),
     ("pool.roll_out", "template_id"): ("Version", "A template imported under the name of one that is there is its next version."),
     ("pool.roll_out", "message"): ("Message", "When it goes at once: read by the people whose desktops are taken."),
-    ("pool.roll_out", "force"): ("Also when desktops keep what people change", "All of that is lost."),
+    ("pool.roll_out", "supersede"): ("In place of the rollout that is under way", "That one ends where it is."),
+    ("pool.roll_out", "force"): (
+        "Also what people lose by it",
+        "What they changed, where desktops keep that; at once, also the desktops that are booked.",
+    ),
     ("pool.edit", "size"): ("Most desktops", "Smaller: free desktops go at once, leased ones when they come back."),
     ("pool.edit", "lease_s"): (
         "A lease lasts",

@@ -27,6 +27,7 @@ POOLS = Thing(
         CLUSTER,
         Column("template", "Template", "link", "templates"),
         Column("version", "Its version", "number"),
+        Column("rollout", "Rollout of a new version", "state", when="rollout"),
         Column("domain", "Storage domain", "link", "storagedomains"),
         Column("type", "Kind"),
         Column("stateless", "Changes are thrown away", "yesno"),
@@ -57,7 +58,14 @@ POOLS = Thing(
     ),
     (
         Button("pool.edit", "Edit", "icon:pencil", within("up", "paused"), form=True, main=True),
-        Button("pool.roll_out", "New version", "icon:layers-2", within("up", "paused"), form=True),
+        Button(
+            "pool.roll_out", "New version", "icon:layers-2", lambda row: row["state"] in ("up", "paused") and not row["rollout"],
+            form=True,
+        ),
+        Button(
+            "pool.roll_out", "Another version instead", "icon:layers-2",
+            lambda row: row["state"] in ("up", "paused") and bool(row["rollout"]), form=True, fixed=(("supersede", "true"),),
+        ),
         Button(
             "pool.pause",
             "Pause",

@@ -42,10 +42,10 @@ def _of_calendars(tx: Tx, now: datetime) -> Iterator[datetime]:
 
 def _of_bookings(tx: Tx) -> Iterator[datetime]:
     for pool in tx.scalars(sa.select(Pool).where(sa.exists().where(Booking.pool_id == Pool.id))):
-        boot_s = facts.boot_s(tx, pool.id)
+        boots = facts.boots(tx, pool.id)
         for booking, _ in booked.opened(tx, pool.id):
             hold = booking.starts_at + timedelta(seconds=pool.book_hold_s)
-            yield from (booked.use_of(booking, pool, boot_s).start, booking.starts_at, hold, booking.ends_at)
+            yield from (booked.use_of(booking, pool, boots).start, booking.starts_at, hold, booking.ends_at)
 
 
 def _of_quiet_desktops(tx: Tx) -> Iterator[datetime]:

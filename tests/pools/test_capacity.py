@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 
 from pools.capacity import (
+    AT_ONCE,
     SHORTEST,
+    Boots,
     Use,
+    boots,
     clear,
     free,
     free_from,
@@ -83,12 +86,29 @@ def test_free() -> None:
     assert stretches(2, [], at(0), at(10)) == [(at(0), at(10), 2)]
 
 
-def test_lead_and_clear() -> None:
-    assert lead(1, 3) == timedelta(minutes=1)
-    assert lead(8, 45) == timedelta(minutes=2)
-    assert lead(12, 45) == timedelta(minutes=3)
-    assert lead(40, 60) == timedelta(minutes=8)
+def test_clear_is_what_it_takes_at_most() -> None:
     assert clear(60, 60) == timedelta(minutes=2) and clear(0, 1) == timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(("desktops", "boots", "minutes"), [
+    (1, Boots(3), 1),  # never less than a minute
+    (4, Boots(45), 2),
+    (12, Boots(45), 4),  # three turns of four, before anything has been measured
+    (12, Boots(45, at_once=12), 2),  # this pool's hosts have booted twelve beside each other
+    (40, Boots(60, at_once=20), 3),
+    (40, Boots(300, at_once=4), 60),  # never more than an hour
+])
+def test_the_lead_follows_the_measured_rate(desktops: int, boots: Boots, minutes: int) -> None:
+    assert lead(desktops, boots) == timedelta(minutes=minutes)
+
+
+def test_the_rate_is_what_the_latest_starts_were() -> None:
+    assert boots([], 45) == Boots(45, AT_ONCE)
+    one_by_one = [(at(n), at(n + 1)) for n in range(9)]
+    assert boots(one_by_one, 45) == Boots(60, AT_ONCE)  # nobody asked for more at once: that they could is not denied
+    together = [(at(n / 10), at(1 + n / 10)) for n in range(9)]
+    assert boots(together, 45) == Boots(60, 9)
+    assert boots([*one_by_one, *together[:6]], 45) == Boots(60, 7)
 
 
 def test_reserved_from_the_lead_until_the_end() -> None:

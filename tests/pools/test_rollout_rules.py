@@ -52,6 +52,14 @@ CASES = {
     "first: none can be made, so the next that returns": (replace(FIRST, size=1), [LEASED], Round()),
     "first, at once: somebody's": (replace(FIRST, size=1, mode="at_once"), [LEASED], Round(recall=(ID[3],))),
     "first, at once: one comes back already": (replace(FIRST, size=2, mode="at_once"), [LEASED, COMING], Round()),
+    "what is booked stays": (replace(BATCHES, promised=1), [OLD, LEASED], Round(kept=1)),
+    "what is more than that moves": (replace(BATCHES, promised=2), [OLD, NEW, SPARE], Round(move=(ID[1],), kept=1)),
+    "one that boots stands in for none that is up": (replace(BATCHES, promised=1), [replace(NEW, state="warming"), SPARE],
+        Round(kept=1)),
+    "what is set aside may be moved all the same": (replace(BATCHES, promised=3), [BROKEN, SPARE], Round(move=(ID[5],), kept=1)),
+    "at once: bookings do not count": (replace(ONCE, promised=2), [OLD, SPARE], Round(move=(ID[1], ID[6]))),
+    "first: none of those that are booked": (replace(FIRST, promised=2, size=2), [OLD, SPARE], Round(kept=2)),
+    "first: a new one beside those that are booked": (replace(FIRST, promised=2), [OLD, SPARE], Round(make=True)),
     "somebody's desktop of the version runs": (FIRST, [OLD, replace(LEASED, wanted=True)], Round(proved=True)),
 }  # fmt: skip
 

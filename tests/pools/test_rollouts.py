@@ -221,7 +221,7 @@ def test_halt_lets_nothing_more_move_and_cancel_ends_it_there(world: Installatio
     done = rollout(world, id).done
     world.run_for(20)
     assert rollout(world, id).done == done < 4
-    with pytest.raises(Impossible, match="under way"):
+    with pytest.raises(Impossible, match="is being rolled out"):
         do(world, RemoveTemplate(new) if not versions(world, pool_id).count(2) else RollOut(pool_id, new))
     do(world, CancelRollout(id))
     with world.tx() as tx:
