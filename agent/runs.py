@@ -58,6 +58,10 @@ class Runs:
             while len(self._ends) > REMEMBERED:
                 self._ends.popitem(last=False)
 
+    def end_of(self, vm_id: UUID) -> EndedBy | None:
+        """How its last run ended; None when it runs, or when nobody was here to see it."""
+        return self._ends.get(vm_id)
+
     def ends(self) -> tuple[VmEnd, ...]:
         """How the VMs ended that were not started again since."""
         with self._lock:

@@ -61,6 +61,7 @@ from hostapi.verbs import HostRefused, Steering
 
 T = TypeVar("T")
 LONGEST_LISTEN_S = 20  # so long a manager may listen in one question
+TOLD_WITHIN_S = 2.0  # so soon after a VM is gone libvirt's event has told how it ended
 LOOK_S = 0.5  # how often a wait looks, unless an event wakes it
 PATIENCE_S = 30.0  # how long a step waits for libvirtd to come back
 STALLS_S = 0.5  # so soon a VM that is let go on would meet the broken storage again
@@ -113,12 +114,13 @@ class AgentService:
     def await_boot(self, vm_id: UUID, timeout_s: int, steering: Steering) -> GuestReport:
         """Wait until the guest agent answers."""
         begun = time.monotonic()
+        missed: float | None = None
 
         def answer() -> GuestReport | None:
+            nonlocal missed
             if not self._patiently(lambda: self.hypervisor.runs(vm_id), steering):
-                raise HostRefused(
-                    "vm_not_running", "The VM does not run on this host (any more).", vm_id=str(vm_id)
-                )
+                missed = missed or time.monotonic()
+                return self._gone(vm_id, time.monotonic() - missed)
             try:
                 return self._patiently(lambda: self.guests.ask_now(vm_id), steering)
             except GuestSilent:
@@ -527,6 +529,14 @@ class AgentService:
     def _nap(self) -> None:
         with self._wake:
             self._wake.wait(LOOK_S)
+
+    def _gone(self, vm_id: UUID, seconds: float) -> None:
+        """Refuse: the VM does not run. How it ended may be told a moment later."""
+        if self.hypervisor.runs_seen.end_of(vm_id) is not None:
+            raise HostRefused("vm_not_running", "The VM does not run on this host (any more).", vm_id=str(vm_id))
+        if seconds >= TOLD_WITHIN_S:
+            sentence = "The host or its agent was started again while the VM booted, and it does not run any more."
+            raise HostRefused("vm_lost", sentence, vm_id=str(vm_id))
 
     def _changed(self) -> None:
         with self._wake:

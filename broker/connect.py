@@ -263,7 +263,7 @@ def _swap(tx: Tx, pool: Pool, lease: Lease, vm: Vm, until: datetime | None, wish
         return None
     lost = tx.scalars(sa.select(PoolMember).where(PoolMember.vm_id == vm.id)).one()
     leases.requeue(tx, lease, f"Desktop {vm.name} cannot be reached: its host does not answer.", wish.now, counts=False)
-    members.set_aside(tx, lost, "Its host did not answer while it was leased.")
+    members.lost_sight(tx, lost)
     leases.assign(tx, lease, member, wish.now, facts.words(tx, lease, member.vm_id))
     return _of_lease(tx, pool, lease, until, wish)
 

@@ -21,7 +21,6 @@ from hostapi.wire import BadRequest, decode_args, decode_result
 log = logging.getLogger("desk")
 LONGEST_WAIT_S = 30.0
 CANCELLED = Failure("cancelled", "Cancelled.")
-VM_LOST = ("vm_lost", "The host or its agent was started again while the VM booted, and it does not run any more.")
 
 
 class DeskClosed(Exception):
@@ -171,21 +170,18 @@ class Desk:
     def _start(self, uid: UUID, verb: str, args: dict[str, Any], entry: Entry) -> _Running:
         self.journal.start(uid, verb)
         step = self._running[uid] = _Running(self, uid, entry.cancelled)
-        given = (step, verb, args, entry.started)
+        given = (step, verb, args)
         threading.Thread(target=self._do, args=given, name=f"{verb} {uid}", daemon=True).start()
         return step
 
-    def _do(self, step: _Running, verb: str, args: dict[str, Any], cut_off: bool) -> None:
+    def _do(self, step: _Running, verb: str, args: dict[str, Any]) -> None:
         try:
             result = getattr(self.agent, verb)(**args, steering=step)
             ended = replace(step.outcome, state="done", progress=100, result=result)
         except DeskClosed:
             return
         except HostRefused as no:
-            failure = no.failure
-            if cut_off and verb == "await_boot" and failure.code == "vm_not_running":
-                failure = replace(failure, code=VM_LOST[0], message=VM_LOST[1])  # no fault of the guest's
-            ended = replace(step.outcome, state="failed", failure=failure)
+            ended = replace(step.outcome, state="failed", failure=no.failure)
         except Exception as bug:  # the edge: a bug in a verb ends its step, not the agent
             log.exception("step %s %s failed by a bug", verb, step.uid)
             sentence = (

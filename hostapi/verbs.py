@@ -64,7 +64,8 @@ class HostAgent(Protocol):
 
     def await_boot(self, vm_id: UUID, timeout_s: int, steering: Steering) -> GuestReport:
         """Wait until the guest agent answers. Refuses with `boot_timeout` after `timeout_s` seconds,
-        `vm_not_running` when the VM dies meanwhile, `vm_lost` when it is gone after a restart of the host or agent."""
+        `vm_not_running` when the VM dies meanwhile, `vm_lost` when it does not run and the agent did not see it end:
+        then the host or its agent was started again, and the guest has done nothing wrong."""
 
     def shutdown_vm(self, vm_id: UUID, timeout_s: int, steering: Steering) -> None:
         """Ask the guest to shut down (agent first, then the power button) and wait until the VM is off.

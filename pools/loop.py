@@ -156,11 +156,14 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
             members.pause(tx, pool, why, now)
         case "spoiled":  # the spare is made as new by the other loop; the person is next
             leases.requeue(tx, lease, why, now, counts=False)
-        case "broke" | "silent":
-            if step == "silent":
-                why = "Its host does not answer."
-            elif vm is None:
-                why = "It was removed."
+        case "silent":
+            leases.requeue(tx, lease, "Its host does not answer.", now, counts=False)
+            if task is not None and members.is_live(task):
+                cancel(tx, task, now)
+            if member is not None:
+                members.lost_sight(tx, member)
+        case "broke":
+            why = "It was removed." if vm is None else why
             leases.requeue(tx, lease, why, now)
             if task is not None and members.is_live(task):
                 cancel(tx, task, now)

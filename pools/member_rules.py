@@ -100,6 +100,8 @@ def member_step(state: str, vm_state: str, task: str, code: str, held: bool) -> 
     match state, vm_state:
         case "warming", "down":
             return "fell"
+        case "warming", "unknown":
+            return None  # whether it runs its host will say, or a proof that the host is off
         case "warming", _:
             return "broke" if task == "failed" else None
         case "resetting", _:

@@ -80,6 +80,12 @@ def set_aside(tx: Tx, member: PoolMember, why: str) -> None:
     move(tx, member, "broke", words={"vm": vm.name, "pool": pool.name}, why=why)
 
 
+def lost_sight(tx: Tx, member: PoolMember) -> None:
+    """The member's host does not answer, and its person gets another one. That is not the desktop's fault: it is made as new
+    as soon as it is known to be off."""
+    move(tx, member, "reset", task_id=None, why="Its host does not answer.")
+
+
 def tell_guest(tx: Tx, vm: Vm, text: str, now: datetime) -> None:
     """Have the people inside a VM shown this, if its guest agent answers; that it cannot be shown now harms nothing."""
     if vm.state != "up" or vm.guest is None:

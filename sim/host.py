@@ -84,6 +84,8 @@ class SimHost(Lives, Migrating, Processors, Upgrading):
         started = self.world.clock.now()
 
         def booted() -> bool:
+            if vm_id not in self.runs and vm_id not in self.ends:
+                raise HostRefused("vm_lost", f"Host {self.name} was started again, and the VM does not run any more.")
             run, now = self._run(vm_id), self.world.clock.now()
             if self._answers(run):
                 return True
@@ -422,8 +424,9 @@ class SimHost(Lives, Migrating, Processors, Upgrading):
         return run
 
     def _end(self, vm_id: UUID) -> None:
-        self._happened += vm_id in self.runs
-        self.runs.pop(vm_id, None)
+        if self.runs.pop(vm_id, None) is not None:
+            self._happened += 1
+            self.ends.setdefault(vm_id, "host")
         for key in [key for key in self.tickets if key[0] == vm_id]:
             del self.tickets[key]
         self._changed.notify_all()

@@ -29,7 +29,7 @@ def prove_off(tx: Tx, host: Host, how: str, now: datetime) -> None:
             continue  # a migration knows of two hosts: its own task resolves it
         was, why = vm.state, f"Its host {host.name} was proved to be off."
         sets = {} if was == "restoring_state" else {"saved_path": ""}
-        move(tx, vm, "host_lost", words={"host": host.name}, host_id=None, guest=None, why=why, **sets)
+        move(tx, vm, "host_lost", words={"host": host.name}, host_id=None, guest=None, why=why, ended_by="lost", **sets)
         end_sessions(tx, vm, now)
         if was not in WANTED_DOWN:
             want_restart(tx, vm, now)

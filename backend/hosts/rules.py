@@ -221,7 +221,8 @@ def _gone(vm: KnownVm, by: str | None) -> Change:
     by_itself = {"guest": "shut_itself_down", "crashed": "crashed"}.get(by or "", "died")
     event = "stopped" if vm.state == "powering_down" else by_itself
     why = {"why": CRASHED} if event == "crashed" else {}
-    return Change("vm", vm.vm_id, vm.state, event, {"host_id": None, "guest": None, **why})
+    # a host that saw it end says how: who does not was not there, so the host or its agent was started again
+    return Change("vm", vm.vm_id, vm.state, event, {"host_id": None, "guest": None, "ended_by": by or "lost", **why})
 
 
 def _there(vm: KnownVm, report: VmReport, now: datetime) -> Change | None:

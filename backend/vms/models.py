@@ -73,6 +73,7 @@ class Vm(HasId, Base):
     high_availability: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # runs again when its host dies
     priority: Mapped[int] = mapped_column(default=50, server_default="50")  # 1 … 100: who is started first
     started_at: Mapped[datetime | None]
+    ended_by: Mapped[str] = mapped_column(default="", server_default="")  # guest | crashed | failed | host | lost (with its host)
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 
 

@@ -109,8 +109,8 @@ def test_a_vm_that_dies_while_it_boots_is_told_of(subject: Subject) -> None:
     assert subject.refused("await_boot", uid=uid, vm_id=spec.vm_id, timeout_s=60) == "vm_not_running"
 
 
-def test_waiting_for_a_vm_that_does_not_run_is_refused_at_once(subject: Subject) -> None:
-    assert subject.refused("await_boot", vm_id=uuid4(), timeout_s=60) == "vm_not_running"
+def test_waiting_for_a_vm_that_nobody_saw_run_is_refused(subject: Subject) -> None:
+    assert subject.refused("await_boot", vm_id=uuid4(), timeout_s=60) == "vm_lost"
 
 
 def test_a_guest_shuts_down_when_asked(subject: Subject) -> None:

@@ -18,7 +18,7 @@ from backend.hosts import failing
 from backend.hosts.models import Host
 from backend.storage.models import Disk
 from backend.storage.reach import host_of
-from backend.tasks.command import Call, Job, Plain
+from backend.tasks.command import Call, Job, Later, Plain
 from backend.vms.disks import require_disk
 from backend.vms.edits import told
 from backend.vms.machine import VM
@@ -58,6 +58,10 @@ class Booting(OnVm):
         if vm.state != "powering_up":
             if vm.state in ("up", "paused"):
                 return None
+            if vm.state == "unknown":
+                raise Later("Waits for its host, which does not answer.")
+            if vm.state == "down" and vm.ended_by == "lost":
+                raise Impossible("vm_lost", f"VM {vm.name} went down with its host while it booted.")
             raise Impossible("vm_went_down", f"VM {vm.name} went {vm.state.replace('_', ' ')} while it booted.")
         if not vm.guest_agent:
             move(tx, vm, "booted")
@@ -73,7 +77,7 @@ class Booting(OnVm):
     def boot_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
         vm = get(tx, Vm, self.vm_id, lock=True)
         if failure.code in ("vm_not_running", "vm_lost") and VM.may(vm.state, "died"):  # the host's word, not a time-out
-            move(tx, vm, "died", host_id=None, guest=None)
+            move(tx, vm, "died", host_id=None, guest=None, ended_by="lost" if failure.code == "vm_lost" else "")
         vm.why = failure.message
         if failure.code != "cancelled":
             record(tx, "vm.boot_failed", vm, task_id=job.task_id, why=failure.message)
@@ -92,11 +96,11 @@ class Starting(Booting):
         placement = facts.reserve(tx, vm, now=job.now)
         host = get(tx, Host, placement.host_id)
         once = self._once(tx)
-        fresh: dict[str, Any] = {"boots": None}
+        fresh: dict[str, Any] = {"boots": None, "why": "", "guest": None, "started_at": job.now, "ended_by": ""}
         if how == "start":
             cpu_id = cpus.given(tx, vm.cluster_id, host.virt_type)
             fresh |= {"pause": "", "run_once": once or None, "cpu_id": cpu_id}
-        move(tx, vm, how, words={"host": host.name}, host_id=host.id, why="", guest=None, started_at=job.now, **fresh)
+        move(tx, vm, how, words={"host": host.name}, host_id=host.id, **fresh)
         disks, nics = tx.execute(_DISKS, {"vm_id": vm.id}).all(), tx.execute(_NICS, {"vm_id": vm.id})
         spec = vm_spec(
             vm_id=vm.id,
