@@ -15,6 +15,7 @@ from backend.vms.models import Vm
 from pools import bookings, capacity, facts
 from pools.booked import alone, many, opened
 from pools.booking_rules import OPEN, BookingFacts, BookingStep, booking_step
+from pools.capacity import BOOKED
 from pools.models import Booking, Lease, Pool, PoolMember
 from pools.rounds import alone as apart
 from pools.rounds import my_turn
@@ -88,14 +89,19 @@ def _do(tx: Tx, booking: Booking, pool: Pool, step: BookingStep, seen: BookingFa
 
 
 def _adopt(tx: Tx, booking: Booking, pool: Pool, now: datetime) -> None:
-    """Who has a desktop of the pool already when their booking begins keeps it as one of the booking's."""
+    """Who has a desktop of the pool already when their booking begins keeps it as one of the booking's, and who waits for one
+    waits no longer than for what is booked."""
     theirs = sa.select(Membership.user_id).where(Membership.group_id == booking.group_id)
     people = sa.or_(Lease.user_id == booking.user_id, Lease.user_id.in_(theirs))
     rows = sa.select(Lease).where(
-        Lease.pool_id == pool.id, people, Lease.state.in_(("active", "expiring")), Lease.booking_id.is_(None),
-    )
-    for lease in tx.scalars(rows.order_by(Lease.queue_place).limit(booking.kept).with_for_update(skip_locked=True)):
+        Lease.pool_id == pool.id, people, Lease.state.in_(("queued", "starting", "active", "expiring")),
+        Lease.booking_id.is_(None),
+    )  # fmt: skip
+    order = (Lease.state == "queued", Lease.queue_place)
+    for lease in tx.scalars(rows.order_by(*order).limit(booking.kept).with_for_update(skip_locked=True)):
         lease.booking_id = booking.id
+        if lease.state == "queued":
+            lease.priority, lease.why = BOOKED, ""
         if lease.ends_at is None or lease.ends_at < booking.ends_at:
             bookings.end_with(tx, lease, booking.ends_at)
 

@@ -24,9 +24,12 @@ UNREST = {
     "hosts": "SELECT concat('host ', name, ' is ', state) FROM host WHERE state <> 'up'",
     "spares": "SELECT concat('pool ', p.name, ' has no spare. ', p.trouble) FROM pool p WHERE p.spares > (SELECT count(*)"
               " FROM pool_member m WHERE m.pool_id = p.id AND m.state = 'spare')",
+    "bookings": "SELECT concat('a booking of ', u.name, ' is ', b.state, ', ends ', b.ends_at) FROM booking b JOIN user_account u"
+                " ON u.id = b.user_id WHERE b.state IN ('booked', 'preparing', 'running')",
     "consoles": "SELECT concat('console of ', u.name, ' is open') FROM console_session c JOIN user_account u ON u.id = c.user_id"
                 " WHERE c.ended_at IS NULL",
 }  # fmt: skip
+BOOKING_OVER = "CASE state WHEN 'cancelled' THEN changed_at ELSE ends_at END"
 # what must never be
 WRONG = {
     "double leases": "SELECT concat('a desktop was leased twice: ', a.vm_id) FROM lease a JOIN lease b ON a.vm_id = b.vm_id"
@@ -38,6 +41,15 @@ WRONG = {
                          " WHERE got.id > (SELECT min(id) FROM event WHERE object_id = a.id AND code = 'lease.assign')"
                          " AND got.id < coalesce((SELECT min(id) FROM event WHERE object_id = a.id AND code = 'lease.give_back'),"
                          " (SELECT max(id) FROM event WHERE object_id = a.id AND code IN ('lease.end', 'lease.fail')))",
+    # until it is cancelled a booking counts
+    "overbooked": f"WITH b AS (SELECT *, {BOOKING_OVER} AS until_at FROM booking) SELECT concat('more desktops of pool ', p.name,"
+                  " ' were booked at ', b.starts_at, ' than it has') FROM b JOIN pool p ON p.id = b.pool_id WHERE"
+                  " b.until_at > b.starts_at AND p.size < (SELECT sum(o.desktops) FROM b o WHERE o.pool_id = p.id AND o.starts_at <= b.starts_at"
+                  " AND b.starts_at < o.until_at)",
+    "more than booked": "SELECT concat('two leases at once of the booking of one desktop ', a.booking_id) FROM lease a"
+                        " JOIN lease b ON a.booking_id = b.booking_id AND a.id < b.id AND a.period && b.period",
+    "outlived": "SELECT concat('lease ', l.id, ' outlived its booking') FROM lease l JOIN booking b ON b.id = l.booking_id"
+                " WHERE b.state <> 'cancelled' AND upper(l.period) > b.ends_at + interval '1 minute'",
     "unended": "SELECT concat('lease ', id, ' outlived its end') FROM lease WHERE state <> 'ended' AND ends_at < now()",
     "open periods": "SELECT concat('lease ', id, ' ended, its period did not') FROM lease WHERE state = 'ended'"
                     " AND period IS NOT NULL AND upper(period) IS NULL",

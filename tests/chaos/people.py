@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,6 +20,8 @@ from tests.chaos.place import PASSWORD, Place, person
 
 SILENCE_S = 60  # nobody waits longer for one answer
 PAUSE_S = 0.3
+BOOKS = 0.2  # of the visits are booked before
+SHORTEST = timedelta(minutes=5)  # that a booking may last
 KEY = struct.pack(">BBxxI", 4, 1, 0x61)
 
 
@@ -90,8 +93,13 @@ class Person:
         """One visit after the other."""
         while not self.over.is_set():
             try:
-                self._visit(self.dice.choice(self.pools), self.dice.uniform(0.5, self.place.options.lease_s * 1.2))
+                hold_s = self.dice.uniform(0.5, self.place.options.lease_s * 1.2)
+                if self.dice.random() < BOOKS:
+                    self._booked_visit(self.dice.choice(self.place.pools), hold_s)
+                else:
+                    self._visit(self.dice.choice(self.pools), hold_s)
             except Over:
+                self._cancel_all()
                 return
             except Exception as wrong:  # noqa: BLE001 -- the edge of a thread: whatever it is, the run must tell of it
                 self.told.fault(f"{self.name} stumbled over {type(wrong).__name__}: {wrong}")
@@ -112,6 +120,40 @@ class Person:
             self.told.fault(f"{self.name} got no desktop after everything was at rest.")
         except Exception as wrong:  # noqa: BLE001 -- the edge of a thread: whatever it is, the run must tell of it
             self.told.fault(f"{self.name} stumbled at the end over {type(wrong).__name__}: {wrong}")
+
+    def _booked_visit(self, pool_id: UUID, hold_s: float) -> None:
+        """Book a desktop for a little later, come when its time begins, or do not, and cancel the booking."""
+        pool = str(pool_id)
+        if not self.token:
+            self._sign_in()
+        starts = datetime.now(UTC) + timedelta(seconds=self.dice.uniform(1, self.place.options.lease_s))
+        wish = {"pool_id": pool, "starts_at": starts.isoformat(), "ends_at": (starts + SHORTEST).isoformat()}
+        booking = self._ask("POST", "/me/bookings", wish).get("booking")
+        if booking is None:
+            return  # all are booked or in use then, and they were told so
+        self.told.count("booked")
+        if self.dice.random() < 0.8:
+            self._rest(max(0.0, (starts - datetime.now(UTC)).total_seconds()))
+            self._hold(pool, hold_s, booked=booking["id"])
+        self._cancel(booking["id"])
+        self._return(pool)
+        self._rest(self.dice.uniform(0, 2))
+
+    def _cancel(self, booking: str) -> None:
+        self._ask("POST", f"/me/bookings/{booking}/cancel", {})
+        self.told.count("cancelled a booking")
+
+    def _cancel_all(self) -> None:
+        """The run is over: nothing that they booked keeps desktops for minutes to come."""
+        self.over, self.give_up_at = threading.Event(), time.monotonic() + self.place.options.settle_s
+        try:
+            self._sign_in()
+            for booking in self._ask("GET", "/me/bookings").get("items", []):
+                if booking["state"] in ("booked", "preparing", "running"):
+                    self._cancel(booking["id"])
+                    self._return(booking["pool_id"])
+        except Over:
+            self.told.fault(f"{self.name} could not cancel what they had booked.")
 
     def _visit(self, pool: str, hold_s: float) -> None:
         if not self.token:
@@ -139,8 +181,9 @@ class Person:
             if not self.token:  # tries that a kill cut off count as failed ones: they are told to wait
                 self._rest(PAUSE_S)
 
-    def _hold(self, pool: str, hold_s: float) -> bool:
-        """Work on a desktop for so long, connecting again whenever the console breaks; whether it was seen at all."""
+    def _hold(self, pool: str, hold_s: float, booked: str = "") -> bool:
+        """Work on a desktop for so long, connecting again whenever the console breaks; whether it was seen at all. With a
+        desktop `booked`, nobody else's booking may be in the way."""
         asked, until, seen, patience = time.monotonic(), time.monotonic() + hold_s, False, self.dice.uniform(3, 20)
         impatient_at = time.monotonic() + patience
         while not seen or time.monotonic() < until:
@@ -148,6 +191,8 @@ class Person:
             if got.get("state") != "ready":
                 if not got.get("error") and not got.get("sentence"):
                     self.told.fault(f"{self.name} waits and is not told why: {got}")
+                if booked and "are booked" in str(got.get("sentence")) and self._still(booked):
+                    self.told.fault(f"{self.name}, who has booked, waits for who has booked: {got}")
                 if time.monotonic() > impatient_at and self.give_up_at == float("inf"):
                     self.told.count("left while waiting")
                     return seen
@@ -155,7 +200,7 @@ class Person:
                 continue
             try:
                 if not seen:
-                    self.told.waited("for a desktop", time.monotonic() - asked)
+                    self.told.waited("for a desktop that was booked" if booked else "for a desktop", time.monotonic() - asked)
                 seen = self._watch(got, until) or seen
             except OSError as broken:
                 self.told.count("console broke")
@@ -185,6 +230,11 @@ class Person:
             if last:
                 self.told.saw(got["vm"]["id"], since, last, self.name)
             console.close()
+
+    def _still(self, booking: str) -> bool:
+        """Whether the booking goes on."""
+        mine = self._ask("GET", "/me/bookings").get("items", [])
+        return any(one["id"] == booking and one["state"] == "running" for one in mine)
 
     def _judge(self, why: str) -> None:
         """A console ends by a broken connection or with a sentence."""

@@ -157,6 +157,7 @@ class Place:
                 pool = make.a_pool(
                     tx, f"Desktops {name}", host=host, domain=domain, template=template, size=options.desktops, spares=1,
                     lease_s=options.lease_s, warn_s=2, grace_s=2, extend_s=options.lease_s // 2, extensions=2, shutdown_s=10,
+                    book_desktops=1, book_open=1, book_hold_s=0,
                 )  # fmt: skip
                 self.pools.append(pool.id)
                 for one in people:
