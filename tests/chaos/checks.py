@@ -44,8 +44,8 @@ WRONG = {
     # until it is cancelled a booking counts
     "overbooked": f"WITH b AS (SELECT *, {BOOKING_OVER} AS until_at FROM booking) SELECT concat('more desktops of pool ', p.name,"
                   " ' were booked at ', b.starts_at, ' than it has') FROM b JOIN pool p ON p.id = b.pool_id WHERE"
-                  " b.until_at > b.starts_at AND p.size < (SELECT sum(o.desktops) FROM b o WHERE o.pool_id = p.id AND o.starts_at <= b.starts_at"
-                  " AND b.starts_at < o.until_at)",
+                  " b.until_at > b.starts_at AND p.size < (SELECT sum(o.desktops) FROM b o WHERE o.pool_id = p.id"
+                  " AND o.starts_at <= b.starts_at AND b.starts_at < o.until_at)",
     "more than booked": "SELECT concat('two leases at once of the booking of one desktop ', a.booking_id) FROM lease a"
                         " JOIN lease b ON a.booking_id = b.booking_id AND a.id < b.id AND a.period && b.period",
     "outlived": "SELECT concat('lease ', l.id, ' outlived its booking') FROM lease l JOIN booking b ON b.id = l.booking_id"
