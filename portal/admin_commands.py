@@ -75,7 +75,7 @@ def _form(command: str) -> tuple[forms.Form, dict[str, str]]:
     if id and request.method == "GET" and command != "vm.migrate":
         row = found(tx(), BY_KIND[noun].plural, id)
         forms.fill(form, row | (row.get("next_run") or {}))
-    elif request.method == "GET":
+    if request.method == "GET":
         forms.fill(form, {k: v for k, v in request.args.items() if k in form.inputs})
     return form, about
 
@@ -89,7 +89,7 @@ def _form_page(form: forms.Form, about: dict[str, str]) -> str:
     noun = form.command.partition(".")[0]
     thing = BY_KIND[noun]
     row = found(tx(), thing.plural, next(iter(about.values()))) if about else None
-    words = dict(thing.creates) | {b.command: b.word for b in thing.buttons if b.form}
+    words = dict(thing.creates) | {b.command: b.word for b in reversed(thing.buttons) if b.form}
     cls = parts().commands[form.command]
     return render_template(
         "admin/form.html",

@@ -17,7 +17,7 @@ from backend.hosts.models import Host
 from backend.tasks.models import Step, Task
 from backend.vms.models import Vm
 from broker.models import ConsoleSession
-from pools.models import Assignment, Lease, Pool, PoolMember
+from pools.models import Assignment, Lease, Pool, PoolMember, Rollout
 from portal.admin_actions import FORMS, OFFERED
 from portal.things import SIDE_BAR, THINGS
 from sim import make
@@ -305,6 +305,17 @@ class TestButtons:
             assert command not in OFFERED
             assert submit(root, f"/admin/do/{command}").status_code == 404
         assert set(place.parts.commands) >= FORMS and set(place.parts.commands) >= OFFERED
+
+    def test_another_version_is_offered_in_place_of_the_one_that_is_rolled_out(self, place: Place) -> None:
+        keeper, pool_id = place.browser("keeper"), place.ids["pool"]
+        page = keeper.get(f"/admin/pools/{pool_id}").text
+        assert "Another version instead" in page
+        [about] = {link.replace("&amp;", "&") for link in re.findall(r'href="([^"]*/pool.roll_out[^"]*)"', page)}
+        assert "supersede=true" in about
+        assert re.search(r'name="supersede"[^>]*checked', keeper.get(about).text)
+        with place.sessions.begin() as tx:
+            tx.execute(sa.update(Rollout).values(state="succeeded"))
+        assert "supersede" not in keeper.get(f"/admin/pools/{pool_id}").text
 
     def test_repair_is_offered_for_what_is_broken(self, place: Place) -> None:
         assert "Repair" not in place.browser("keeper").get("/admin/members").text
