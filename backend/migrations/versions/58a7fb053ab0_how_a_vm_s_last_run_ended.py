@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = 'b46aecaf2a12'
-down_revision = '5c4675e9ec57'
+revision = '58a7fb053ab0'
+down_revision = 'c5d8ffc88909'
 phase = "pre"  # pre: may run while the old processes do; post: only after they are gone
 
 
