@@ -22,7 +22,7 @@ from backend.directory import internal, sessions, tokens
 from backend.directory.models import Directory, User, WebSession
 from backend.events import Event, record
 from backend.ha.models import PowerAgent
-from backend.hosts.models import Evacuation
+from backend.hosts.models import Evacuation, HostSample
 from backend.placement.models import AffinityGroup, AffinityLabel, SchedulingPolicy
 from backend.secrets import Keyring
 from backend.storage.models import Disk, DomainReach
@@ -152,7 +152,9 @@ class Place:
         tx.get_one(WebSession, self.session_ids["alice"]).device_id = device.id
         rule = make.an_access_rule(tx, "allow", name="From everywhere")
         evacuation = Evacuation(host_id=host.id, vm_id=member.vm_id, began_at=now)
-        tx.add(evacuation)
+        busy = HostSample(host_id=host.id, at=now, cpu_percent=12.0, memory_percent=34.0, swap_percent=0.0, network_mib_s=1.5,
+                          storage_percent=56.0)
+        tx.add_all([evacuation, busy])
         console = ConsoleSession(
             ticket_id=ticket.id, user_id=alice.id, vm_id=member.vm_id, lease_id=lease.id, protocol="spice", client="native",
             address="192.0.2.1", gateway="gateway", started_at=now, seen_at=now)
@@ -175,7 +177,7 @@ class Place:
             "session": self.session_ids["alice"], "console": console.id, "task": task.id, "decision": decision.id,
             "event": tx.scalars(one(Event.id).where(Event.code == "vm.booted")).one(), "ticket": ticket.id, "device": device.id,
             "accessrule": rule.id, "token": token_id, "snapshot": snapshot.id, "vnic": nic.id, "customaction": action.id,
-            "guestsession": inside.id, "booking": booking.id, "evacuation": evacuation.id,
+            "guestsession": inside.id, "booking": booking.id, "evacuation": evacuation.id, "hostsample": busy.id,
             "reach": tx.scalars(one(DomainReach.id)).one(), "poweragent": tx.scalars(one(PowerAgent.id)).one(),
             "powerkind": "simulated",
         }
