@@ -48,8 +48,10 @@ WRONG = {
                   " AND o.starts_at <= b.starts_at AND b.starts_at < o.until_at)",
     "more than booked": "SELECT concat('two leases at once of the booking of one desktop ', a.booking_id) FROM lease a"
                         " JOIN lease b ON a.booking_id = b.booking_id AND a.id < b.id AND a.period && b.period",
-    "outlived": "SELECT concat('lease ', l.id, ' outlived its booking') FROM lease l JOIN booking b ON b.id = l.booking_id"
-                " WHERE b.state <> 'cancelled' AND upper(l.period) > b.ends_at + interval '1 minute'",
+    # who still starts when it is over begins like everybody else
+    "outlived": "SELECT concat('lease ', l.id, ' from ', l.starts_at, ' until ', l.ends_at, ' outlives its booking, which ends at ',"
+                " b.ends_at) FROM lease l JOIN booking b ON b.id = l.booking_id WHERE b.state <> 'cancelled'"
+                " AND l.starts_at < b.ends_at AND l.ends_at > b.ends_at",
     "unended": "SELECT concat('lease ', id, ' outlived its end') FROM lease WHERE state <> 'ended' AND ends_at < now()",
     "open periods": "SELECT concat('lease ', id, ' ended, its period did not') FROM lease WHERE state = 'ended'"
                     " AND period IS NOT NULL AND upper(period) IS NULL",
