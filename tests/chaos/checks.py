@@ -49,8 +49,8 @@ WRONG = {
     "more than booked": "SELECT concat('two leases at once of the booking of one desktop ', a.booking_id) FROM lease a"
                         " JOIN lease b ON a.booking_id = b.booking_id AND a.id < b.id AND a.period && b.period",
     # who still starts when it is over begins like everybody else
-    "outlived": "SELECT concat('lease ', l.id, ' from ', l.starts_at, ' until ', l.ends_at, ' outlives its booking, which ends at ',"
-                " b.ends_at) FROM lease l JOIN booking b ON b.id = l.booking_id WHERE b.state <> 'cancelled'"
+    "outlived": "SELECT concat('lease ', l.id, ' from ', l.starts_at, ' until ', l.ends_at, ' outlives its booking, which ends',"
+                " ' at ', b.ends_at) FROM lease l JOIN booking b ON b.id = l.booking_id WHERE b.state <> 'cancelled'"
                 " AND l.starts_at < b.ends_at AND l.ends_at > b.ends_at",
     "unended": "SELECT concat('lease ', id, ' outlived its end') FROM lease WHERE state <> 'ended' AND ends_at < now()",
     "open periods": "SELECT concat('lease ', id, ' ended, its period did not') FROM lease WHERE state = 'ended'"
