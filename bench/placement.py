@@ -70,7 +70,7 @@ def pure(times: int = 40) -> dict[str, list[float]]:
     apart = GroupFacts("web", "negative", True, "positive", False, frozenset(h.host_id for h in hosts[:50]),
                        {hosts[7].host_id: ("w1",)})  # fmt: skip
     plain = VmFacts(uuid4(), "w7", 4096, 4, domain)
-    bound = VmFacts(uuid4(), "w8", 4096, 4, domain, frozenset({"lan"}), "", frozenset({"gpu"}), frozenset(), (apart,))
+    bound = VmFacts(uuid4(), "w8", 4096, 4, domain, frozenset({"lan"}), labels=frozenset({"gpu"}), groups=(apart,))
     rules = Policy(scores=SCORES["evenly_distributed"])
     found: dict[str, list[float]] = {}
     for name, vm in (("a plain one", plain), ("with networks, labels and affinity", bound)):

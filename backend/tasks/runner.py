@@ -94,6 +94,7 @@ class Runner:
         self.sessions, self.commands, self.clock, self.doors, self.reveal = sessions, commands, clock, doors, reveal
         self.worker_id, self.name = uuid4(), name
         self.wait_s = 0.1  # how long a worker waits at a host, so that a short step's answer comes at once
+        self.carries_on = False  # a process takes a task from step to step while it need not wait; else tasks take turns
         self.stopping = threading.Event()
         self._wake = threading.Event()
         self._watch: Watch | None = None  # of steps that take longer; without one, they are asked for again and again
@@ -103,7 +104,7 @@ class Runner:
     def run(self, threads: int) -> list[threading.Thread]:
         """Start the heartbeat, the listener and so many workers; `stopping` ends them."""
         self._beat_or_tell()
-        self._watch = Watch(self.doors, self._hurry, self.stopping)
+        self._watch, self.carries_on = Watch(self.doors, self._hurry, self.stopping), True
         jobs = [self._beat_forever, self._listen_forever, *[self._work_forever] * threads]
         started = [threading.Thread(target=job, name=f"runner-{n}", daemon=True) for n, job in enumerate(jobs)]
         for thread in started:
@@ -177,9 +178,9 @@ class Runner:
             else:
                 worker.beat_at = now
 
-    # -- one task, as far as it goes -------------------------------------------------------------
+    # -- one task --------------------------------------------------------------------------------
     def step(self) -> bool:
-        """Take one due task further: a process as far as it goes without waiting, a test one step. False when none is due."""
+        """Take one due task a step further, or as far as it goes without waiting; False when none is due."""
         task_id, claim = self.claim()
         if task_id is None:
             return False
@@ -297,8 +298,8 @@ class Runner:
             return self._refuse(task_id, claim, Failure(no.code, no.message, no.facts), step_uid=uid)
 
     def _keeps(self, turn: Turn) -> bool:
-        """Whether the worker goes on with the task at once. Where no process runs, tasks take turns after each step."""
-        if turn.claimed and self._watch is None:
+        """Whether the worker goes on with the task at once."""
+        if turn.claimed and not self.carries_on:
             turn.release(0, turn.task.message)
         return turn.claimed
 

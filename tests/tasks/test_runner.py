@@ -57,6 +57,14 @@ def test_a_vm_is_made_started_shut_down_reset_and_removed(bench: Bench) -> None:
     assert bench.locks() == []
 
 
+def test_a_process_takes_a_task_from_step_to_step_while_it_need_not_wait(bench: Bench) -> None:
+    vm_id = bench.a_vm("w1")
+    start, runner = bench.submit(StartVm(vm_id)), bench.runner()
+    runner.carries_on, runner.wait_s = True, 30
+    assert runner.step()
+    assert (bench.task(start).state, bench.vm("w1").state) == ("succeeded", "up"), bench.story()
+
+
 def test_stop_cuts_the_power(bench: Bench) -> None:
     vm_id = bench.a_vm("w1")
     bench.submit(StartVm(vm_id))

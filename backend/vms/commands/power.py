@@ -93,7 +93,8 @@ class Starting(Booting):
         VM.next(vm.state, how, vm.name)
         if how == "start":
             _take_next_run(tx, vm, job)
-        placement = facts.reserve(tx, vm, now=job.now)
+        disks, nics = tx.execute(_DISKS, {"vm_id": vm.id}).all(), tx.execute(_NICS, {"vm_id": vm.id}).all()
+        placement = facts.reserve(tx, vm, now=job.now)  # others wait for the host from here on
         host = get(tx, Host, placement.host_id)
         once = self._once(tx)
         fresh: dict[str, Any] = {"boots": None, "why": "", "guest": None, "started_at": job.now, "ended_by": ""}
@@ -101,7 +102,6 @@ class Starting(Booting):
             cpu_id = cpus.given(tx, vm.cluster_id, host.virt_type)
             fresh |= {"pause": "", "run_once": once or None, "cpu_id": cpu_id}
         move(tx, vm, how, words={"host": host.name}, host_id=host.id, **fresh)
-        disks, nics = tx.execute(_DISKS, {"vm_id": vm.id}).all(), tx.execute(_NICS, {"vm_id": vm.id})
         spec = vm_spec(
             vm_id=vm.id,
             name=vm.name,
