@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ CONNECT_S, ANSWER_S = (
     15.0,
 )  # how long a host may take to accept, and to answer beyond what it was told to wait
 REPORT_CONNECT_S, REPORT_S = 3.0, 8.0  # a host that is gone must be noticed soon, and holds up the round
+NO_SIGN_MS = 3000  # what its kernel has not confirmed for so long was sent to a host that is gone, however busy its agent is
 
 
 class HostUnreachable(Exception):
@@ -39,6 +41,7 @@ class _HostConnection(HTTPSConnection):
     def connect(self) -> None:
         super().connect()
         assert isinstance(self.sock, ssl.SSLSocket)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, NO_SIGN_MS)
         if "host" not in roles(self.sock.getpeercert()):
             self.close()
             raise ssl.SSLCertVerificationError("the certificate shown is not a host's")
@@ -160,7 +163,7 @@ class HostClient:
                 answer = self._pool.request("POST", path, body=payload, headers=headers, timeout=timeout)
                 break
             except ProtocolError as broken:
-                if last:
+                if last or any(isinstance(one, TimeoutError) for one in broken.args):  # a new connection would hear no more
                     raise HostUnreachable(f"The host at {self.where} broke off: {broken}") from broken
             except (HTTPError, OSError) as silent:
                 raise HostUnreachable(f"The host at {self.where} does not answer: {silent}") from silent

@@ -219,6 +219,9 @@ class TestPower(OnPower):
     name, permission, steps = "host.test_power", "host.fence", ("status",)
     verb = "Ask for the power of"
 
+    def locks(self, tx: Tx) -> list[str]:
+        return []  # a question changes nothing: who wants to switch the power does not wait for its answer
+
     def status(self, tx: Tx, job: Job) -> Call:
         return self._call(tx, job, "status", "status")
 

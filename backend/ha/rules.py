@@ -7,7 +7,7 @@ a power agent that says “off” after it was asked to switch it off, somebody 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
@@ -182,9 +182,12 @@ def _hosts(view: View, now: datetime) -> Iterator[Decision]:
         if host.softened_at is None:
             yield SoftFence(host.host_id)
         if host.state == "connecting":
-            if _may_be_fenced(host, policy) and _since(host, now) >= policy.grace_s:
-                yield Lost(host.host_id)
-            continue
+            if _may_be_asked(host, policy, view):
+                yield AskPower(host.host_id)
+            if not (_may_be_fenced(host, policy) and (_since(host, now) >= policy.grace_s or _has_no_power(host))):
+                continue
+            yield Lost(host.host_id)
+            host = replace(host, state="non_responsive")
         decision = _about_lost(host, policy, view, begun, now)
         if isinstance(decision, Fence):
             begun.append(host)
@@ -207,9 +210,10 @@ def _about_lost(host: HostView, policy: FencingPolicy, view: View, begun: Sequen
         return Wait(host.host_id, "It still renews its storage lease, so it lives and its VMs may run.")
     if host.dumping_until is not None and now < host.dumping_until:
         return Wait(host.host_id, f"It writes down why its kernel crashed, until {host.dumping_until:%H:%M:%S} UTC at most.")
-    if host.softened_at is None or (now - host.softened_at).total_seconds() < SOFT_S:
+    softening = host.softened_at is None or (now - host.softened_at).total_seconds() < SOFT_S
+    if softening and not _has_no_power(host):
         return Wait(host.host_id)
-    if host.power_said != "off" and (where := _cut_off(host, policy, view)):
+    if not _has_no_power(host) and (where := _cut_off(host, policy, view)):
         if host.power_asked_at is None or now - host.power_asked_at >= ASK_AGAIN:
             return AskPower(host.host_id)
         return Wait(host.host_id, f"Most hosts of {where} do not answer, so it may be the manager that is cut off.")
@@ -230,6 +234,17 @@ def _fell_silent(host: HostView) -> bool:
 
 def _since(host: HostView, now: datetime) -> float:
     return (now - host.answered_at).total_seconds() if host.answered_at is not None else 0.0
+
+
+def _may_be_asked(host: HostView, policy: FencingPolicy, view: View) -> bool:
+    """Whether its power agents are to be asked while it may still answer: of one that has no power no answer is awaited."""
+    known = host.power_asked_at is not None
+    return policy.enabled and host.power_agents > 0 and not known and any(_proxy(other, host) for other in view.hosts)
+
+
+def _has_no_power(host: HostView) -> bool:
+    """Whether its power agents say so. It is no proof: somebody may switch it on this moment. But nothing is interrupted."""
+    return host.power_said == "off"
 
 
 def _may_be_fenced(host: HostView, policy: FencingPolicy) -> bool:

@@ -38,6 +38,7 @@ def ago(seconds: float) -> datetime:
 
 
 LOST = HostView(ONE, "alpha", CLUSTER, CENTER, "non_responsive", ago(60), 20, 1, softened_at=ago(40), outage=True)
+SILENT = replace(LOST, state="connecting", answered_at=ago(11), power_asked_at=ago(1), power_said="on")
 UP = HostView(TWO, "beta", CLUSTER, CENTER, "up", ago(1))
 MORE = [replace(UP, host_id=UUID(int=n), name=f"h{n}") for n in range(3, 6)]
 
@@ -53,9 +54,12 @@ def test_a_lost_host_is_fenced() -> None:
 
 @pytest.mark.parametrize("host, decided", [
     (replace(LOST, state="up"), [Over(ONE)]),
-    (replace(LOST, state="connecting", softened_at=None, answered_at=ago(11)), [SoftFence(ONE)]),
-    (replace(LOST, state="connecting", answered_at=ago(14)), []),
-    (replace(LOST, state="connecting", answered_at=ago(15)), [Lost(ONE)]),
+    (replace(LOST, state="connecting", softened_at=None, answered_at=ago(11)), [SoftFence(ONE), AskPower(ONE)]),
+    (replace(SILENT, answered_at=ago(14)), []),
+    (replace(SILENT, answered_at=ago(15)), [Lost(ONE), Fence(ONE)]),
+    (replace(SILENT, power_said="off"), [Lost(ONE), Fence(ONE)]),  # then no answer is awaited
+    (replace(SILENT, power_said="off", softened_at=ago(1)), [Lost(ONE), Fence(ONE)]),
+    (replace(SILENT, power_said="off", silences=1), []),
     (replace(LOST, state="connecting", power_agents=0), []),  # the monitor's own time counts
     (replace(LOST, softened_at=None), [SoftFence(ONE), Wait(ONE)]),
     (replace(LOST, softened_at=ago(4)), [Wait(ONE)]),
@@ -152,8 +156,9 @@ def test_whatever_is_seen(seen: list[HostView], at_once: int, enabled: bool) -> 
     fences = [by_id[one.host_id] for one in decided if isinstance(one, Fence)]
     assert not fences or len(fences) + sum(host.fenced_now for host in seen) <= at_once
     for host in fences:
-        assert enabled and host.power_agents and host.state == "non_responsive" and host.silences >= 2
+        assert enabled and host.power_agents and host.silences >= 2
+        assert host.state == "non_responsive" or Lost(host.host_id) in decided
         assert not host.proved and not host.fenced_now and host.second != "alive"
         assert any(other.state == "up" for other in seen)
-    about_one = [one.host_id for one in decided if not isinstance(one, SoftFence)]  # type: ignore[union-attr]
+    about_one = [one.host_id for one in decided if not isinstance(one, (SoftFence, Lost, AskPower))]  # type: ignore[union-attr]
     assert len(about_one) == len(set(about_one))
