@@ -120,6 +120,7 @@ def loops(
     from backend.directory.loop import RefreshDirectory
     from backend.history import Forget
     from backend.placement.loop import Balance, CheckLoads
+    from backend.placement.sleeping import SavePower
     from backend.vms.stalls import StallsLoop
     from broker import consoles, decisions
     from broker.loop import TicketsLoop
@@ -148,6 +149,7 @@ def loops(
         StallsLoop(clock),
         Forget(clock),
         Balance(clock),
+        SavePower(clock),
         CheckLoads(),
         LeaseLoop(clock, decisions.served),
         SpareLoop(clock),

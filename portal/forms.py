@@ -159,6 +159,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "high_memory_percent": ("Too full above", "A host that has promised more of its memory gives VMs away."),
     "low_memory_percent": ("Too empty below", "Power saving empties a host that has promised less of its memory."),
     "hosts_in_reserve": ("Hosts in reserve", "So many hosts without VMs stay up."),
+    "shut_down_hosts": ("Switch empty hosts off", "By their power agents, and on again before room runs out. A host without a "
+                        "power agent, or to which a VM is bound, stays up."),
     "high_vm_count": ("Most VMs a host", "A host with more VMs gives some away."),
     "vm_migration_threshold": ("Difference in VMs", "As soon as the fullest host has so many more than the emptiest."),
     "spm_vm_grace": ("Grace of the storage pool manager", "It counts as having so many more VMs."),
@@ -327,7 +329,7 @@ SECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("", ("scheduling_policy",)),
         ("When hosts are too busy", ("high_cpu_percent", "high_memory_percent", "over_s", "at_once", "rest_s")),
         ("Evenly by number of VMs", ("high_vm_count", "vm_migration_threshold", "spm_vm_grace")),
-        ("Power saving", ("low_cpu_percent", "low_memory_percent", "hosts_in_reserve")),
+        ("Power saving", ("low_cpu_percent", "low_memory_percent", "hosts_in_reserve", "shut_down_hosts")),
     )
 }
 HIDDEN: dict[str, tuple[str, ...]] = {

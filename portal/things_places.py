@@ -42,6 +42,7 @@ HOSTS = Thing(
         Column("networks", "Networks", "list"),
         Column("enrolled", "Has its certificate", "yesno"),
         Column("outage", "Why nothing is done", when="outage"),
+        Column("saves_power", "Off to save power", "yesno", when="saves_power"),
         Column("reported_at", "Last report", "ago"),
     ),
     (
@@ -245,6 +246,7 @@ CLUSTERS = Thing(
         Column("hosts_in_reserve", "Hosts in reserve", "number", when="balancing=power_saving"),
         Column("cpu", "CPU of its VMs", when="cpu"),
         Column("cpu_model", "… as chosen", when="cpu_model"),
+        Column("shut_down_hosts", "Empty hosts are switched off", "yesno", when="balancing=power_saving"),
         Column("networks", "Networks that hosts must have", "list"),
         Column("upgrade_to", "Being upgraded to", when="upgrade_to"),
         Column("upgrade_why", "Why the upgrade stopped", when="upgrade_why"),

@@ -126,7 +126,7 @@ class MaintainHost(_OnHost):
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         host = get(tx, Host, self.host_id, lock=True)
-        move(tx, host, "maintain")
+        move(tx, host, "maintain", for_maintenance=True)
         turn_away(tx, host, now)
 
 
@@ -140,7 +140,7 @@ class ActivateHost(_OnHost):
 
     def run(self, tx: Tx, actor: Actor, now: datetime) -> None:
         host = get(tx, Host, self.host_id, lock=True)
-        move(tx, host, "activate", error_until=None, failed_vms=[])
+        move(tx, host, "activate", for_maintenance=False, error_until=None, failed_vms=[])
         call_off(tx, host, now)
 
 

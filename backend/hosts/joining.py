@@ -165,7 +165,7 @@ class ReinstallHost(Plain):
         until = now + ENROLL_WITHIN
         move(
             tx, host, "reinstall", words={"until": f"{until:%H:%M} UTC"}, enroll_hash=bytes.fromhex(self.token_sha256),
-            enroll_until=until, enroll_csr=None, certificate=None, why="",
+            enroll_until=until, enroll_csr=None, certificate=None, why="", for_maintenance=False,
         )  # fmt: skip
         return {"id": str(host.id)}
 

@@ -85,7 +85,7 @@ class Monitor:
         running = sa.select(*columns, Vm.pause, Vm.boots).where(Vm.host_id.is_not(None), Vm.state != "down")
         hosts = (
             sa.select(Host.id, Host.address, Host.port, Host.state, Host.reported_at, Host.cpu_lacks, Host.error_until,
-                      Cluster.networks.label("needs"))
+                      Cluster.networks.label("needs"), Host.for_maintenance)
             .join(Cluster, Cluster.id == Host.cluster_id)
             .where(Host.state.in_(ASKED), Host.id.not_in(being_fenced(tx)))
             .order_by(Host.name)
@@ -106,7 +106,7 @@ class Monitor:
         def known(h: Any) -> KnownHost:
             return KnownHost(
                 h.id, h.state, h.reported_at or now, tuple(vms.get(h.id, ())), frozenset(h.needs), h.cpu_lacks,
-                unreached.get(h.id, ""), h.error_until,
+                unreached.get(h.id, ""), h.error_until, h.for_maintenance,
             )  # fmt: skip
 
         return [

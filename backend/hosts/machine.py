@@ -34,6 +34,8 @@ HOST = StateTable(
         ("reboot", "answered"): "up",
         **{(state, "switched_off"): "down" for state in ("reboot", "maintenance")},
         **{(state, "confirmed_off"): "down" for state in ("connecting", "non_responsive", "reboot")},
+        **{(state, "leaves"): "preparing_for_maintenance"  # it answers, and is still wanted in maintenance
+           for state in ("connecting", "non_responsive", "non_operational", "reboot", "down")},
         ("down", "switch_on"): "reboot",
         ("down", "answered"): "up",
     },

@@ -22,6 +22,7 @@ class Host(HasId, Base):
     cluster_id: Mapped[UUID] = ref("cluster.id", index=True)
     state: Mapped[str] = mapped_column(default=HOST.initial)
     why: Mapped[str] = mapped_column(default="", server_default="")  # a sentence while it cannot do what it is for
+    for_maintenance: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # wanted so, whatever happens to it
     fingerprint: Mapped[str] = mapped_column(default="", server_default="")  # of the key of one that asked to be taken in
     address: Mapped[str] = mapped_column(default="", server_default="")  # how the manager reaches the agent
     port: Mapped[int] = mapped_column(default=0, server_default="0")  # asks, over mutual TLS

@@ -58,6 +58,7 @@ class KnownHost:
     cpu_lacks: str = ""  # what it lacks of its cluster's CPU
     storage_lacks: str = ""  # which storage of its data center it does not reach, in a sentence
     error_until: datetime | None = None
+    for_maintenance: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ def _answered(known: KnownHost, report: HostReport, now: datetime) -> list[Chang
         "why": unfit(known, report),
     }
     event = "answered" if HOST.may(known.state, "answered") else None
+    if known.for_maintenance and HOST.may(known.state, "leaves"):
+        event = "leaves"
     if sets["why"]:
         event = "unfit" if HOST.may(known.state, "unfit") else None
     elif known.state == "error":

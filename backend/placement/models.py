@@ -25,6 +25,9 @@ class HostLoad(Base):
     vms: Mapped[int] = mapped_column(default=0, server_default="0")
     busy_since: Mapped[datetime | None]
     idle_since: Mapped[datetime | None]
+    empty_since: Mapped[datetime | None]  # up and without a VM; kept where empty hosts are switched off
+    saving_since: Mapped[datetime | None]  # it is off, or about to be, because nobody needs it
+    woken_at: Mapped[datetime | None]  # when it was last wanted on after that
 
 
 class AffinityGroup(HasId, Base):

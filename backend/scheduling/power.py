@@ -12,8 +12,9 @@ from uuid import UUID
 from backend.scheduling.balance import pressure
 from backend.scheduling.facts import HostFacts, Policy
 
+LEAVES = ("preparing_for_maintenance", "maintenance")  # on its way, and can still be called back
 SLEEPS = ("down",)
-GOES = ("preparing_for_maintenance", "maintenance", "reboot", "connecting")  # neither here nor off yet
+COMES = ("reboot", "connecting")
 
 
 @dataclass(frozen=True)
@@ -26,33 +27,60 @@ class Switch:
     why: str
 
 
-def switches(
-    hosts: Sequence[HostFacts], policy: Policy, now: datetime, *, idle_since: Mapping[UUID, datetime],
-    switchable: Collection[UUID], ours: Collection[UUID],
-) -> list[Switch]:
-    """At most one switch at once, so that what comes of it is known before the next.
+@dataclass(frozen=True)
+class Power:
+    """What is known of the power of a cluster's hosts."""
 
-    `switchable` are hosts whose power can be switched, `ours` those that were switched off to save power, or are about to be:
-    a host that is off for another reason is left alone.
-    """
+    empty_since: Mapping[UUID, datetime]
+    switchable: Collection[UUID]  # there is a way to switch them, and no VM is bound to them
+    ours: Collection[UUID]  # switched off to save power, or about to be: one that is off for another reason is left alone
+    woken_at: Mapping[UUID, datetime]  # when they were last wanted on
+    refused: int = 0  # VMs that found no room lately
+
+
+def switches(hosts: Sequence[HostFacts], policy: Policy, now: datetime, power: Power) -> list[Switch]:
+    """At most one switch at once, so that what comes of it is known before the next."""
     limits = policy.thresholds
-    if policy.balancing != "power_saving" or not limits.shut_down_hosts:
-        return [Switch("on", one.host_id, one.name, "Power is not saved any more.") for one in hosts
-                if one.host_id in ours and one.state in SLEEPS][:1]  # fmt: skip
-    up = [host for host in hosts if host.state == "up"]
-    if any(host.host_id in ours and host.state in GOES for host in hosts):
+    ours = [host for host in hosts if host.host_id in power.ours]
+    if any(host.state in COMES for host in ours):
         return []
-    spare = [host for host in up if not host.vms]
-    busy = [host for host in up if pressure(host, limits) >= 1]
-    if len(spare) < max(limits.hosts_in_reserve, 1 if busy and len(busy) == len([h for h in up if h.vms]) else 0):
-        why = f"Only {len(spare)} of {limits.hosts_in_reserve} hosts in reserve are left."
-        return [Switch("on", one.host_id, one.name, why) for one in sorted(hosts, key=lambda one: one.name)
-                if one.host_id in ours and one.state in SLEEPS][:1]  # fmt: skip
-    since = now - timedelta(seconds=limits.over_s)
-    unused = [host for host in spare if host.host_id in switchable and host.host_id in idle_since
-              and idle_since[host.host_id] <= since]  # fmt: skip
-    if len(spare) > limits.hosts_in_reserve and len(up) > 1 and unused:
+    if why := _wanted(hosts, policy, power):
+        can = [host for host in ours if host.state in (*LEAVES, *SLEEPS)]
+        return [Switch("on", one.host_id, one.name, why) for one in sorted(can, key=lambda one: _readiest(one, power, now))[:1]]
+    if any(host.state in LEAVES for host in ours):
+        return []
+    spare = _spare(hosts)
+    since, rest = now - timedelta(seconds=limits.over_s), now - timedelta(seconds=limits.rest_s)
+    unused = [host for host in spare if host.host_id in power.switchable and power.empty_since.get(host.host_id, now) <= since
+              and power.woken_at.get(host.host_id, rest) <= rest]  # fmt: skip
+    up = sum(host.state == "up" for host in hosts)
+    if len(spare) > limits.hosts_in_reserve and up > 1 and unused:
         last = max(unused, key=lambda one: one.name)
-        why = f"Nobody uses host {last.name}, and {len(spare) - 1} empty hosts are left."
-        return [Switch("off", last.host_id, last.name, why)]
+        left = len(spare) - 1
+        others = "1 empty host is" if left == 1 else f"{left} empty hosts are"
+        return [Switch("off", last.host_id, last.name, f"It runs no VM, and {others} left.")]
     return []
+
+
+def _spare(hosts: Sequence[HostFacts]) -> list[HostFacts]:
+    return [host for host in hosts if host.state == "up" and not host.vms]
+
+
+def _wanted(hosts: Sequence[HostFacts], policy: Policy, power: Power) -> str:
+    """Why one more host is to be up; empty when none is."""
+    limits, spare = policy.thresholds, len(_spare(hosts))
+    used = [host for host in hosts if host.state == "up" and host.vms]
+    if policy.balancing != "power_saving" or not limits.shut_down_hosts:
+        return "Power is not saved any more."
+    if power.refused and not spare:
+        return f"{power.refused} VM{'s' if power.refused != 1 else ''} found no room."
+    if spare < limits.hosts_in_reserve:
+        return f"{spare} of {limits.hosts_in_reserve} empty hosts in reserve {'is' if spare == 1 else 'are'} left."
+    if not spare and used and all(pressure(host, limits) >= 1 for host in used):
+        return "Every host that is up is busy."
+    return ""
+
+
+def _readiest(host: HostFacts, power: Power, now: datetime) -> tuple[bool, datetime, str]:
+    """One that is not off yet first; then those that were not tried lately, for that one may be broken."""
+    return host.state in SLEEPS, power.woken_at.get(host.host_id, now - timedelta(days=3650)), host.name

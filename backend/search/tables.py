@@ -24,7 +24,7 @@ from backend.hosts.alerting import Alerts
 from backend.hosts.machine import HOST
 from backend.hosts.models import Evacuation, Host
 from backend.hosts.usage import memory_percent, storage_percent, swap_percent
-from backend.placement.models import Pin, SchedulingPolicy
+from backend.placement.models import HostLoad, Pin, SchedulingPolicy
 from backend.scheduling.policies import Thresholds
 from backend.search.query import Field, Kind, Viewer
 from backend.storage.machine import DISK, DOMAIN
@@ -157,6 +157,8 @@ HOSTS = Kind("hosts", "host", Host.id, {
                     about="why nothing is done about its silence"),
     "cpu": Field(_cpu_name(Host.cpu_id), about="its processor, as VMs can be given it"),
     "cpu_vendor": Field(_cpu_vendor(Host.cpu_id)), "cpu_lacks": Field(Host.cpu_lacks, about="what it lacks of its cluster's CPU"),
+    "saves_power": Field(sa.select(HostLoad.saving_since.is_not(None)).where(HostLoad.host_id == Host.id)
+                         .correlate(Host).scalar_subquery(), "yesno", about="it is off, or about to be, because nobody needs it"),
     "why": Field(Host.why), "fingerprint": Field(Host.fingerprint),
     "networks": Field(Host.networks, "texts", about="the bridges that it has"),
     "enrolled": Field(Host.certificate.is_not(None), "yesno"), "reported_at": Field(Host.reported_at, "time"),

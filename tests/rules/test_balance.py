@@ -15,7 +15,7 @@ from backend.scheduling.balance import Running, View, after, givers, pressure, r
 from backend.scheduling.facts import GroupFacts, HostFacts, Policy, VmFacts
 from backend.scheduling.place import why_not
 from backend.scheduling.policies import SCORES, Thresholds, require_thresholds
-from backend.scheduling.power import switches
+from backend.scheduling.power import Power, switches
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=1)
@@ -150,12 +150,14 @@ USED = A._replace(vms=3, memory_promised_mib=6000)
         ([USED, B._replace(vms=1), C._replace(state="down")], SLEEPY, [C.host_id], ("on", "h3")),
         ([USED, B._replace(vms=1), C._replace(state="down")], SLEEPY, [], None),  # down for another reason
         ([USED, B, C, host(4)._replace(state="maintenance")], SLEEPY, [UUID(int=4)], None),  # one at a time
+        ([USED, B._replace(vms=1), C._replace(state="maintenance")], SLEEPY, [C.host_id], ("on", "h3")),  # called back
+        ([USED, B._replace(vms=1), C._replace(state="reboot")], SLEEPY, [C.host_id], None),  # one comes already
         ([USED, B, C._replace(state="down")], EVEN, [C.host_id], ("on", "h3")),  # the policy changed
     ],
 )
 def test_power(hosts: list[HostFacts], rules: Policy, ours: list[UUID], expected: tuple[str, str] | None) -> None:
     idle = {one.host_id: LONG_AGO for one in hosts}
-    found = switches(hosts, rules, NOW, idle_since=idle, switchable=set(idle), ours=ours)
+    found = switches(hosts, rules, NOW, Power(idle, set(idle), ours, {}))
     assert ([(one.what, one.host) for one in found] or [None])[0] == expected
 
 

@@ -35,6 +35,7 @@ class SetSchedulingPolicy(Plain):
     high_memory_percent: int | None = None
     low_memory_percent: int | None = None
     hosts_in_reserve: int | None = None
+    shut_down_hosts: bool | None = None
     high_vm_count: int | None = None
     vm_migration_threshold: int | None = None
     spm_vm_grace: int | None = None
