@@ -13,8 +13,11 @@ from backend.errors import Refused
 from backend.hosts.models import Host
 from backend.placement.explain import outlook
 from backend.placement.models import HostLoad
+from backend.tasks.models import Task
+from backend.tasks.submit import cancel
 from backend.vms.models import Vm
 from sim import commands, make
+from sim.installation import LIVE
 from sim.script import sentence
 from sim.story import Story
 
@@ -55,6 +58,13 @@ def explain(story: Story, name: str) -> None:
         else:
             parts = ", ".join(f"{part} {value:.2f}" for part, value in host.parts.items())
             story.log.say(f"  {host.host} scores {host.score:.2f}: {parts}")
+
+
+@sentence(r"the task of (?P<name>[\w.-]+) is cancelled", "the task of w1 is cancelled")
+def cancelled(story: Story, name: str) -> None:
+    with story.place.tx() as tx:
+        live = sa.select(Task).where(Task.object_id == commands.require(tx, story, "vm", name), Task.state.in_(LIVE))
+        cancel(tx, tx.scalars(live).one(), story.clock.now())
 
 
 @sentence(r"look at the hosts", "look at the hosts")

@@ -48,7 +48,7 @@ class MigrateVm(OnVm):
             return
         known = destinations(tx, vm)
         if all(one.why for one in known):
-            raise NoHost(facts.of_vm(tx, vm), {one.host: one.why for one in known})
+            raise NoHost(facts.of_vm(tx, vm), {one.host: one.why for one in sorted(known, key=lambda one: one.host)})
 
     def _require_host(self, tx: Tx, vm: Vm, host: Host) -> None:
         if host.id == vm.host_id:
