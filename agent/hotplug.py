@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,8 @@ from hostapi.verbs import HostRefused
 log = logging.getLogger("hotplug")
 LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
 PLUG_S = 60.0
+ONLINE_S, LOOK_S = 20.0, 0.5  # how long a guest may take to see what is new
+PARTS = {"vcpus": ("logical-id", "vcpus"), "memory-blocks": ("phys-index", "mem-blks")}
 MODULE_MIB = 128  # guests take memory in blocks of this size
 
 
@@ -76,20 +79,34 @@ class Hotplug:
                 self._do(domain, lambda: domain.setVcpusFlags(vcpus, LIVE), "took no more processors", "not_grown")
             return more > 0 or vcpus > has
 
-        if self.hypervisor.call("giving a VM more", grow, PLUG_S):
-            self._bring_online(vm_id)
-
-    def _bring_online(self, vm_id: UUID) -> None:
-        """Many guests do so by themselves; the others by their agent, if it can. Nothing depends on it."""
         try:
-            for what, key in (("vcpus", "logical-id"), ("memory-blocks", "phys-index")):
-                offline = [one for one in self._answers(vm_id, f"guest-get-{what}") if not one.get("online", True)]
-                if offline:
-                    wanted = [{key: one[key], "online": True} for one in offline]
-                    argument = "vcpus" if what == "vcpus" else "mem-blks"
-                    self.hypervisor.ask_guest(vm_id, f"guest-set-{what}", **{argument: wanted})
+            before = self._parts(vm_id)
+        except (GuestSilent, HostRefused):
+            before = []
+        grown = self.hypervisor.call("giving a VM more", grow, PLUG_S)
+        self._bring_online(vm_id, len(before) if grown else -1)
+
+    def _bring_online(self, vm_id: UUID, before: int) -> None:
+        """Many guests do so by themselves; the others by their agent, if it can. A guest sees what is new only after a while:
+        it is looked until it has more parts than `before`. Nothing depends on it."""
+        end = time.monotonic() + ONLINE_S
+        try:
+            while True:
+                parts = self._parts(vm_id)
+                for what, (key, argument) in PARTS.items():
+                    offline = [one[key] for kind, one in parts if kind == what and not one.get("online", True)]
+                    if offline:
+                        wanted = [{key: number, "online": True} for number in offline]
+                        self.hypervisor.ask_guest(vm_id, f"guest-set-{what}", **{argument: wanted})
+                if len(parts) > before or time.monotonic() > end:
+                    return
+                time.sleep(LOOK_S)
         except GuestSilent as silent:
             log.info("the guest of VM %s uses what it was given when it likes: %s", vm_id, silent)
+
+    def _parts(self, vm_id: UUID) -> list[tuple[str, dict[str, Any]]]:
+        """The processors and memory blocks that the guest knows of."""
+        return [(what, one) for what in PARTS for one in self._answers(vm_id, f"guest-get-{what}")]
 
     def _answers(self, vm_id: UUID, command: str) -> list[dict[str, Any]]:
         answer = self.hypervisor.ask_guest(vm_id, command)

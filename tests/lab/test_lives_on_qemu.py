@@ -20,7 +20,6 @@ from tests.lab.test_agent_on_qemu import BOOT_S, Agent, _inside, agent, image, w
 from tests.libvirtd import PrivateLibvirtd
 
 pytestmark = pytest.mark.lab
-# whether this guest shows new memory within a minute is not steady yet, and why is open: not among the short tests
 LONG = pytest.mark.skipif(not os.environ.get("LAB_LONG"), reason="make lab-test")
 __all__ = ["agent", "image"]  # the fixtures
 
