@@ -93,7 +93,8 @@ class LabHost:
     # -- power and network -------------------------------------------------------------------------
     def power_on(self) -> None:
         """Switch it on and wait until its libvirt answers; an agent that is enrolled is started by it."""
-        until(lambda: self._cable not in run("ip", "-o", "link"), f"the last cable of {self.name} is gone", 30)
+        run("ip", "link", "del", self._cable, check=False)  # the kernel may keep the network of what was killed for a minute
+        self.release()  # what was held of the last run
         shutil.rmtree(self.folder / "run")
         (self.folder / "run").mkdir()
         environ = {**os.environ, "H": str(self.folder), "ROOT": str(ROOT), "PYTHON": sys.executable}

@@ -14,7 +14,7 @@ from tests.lab.hosts import until
 from tests.lab.place import Place
 from tests.lab.power import Powers
 
-pytestmark = [pytest.mark.lab, pytest.mark.network]
+pytestmark = [pytest.mark.lab, pytest.mark.network, pytest.mark.timeout(900)]
 LONG = pytest.mark.skipif(not os.environ.get("LAB_LONG"), reason="make lab-test")
 PARTS = (("silent", "host.silent"), ("lost", "host.lost"), ("fencing", "host.fencing"), ("proved off", "host.proved_off"),
          ("starts", "vm.start"), ("up", "vm.booted"))  # fmt: skip
@@ -63,6 +63,10 @@ def tell(place: Place, what: str, began: float) -> None:
     last = {event["code"]: datetime.fromisoformat(event["at"]).timestamp() for event in events[::-1]}
     parts = ", ".join(f"{word} {last[code] - began:.1f}" for word, code in PARTS if last.get(code, 0) > began)
     print(f"\n{what}: {parts} (seconds)")
+    if os.environ.get("LAB_EVENTS"):
+        for event in events[::-1]:
+            if (at := datetime.fromisoformat(event["at"]).timestamp()) > began:
+                print(f"  {at - began:6.1f} {event['sentence']}")
 
 
 def test_a_host_loses_its_power(place: Place, vm: dict[str, Any], powers: Powers) -> None:

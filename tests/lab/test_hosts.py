@@ -6,7 +6,7 @@ import pytest
 
 from tests.lab.place import Place
 
-pytestmark = [pytest.mark.lab, pytest.mark.network]
+pytestmark = [pytest.mark.lab, pytest.mark.network, pytest.mark.timeout(900)]
 
 
 def test_a_vm_runs_and_is_migrated_between_real_hosts(place: Place) -> None:

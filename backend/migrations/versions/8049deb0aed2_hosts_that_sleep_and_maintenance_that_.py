@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = '8049deb0aed2'
-down_revision = '5c4675e9ec57'
+down_revision = '58a7fb053ab0'
 phase = "pre"  # pre: may run while the old processes do; post: only after they are gone
 
 
