@@ -129,6 +129,7 @@ def loops(
     from pools.loop import LeaseLoop
     from pools.quiet_loop import QuietLoop
     from pools.rollouts import RolloutLoop
+    from pools.room import lacking
     from pools.spare_loop import SpareLoop
 
     return [
@@ -149,7 +150,7 @@ def loops(
         StallsLoop(clock),
         Forget(clock),
         Balance(clock),
-        SavePower(clock),
+        SavePower(clock, lacking),
         CheckLoads(),
         LeaseLoop(clock, decisions.served),
         SpareLoop(clock),

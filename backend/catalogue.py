@@ -224,7 +224,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "booking.end": ("info", "Booking {name} of pool {pool} is over."),
     "lease.asked": ("info", "{user} asked for a desktop of pool {pool} and was told: {why}"),
     "lease.assign": ("info", "{user} got desktop {vm} of pool {pool}."),
-    "lease.requeue": ("warning", "Desktop {vm} failed {user}: {why} Another one is being looked for."),
+    "lease.requeue": ("info", "Desktop {vm} failed {user}: {why} Another one is being looked for."),
     "lease.renew": ("info", "{user} asked for a fresh desktop instead of {vm}."),
     "lease.swap": ("info", "{user} gave desktop {vm} of pool {pool} back for another one."),
     "lease.call": ("info", "{user} is called: desktop {vm} of pool {pool} is theirs until {until}."),

@@ -22,8 +22,9 @@ from backend.scheduling import policies
 from backend.scheduling.facts import Candidate, HostFacts, NoHost, Placement, Policy, VmFacts
 from backend.scheduling.place import best_first, look, place, taken, why_not
 from backend.storage import reach
+from backend.storage.models import Disk
 from backend.vms.machine import NOT_RUNNING
-from backend.vms.models import Vm
+from backend.vms.models import Template, Vm
 
 AT_FIRST = 8  # of the best hosts, those that nobody else is placing a VM on are tried first
 
@@ -64,6 +65,17 @@ def of_vm(tx: Tx, vm: Vm, *, hold: bool = False) -> VmFacts:
     return VmFacts(
         vm.id, vm.name, vm.memory_mib, vm.vcpus, bound.domains, networks=frozenset(cluster.networks), labels=bound.labels,
         pinned=bound.pinned, groups=bound.groups, cpu=cpu or "", cpu_id=cpu_id or "",
+    )  # fmt: skip
+
+
+def of_template(tx: Tx, template: Template, cluster_id: UUID, domain_id: UUID, name: str) -> VmFacts:
+    """A VM of this name as it would be, made from the template with its disk in this storage domain."""
+    under = tx.scalars(sa.select(Disk.domain_id).where(Disk.template_id == template.id))
+    cluster = get(tx, Cluster, cluster_id)
+    cpu = tx.scalar(_CPU, {"cpu_id": cluster.cpu_id}) if cluster.cpu_id else None
+    return VmFacts(
+        template.id, name, template.memory_mib, template.vcpus, frozenset(under) | {domain_id},
+        networks=frozenset(cluster.networks), cpu=cpu or "", cpu_id=cluster.cpu_id or "",
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from broker.desktops import paused
 from broker.models import Ticket
 from pools import booked, facts
 from pools.models import Lease, Pool
+from pools.trouble_rules import GOES_ON, Obstacle
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ def starting(tx: Tx, vm: Vm, lease: Lease | None, boot_s: float, now: datetime) 
     )
 
 
+def no_room(vm: Vm, lease: Lease | None, obstacle: Obstacle) -> Answer:
+    """Their own desktop is off, and nothing can start it now: it is not tried. The page asks again."""
+    sentence = f"{obstacle.sentence} Desktop {vm.name} starts as soon as that is over; keep this page open."
+    return Answer("starting", sentence, lease, vm.id, vm.name)
+
+
 def waiting(tx: Tx, pool: Pool, lease: Lease, now: datetime) -> Answer:
     """The place in the queue, when the turn comes, and what the pool is doing about it."""
     place = facts.position(tx, lease)
@@ -89,7 +96,7 @@ def waiting(tx: Tx, pool: Pool, lease: Lease, now: datetime) -> Answer:
         if after is not None and estimate is not None:  # the estimate knows nothing of bookings
             estimate = max(estimate, round((after - now).total_seconds()))
     elif pool.trouble or lease.attempts or lease.starts_at:  # something went wrong, or they asked for a fresh one
-        why = pool.trouble or lease.why
+        why = f"{pool.trouble} {GOES_ON}" if pool.trouble else lease.why
     elif counts.get("leased", 0) + counts.get("broken", 0) < pool.size:
         why = "A desktop is being prepared."
     else:

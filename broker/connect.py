@@ -19,16 +19,17 @@ from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
 from broker import consoles, decisions, reach, tickets
 from broker.access import Verdict, Whence, told
-from broker.answers import Answer, starting, waiting
+from broker.answers import Answer, no_room, starting, waiting
 from broker.desktops import Desktop, auto_launch, desktops, paused
 from broker.holding import Done, act, extend, extension_refused, give_back, leave_queue, no_desktop, submit_for
 from broker.models import Ticket
-from broker.rules import SHOWN, Asked, choose
-from pools import booked, facts, leases, members, times
+from broker.rules import SHOWN, Asked, Choice, choose
+from pools import booked, facts, leases, members, times, troubles
 from pools.capacity import BOOKED
-from pools.choice import FREE, Candidate, becoming, free, own
-from pools.member_rules import hopeless, surplus
+from pools.choice import FREE, OFF, Candidate, becoming, free, own
+from pools.member_rules import hopeless, startable, surplus
 from pools.models import Lease, Pool, PoolMember
+from pools.room import in_the_way, room
 from pools.rules import HOLDING, WANTING, entitled, entitled_again, not_now, priority_of, zone_of
 
 __all__ = [
@@ -163,7 +164,7 @@ def _still(tx: Tx, lease: Lease, wish: _Wish) -> tuple[Pool, Lease, datetime | N
 
 def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: int, wish: _Wish) -> Answer:
     """A new request: give a free desktop, or a place in the queue, or refuse; and keep why."""
-    counts, trouble = facts.counts(tx, pool.id), members.trouble_now(pool, wish.now)
+    counts, trouble = facts.counts(tx, pool.id), troubles.holding(pool)
     booking = booked.for_person(tx, pool.id, wish.user_id, wish.now) if wish.bookings else None
     walks_in = wish.bookings and booking is None  # past what others have booked
     priority = priority if booking is None else BOOKED
@@ -186,6 +187,9 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: in
     if own_one:  # nobody else can have it, so nobody is overtaken
         asked = replace(asked, queued=0)
     choice = choose(asked)
+    if _must_start(asked, choice, counts, pool.size) and (obstacle := room(tx, pool).obstacle) is not None:
+        troubles.see(tx, pool, obstacle, wish.now)
+        choice = choose(replace(asked, trouble=obstacle.sentence))
     kept: dict[str, Any] = {
         "user_id": wish.user_id, "pool_id": pool.id, "reasons": choice.reasons, "counts": counts, "now": wish.now,
         "access": told(wish.access, wish.whence) if wish.access else None,
@@ -210,6 +214,13 @@ def _decide(tx: Tx, pool: Pool, holds: int, until: datetime | None, priority: in
     leases.assign(tx, lease, member, wish.now, words)
     decisions.keep(tx, outcome="given" if up else "starting", sentence=sentence, lease=lease, member=member, **kept)
     return _of_lease(tx, pool, lease, until, wish, words)
+
+
+def _must_start(asked: Asked, choice: Choice, counts: dict[str, int], size: int) -> bool:
+    """Whether a desktop would have to be started for this person, which needs room on a host."""
+    if asked.trouble or asked.queued or asked.paused or asked.booked or choice.outcome not in ("starting", "queued"):
+        return False
+    return choice.order[0].state in OFF if choice.order else startable(counts, size) > 0
 
 
 def _candidates(tx: Tx, pool: Pool, counts: dict[str, int], trouble: str, user_id: UUID) -> list[Candidate]:
@@ -243,6 +254,8 @@ def _of_lease(
             protocol = _protocol(wish.over([p for p in pool.protocols if p in vm.protocols]), wish)
             return _ready(tx, vm, lease, protocol, wish, words)
         if vm.state in ("down", "suspended") and lease.state != "grace":
+            if (obstacle := in_the_way(tx, vm)) is not None:
+                return no_room(vm, lease, obstacle)
             lease.off_wanted = False
             member = tx.scalars(sa.select(PoolMember).where(PoolMember.vm_id == vm.id)).one()
             members.start(tx, member, wish.now)
@@ -277,6 +290,8 @@ def _own_vm(tx: Tx, vm: Vm, wish: _Wish) -> Answer:
     if vm.state in ("up", "paused", "migrating"):
         return _ready(tx, vm, None, protocol, wish)
     if vm.state in ("down", "suspended"):
+        if (obstacle := in_the_way(tx, vm)) is not None:
+            return no_room(vm, None, obstacle)
         submit_for(tx, StartVm(vm.id), vm, wish.user_id, wish.now)
     return starting(tx, vm, None, facts.BOOT_S, wish.now)
 

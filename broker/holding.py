@@ -24,10 +24,11 @@ from backend.vms.models import Vm
 from broker import decisions, tickets
 from broker.desktops import OWN_ACTIONS, paused
 from broker.rules import SHOWN, Asked, choose
-from pools import booked, facts, leases, members
+from pools import booked, facts, leases, troubles
 from pools.choice import becoming
 from pools.decisions import note
 from pools.models import Lease, Pool
+from pools.room import room
 from pools.rules import HOLDING, entitled
 
 _FRESH = {"populate_existing": True}
@@ -147,11 +148,17 @@ def _command(verb: str, vm: Vm, shutdown_s: int, name: str, snapshot_id: UUID | 
     return RemoveSnapshot(vm.id, snapshot_id), "loses a snapshot"
 
 
+def _no_start(tx: Tx, pool: Pool) -> str:
+    """Why no other desktop of the pool can be started now; empty when one can."""
+    obstacle = room(tx, pool).obstacle
+    return obstacle.sentence if obstacle is not None else troubles.holding(pool)
+
+
 def _swap(tx: Tx, lease: Lease, pool: Pool, vm: Vm, now: datetime) -> Done:
     """Another desktop for the rest of the lease, if one is free and nobody waits for it; else they keep theirs."""
     if pool.type == "dedicated":
         raise Impossible("own_desktop", f"Desktop {vm.name} is yours to keep; there is no other one for you.")
-    trouble, counts = members.trouble_now(pool, now), facts.counts(tx, pool.id)
+    trouble, counts = _no_start(tx, pool), facts.counts(tx, pool.id)
     kept = 0 if lease.booking_id else booked.reserved(tx, pool, now)
     looked_at = facts.candidates(tx, pool.id, best=SHOWN)
     choice = choose(Asked(pool.name, looked_at, trouble=trouble, reserved=kept, paused=paused(pool)))

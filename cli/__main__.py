@@ -194,6 +194,20 @@ def explain_lease(session: Session, lease: str, json_: bool) -> None:
     show.story(told)
 
 
+@explain.command("pool")
+@click.argument("pool", metavar="POOL")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def explain_pool(session: Session, pool: str, json_: bool) -> None:
+    """What keeps a pool from making or starting desktops, since when, and what every host says."""
+    client = session.client()
+    told = client.ask("GET", f"/pools/{actions.find(client, 'pools', pool)}")
+    if json_:
+        show.as_json(told["obstacle"])
+        return
+    show.obstacle(told)
+
+
 @explain.command("vm")
 @click.argument("vm", metavar="VM")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")

@@ -92,6 +92,18 @@ def placement(told: dict[str, Any]) -> None:
             sys.stdout.write(f"  {host['why']}\n")
 
 
+def obstacle(told: dict[str, Any]) -> None:
+    """What keeps a pool from starting desktops, and the reason of every host."""
+    if (found := told["obstacle"]) is None:
+        sys.stdout.write(f"Nothing keeps pool {told['name']} from making and starting desktops.\n")
+        return
+    since = found["since"][:19].replace("T", " ")
+    again = f" It is tried again at {found['retry_at'][11:19]}." if found["retry_at"] else ""
+    sys.stdout.write(f"{found['sentence']} Since {since}.{again} {told['waiting']} waiting.\n")
+    for host in found["hosts"]:
+        sys.stdout.write(f"  {host['host']:<20} {host['why']}\n")
+
+
 def as_json(value: Any) -> None:
     """JSON, for programs."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 FREE = ("spare", "suspended", "warming", "ready")  # members that may be given out, best first
+OFF = ("suspended", "ready")  # … of these the ones that must be started or woken, and need room on a host
 
 
 @dataclass(frozen=True)

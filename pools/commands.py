@@ -18,7 +18,7 @@ from backend.storage.models import Disk, StorageDomain
 from backend.storage.reach import require_readable
 from backend.tasks.command import Actor, Plain
 from backend.vms.models import Template
-from pools import booked, bookings, facts, leases
+from pools import booked, bookings, facts, leases, troubles
 from pools.models import LIVE, Lease, Pool
 from pools.policy import PROTOCOLS, USUAL_RIGHTS, Policy, require_policy
 
@@ -195,7 +195,7 @@ class EditPool(OnPool):
             if (was := getattr(pool, field)) != value:
                 changed.append(f"{_words(field)} {_value(was)} → {_value(value)}")
                 setattr(pool, field, value)
-        pool.retry_at = None  # perhaps this is what it waited for
+        troubles.look_again(pool, now)
         if changed:
             record(tx, "pool.edited", pool, actor=actor.name, what=", ".join(changed))
         touch(tx, "pool", pool.id, pool_id=pool.id)

@@ -148,6 +148,12 @@ def queued(tx: Tx, pool_id: UUID, priority: int | None = None, place: int | None
     return tx.scalar(wanted) or 0
 
 
+def queue_places(tx: Tx, pool_id: UUID) -> list[int]:
+    """When those asked who wait for the pool, in the order in which they are served."""
+    waiting = sa.select(Lease.queue_place).where(Lease.pool_id == pool_id, Lease.state == "queued")
+    return list(tx.scalars(waiting.order_by(Lease.priority.desc(), Lease.queue_place)))
+
+
 def position(tx: Tx, lease: Lease) -> int:
     """The place of a queued lease: 1 is next."""
     return queued(tx, lease.pool_id, lease.priority, lease.queue_place) + 1

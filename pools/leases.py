@@ -14,7 +14,7 @@ from backend.changes import touch
 from backend.db import Tx, get
 from backend.errors import Impossible
 from backend.events import move
-from pools import booked, facts, members, times
+from pools import booked, facts, members, times, troubles
 from pools.capacity import BOOKED
 from pools.choice import FREE
 from pools.decisions import note
@@ -96,6 +96,7 @@ def ready(
     times: dict[str, Any] = {}
     if lease.starts_at is None:
         times = {"starts_at": now} | _ends(tx, lease, pool, entitled_until, now, bookings)
+    troubles.started(tx, pool)
     move(tx, lease, "ready", **({"why": ""} | times), off_wanted=False, called_until=None, words=words or facts.words(tx, lease))
 
 
@@ -127,7 +128,7 @@ def requeue(tx: Tx, lease: Lease, why: str, now: datetime, *, counts: bool = Tru
 
 
 def postpone(tx: Tx, lease: Lease, why: str) -> None:
-    """Nothing can be started just now: it waits at its place until the pool tries again, which says why."""
+    """Nothing can be started just now: it waits at its place until there is room, or the pool tries again."""
     move(tx, lease, "postpone", vm_id=None, period=None, called_until=None, why=why)
 
 
@@ -135,6 +136,7 @@ def call(tx: Tx, lease: Lease, pool: Pool, now: datetime) -> None:
     """The desktop is ready for somebody who waited: theirs if they open it in time."""
     until = now + timedelta(seconds=pool.call_s)
     by = times.for_people(tx, pool.id, until, now)
+    troubles.started(tx, pool)
     why = f"Your desktop is ready. Open it by {by}, or the next person gets it."
     move(tx, lease, "call", words={**facts.words(tx, lease), "until": _clock(until)}, called_until=until, why=why)
 

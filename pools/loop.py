@@ -17,10 +17,11 @@ from backend.loops import FromRows
 from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import cancel
 from backend.vms.models import Vm
-from pools import booked, capacity, facts, leases, members, times
-from pools.choice import Candidate, free, own_broken
-from pools.member_rules import hopeless, surplus
+from pools import booked, capacity, facts, leases, members, times, troubles
+from pools.choice import OFF, Candidate, free, own_broken
+from pools.member_rules import hopeless, startable, surplus
 from pools.models import LIVE, Lease, Pool, PoolMember
+from pools.room import room
 from pools.rounds import alone, my_turn, reset, status
 from pools.rules import LeaseFacts, Step, lease_step
 
@@ -122,7 +123,7 @@ def _desktop(tx: Tx, lease: Lease) -> tuple[PoolMember | None, Vm | None, Task |
 
 def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime | None, now: datetime) -> None:
     member, vm, task = _desktop(tx, lease)
-    why = members.error_of(task)[1]
+    code, why = members.error_of(task)
     match step:
         case "warn" | "expire" | "take":
             leases.act(tx, lease, step, pool, now)
@@ -138,22 +139,20 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
             leases.shorten(tx, lease, entitled_until, now)
         case "call":
             leases.call(tx, lease, pool, now)
-            members.well(tx, pool)
         case "no_answer":
             leases.give_back(tx, lease, "no_answer", "You did not open your desktop in time; the next person gets it.", now)
         case "too_late":
             leases.fail(tx, lease, "Your lease ended before another desktop was free.", now, "expired")
         case "ready":
             leases.ready(tx, lease, pool, entitled_until, now)
-            members.well(tx, pool)
         case "start":
             assert member is not None
             members.start(tx, member, now)
         case "later":
-            assert member is not None
-            leases.postpone(tx, lease, why)
-            move(tx, member, "unwoken" if vm is not None and vm.state == "suspended" else "unstarted", task_id=None)
-            members.pause(tx, pool, why, now)
+            assert member is not None and vm is not None
+            move(tx, member, "unwoken" if vm.state == "suspended" else "unstarted", task_id=None)
+            troubles.start_failed(tx, pool, code, why, vm, now)
+            leases.postpone(tx, lease, pool.trouble or why)
         case "spoiled":  # the spare is made as new by the other loop; the person is next
             leases.requeue(tx, lease, why, now, counts=False)
         case "silent":
@@ -169,9 +168,13 @@ def _do(tx: Tx, lease: Lease, pool: Pool, step: Step, entitled_until: datetime |
                 cancel(tx, task, now)
             if member is not None:
                 members.set_aside(tx, member, why)
+            if step == "broke" and vm is not None and vm.template_id == pool.template_id:
+                troubles.not_booted(tx, pool, why, now)
         case "died":
             gone = f"Desktop {vm.name} went down by itself." if vm is not None else "It was removed."
             leases.requeue(tx, lease, gone, now, counts=False)
+        case "off":  # it was to be started again and could not be: it is theirs, and off
+            lease.off_wanted = True
         case "send_back":
             assert member is not None
             reset(tx, member, now)
@@ -208,7 +211,10 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None)
         return
     if not queue or pool.state != "up":
         return
-    candidates, trouble = facts.candidates(tx, pool.id), members.trouble_now(pool, now)
+    looks = pool.retry_at is None or troubles.trying(pool, now)
+    candidates, trouble = facts.candidates(tx, pool.id), "" if looks else troubles.holding(pool)
+    off = {c.member_id for c in candidates if c.state in OFF}
+    starts = _starts(tx, pool, queue, counts, now) if off and not trouble else 0
     dedicated = pool.type == "dedicated"
     anybodys = [] if dedicated else [c.member_id for c in free(candidates, trouble)]
     anybodys = anybodys[: max(0, len(anybodys) - surplus(counts, pool.size))]
@@ -225,6 +231,7 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None)
                 leases.fail(tx, lease, why, now)
                 continue
             theirs = [c.member_id for c in free(candidates, trouble, lease.user_id)] if dedicated else anybodys[kept:]
+            theirs = [id for id in theirs if starts or id not in off]
             member = leases.take_member(tx, pool.id, theirs, from_queue=True)
             if member is None and dedicated:
                 continue  # others may have a desktop of their own that is free
@@ -235,4 +242,20 @@ def serve_queue(tx: Tx, pool: Pool, now: datetime, served: Served | None = None)
                 served(tx, lease, member, candidates, now)
             leases.assign(tx, lease, member, now, words=facts.words(tx, lease, member.vm_id))
             anybodys = [id for id in anybodys if id != member.id]
+            if member.id in off:
+                starts -= 1
+                if troubles.trying(pool, now):
+                    troubles.put_off(pool, now)
             touch(tx, "pool", pool.id, pool_id=pool.id)
+
+
+def _starts(tx: Tx, pool: Pool, queue: Sequence[Lease], counts: Mapping[str, int], now: datetime) -> int:
+    """How many desktops can be started for those who wait; what is in the way of the others is told. While it is not known
+    whether a trouble is over one is enough to find out."""
+    places = [lease.queue_place for lease in queue][: startable(counts, pool.size)]
+    seen = room(tx, pool, places) if places else None
+    if seen is None:
+        return 0
+    if seen.obstacle is not None:
+        troubles.see(tx, pool, seen.obstacle, now)
+    return min(seen.starts, 1) if troubles.trying(pool, now) else seen.starts

@@ -20,7 +20,7 @@ from backend.vms.commands.power import ShutdownVm, StopVm
 from backend.vms.machine import VM
 from backend.vms.models import Vm
 from hostapi.types import Failure
-from pools import facts, leases, members
+from pools import facts, leases, members, troubles
 from pools.choice import FREE
 from pools.models import Assignment, Pool, PoolMember
 from pools.rules import HOLDING, NOT_ITS_FAULT
@@ -84,7 +84,7 @@ class AddMember(Plain):
         member = tx.scalars(sa.select(PoolMember).join(Vm, Vm.id == PoolMember.vm_id).where(Vm.name == self.vm_name)).first()
         if state == "succeeded" and member is not None and member.state == "creating":
             move(tx, member, "created", task_id=None, why="")
-            members.well(tx, get(tx, Pool, self.pool_id))
+            troubles.made(tx, get(tx, Pool, self.pool_id))
 
     def _create(self, tx: Tx) -> CreateVm:
         pool = get(tx, Pool, self.pool_id)
@@ -92,7 +92,7 @@ class AddMember(Plain):
 
     def _paused(self, tx: Tx, job: Job, failure: Failure) -> None:
         if failure.code not in ("cancelled", "name_taken"):
-            members.pause(tx, get(tx, Pool, self.pool_id), failure.message, job.now)
+            troubles.make_failed(tx, get(tx, Pool, self.pool_id), failure.code, failure.message, job.now)
 
 
 class _OnMember(Plain):

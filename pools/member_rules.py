@@ -67,6 +67,12 @@ def hopeless(counts: Mapping[str, int], size: int) -> bool:
     return total >= size and counts.get("broken", 0) == total
 
 
+def startable(counts: Mapping[str, int], size: int) -> int:
+    """How many desktops could be started that are not: those that are off, and those still to be made."""
+    made = sum(counts.get(state, 0) for state in STATES)
+    return sum(counts.get(state, 0) for state in ("ready", "suspended", "kept")) + max(0, size - made)
+
+
 def surplus(counts: Mapping[str, int], size: int) -> int:
     """How many free desktops are to go, because the pool was made smaller; those that are set aside go before them."""
     return max(0, sum(counts.get(state, 0) for state in STATES if state != "broken") - size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from backend.changes import touch
 from backend.db import Tx, get
 from backend.errors import Refused
-from backend.events import move, record
+from backend.events import move
 from backend.tasks.command import SYSTEM
 from backend.tasks.models import ResourceLock, Task
 from backend.tasks.submit import submit
@@ -22,8 +22,6 @@ from backend.vms.commands.suspend import ResumeVm, SuspendVm
 from backend.vms.models import Vm
 from pools import versions
 from pools.models import Assignment, Pool, PoolMember
-
-PAUSE_S = 15  # before a pool tries again to make or start desktops, after that came to nothing
 
 
 def start(tx: Tx, member: PoolMember, now: datetime) -> bool:
@@ -92,24 +90,3 @@ def tell_guest(tx: Tx, vm: Vm, text: str, now: datetime) -> None:
         return
     with suppress(Refused), tx.begin_nested():
         submit(tx, MessageVm(vm.id, text), SYSTEM, now)
-
-
-def pause(tx: Tx, pool: Pool, why: str, now: datetime) -> None:
-    """The pool tries nothing more for a while, and says why."""
-    if pool.trouble != why:
-        record(tx, "pool.trouble", pool, why=why)
-    pool.trouble, pool.retry_at = why, now + timedelta(seconds=PAUSE_S)
-    touch(tx, "pool", pool.id, pool_id=pool.id)
-
-
-def well(tx: Tx, pool: Pool) -> None:
-    """Something was made or started: whatever the trouble was, it is over."""
-    if pool.trouble:
-        pool.trouble, pool.retry_at = "", None
-        record(tx, "pool.well", pool)
-        touch(tx, "pool", pool.id, pool_id=pool.id)
-
-
-def trouble_now(pool: Pool, now: datetime) -> str:
-    """Why the pool starts nothing at the moment; empty when it does."""
-    return pool.trouble if pool.retry_at is not None and now < pool.retry_at else ""

@@ -59,7 +59,11 @@ class Pool(HasId, Base):
     protocols: Mapped[list[str]] = mapped_column(default=lambda: ["vnc", "spice"])  # offered, preferred first
     next_member: Mapped[int] = mapped_column(default=1, server_default="1")  # number in the next member's name
     trouble: Mapped[str] = mapped_column(default="", server_default="")  # a sentence while desktops cannot be made or started
-    retry_at: Mapped[datetime | None]  # nothing is made or started before
+    trouble_code: Mapped[str] = mapped_column(default="", server_default="")  # its cause in a word: see pools.trouble_rules
+    trouble_since: Mapped[datetime | None]
+    retry_at: Mapped[datetime | None]  # nothing is tried before; none: it is seen what is in the way, and when it is gone
+    tries: Mapped[int] = mapped_column(default=0, server_default="0")  # in a row that came to nothing
+    unbooted: Mapped[int] = mapped_column(default=0, server_default="0")  # desktops in a row that did not start or boot
 
 
 class SparePlan(HasId, Base):

@@ -162,7 +162,7 @@ class ResumeRollout(_OnRollout):
             raise Impossible("version_gone", "The version that was rolled out is gone; cancel the rollout.")
         rollouts.retry(tx, pool.id)
         if rollout.proved:
-            pool.template_id = rollout.to_template_id
+            versions.use(tx, pool, rollout.to_template_id)
         allowed = rollout.failures + rollout.max_failures
         move(tx, rollout, "resume", words=rollouts.words(tx, rollout, actor=actor.name), why="", halt_at=allowed)
 
@@ -179,7 +179,7 @@ class RollBack(_OnRollout):
         if rollout.from_template_id is None:
             raise Impossible("version_gone", "The version before this one is gone; cancel the rollout.")
         rollouts.retry(tx, pool.id)
-        pool.template_id = rollout.from_template_id
+        versions.use(tx, pool, rollout.from_template_id)
         words = rollouts.words(tx, rollout, actor=actor.name)
         move(tx, rollout, "roll_back", words=words, why=f"{actor.name} rolls it back.", proved=True)  # the old one has worked
 
@@ -199,5 +199,5 @@ class CancelRollout(_OnRollout):
 def cancel(tx: Tx, rollout: Rollout, pool: Pool, actor: Actor, why: str, now: datetime) -> None:
     """The rollout is over where it is; new desktops are of the version before it."""
     if rollout.from_template_id is not None:
-        pool.template_id = rollout.from_template_id
+        versions.use(tx, pool, rollout.from_template_id)
     move(tx, rollout, "cancel", words=rollouts.words(tx, rollout, actor=actor.name), why=why, ended_at=now)

@@ -23,7 +23,7 @@ from pools.member_rules import member_name
 from pools.models import LIVE, OPEN, Lease, Pool, PoolMember, Rollout
 from pools.remake import RemakeMember
 from pools.rollout_rules import IDLE, Desktop, next_round
-from pools.rounds import NO_RESET, alone, my_turn, status
+from pools.rounds import NO_RESET, alone, may_start, my_turn, status
 
 KEPT = "Waits:"
 
@@ -85,6 +85,8 @@ def _go_on(tx: Tx, rollout: Rollout, pool: Pool, wanted: UUID, desktops: list[De
     _say_kept(tx, rollout, todo.kept)
     if todo.proved:
         versions.prove(tx, pool.id, wanted)
+    if (todo.prove or todo.make) and not may_start(tx, pool, now):
+        return  # it cannot be seen now whether the version boots
     for member_id in todo.move:
         with alone(tx, member=str(member_id)):
             _remake(tx, member_id, RemakeMember(member_id, wanted, todo.prove), now)
@@ -131,7 +133,7 @@ def halt(tx: Tx, rollout: Rollout, why: str, actor: str) -> None:
     pool = get(tx, Pool, rollout.pool_id)
     move(tx, rollout, "halt", words=words(tx, rollout, actor=actor, why=why), why=why)
     if rollout.from_template_id is not None:
-        pool.template_id = rollout.from_template_id
+        versions.use(tx, pool, rollout.from_template_id)
     touch(tx, "pool", pool.id, pool_id=pool.id)
 
 

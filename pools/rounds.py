@@ -17,10 +17,12 @@ from backend.tasks.command import SYSTEM
 from backend.tasks.submit import cancel, submit
 from backend.vms.commands.power import StartVm
 from backend.vms.models import Vm
-from pools import members, versions
+from pools import members, troubles, versions
 from pools.member_commands import ResetMember
-from pools.models import PoolMember
+from pools.models import Pool, PoolMember
 from pools.remake import RemakeMember
+from pools.room import room
+from pools.trouble_rules import NO_BOOT
 
 log = structlog.get_logger("pools")
 NO_RESET = ("wait_for_launch", "unknown", "image_locked")  # VM states in which nothing can be asked of it yet
@@ -50,6 +52,14 @@ def status(task_state: str | None) -> str:
     return {"succeeded": "done", "failed": "failed", "cancelled": "failed"}.get(task_state, "live")
 
 
+def may_start(tx: Tx, pool: Pool, now: datetime) -> bool:
+    """Whether one more desktop can be started, as far as one can see; what is in the way is told."""
+    if (obstacle := room(tx, pool).obstacle) is not None:
+        troubles.see(tx, pool, obstacle, now)
+        return False
+    return not troubles.holding(pool) or pool.trouble_code == NO_BOOT or troubles.trying(pool, now)
+
+
 def reset(tx: Tx, member: PoolMember, now: datetime) -> bool:
     """Have the member switched off and made as new; False while something else is at its VM. A start is cancelled."""
     vm = get(tx, Vm, member.vm_id)
@@ -60,6 +70,8 @@ def reset(tx: Tx, member: PoolMember, now: datetime) -> bool:
     if members.locked(tx, member) or vm.state in NO_RESET:
         return False
     version = versions.due(tx, member, now)
+    if version is not None and version[1] and not may_start(tx, get(tx, Pool, member.pool_id), now):
+        version = None  # it cannot be seen now whether the version boots
     command = ResetMember(member.id) if version is None else RemakeMember(member.id, *version)
     member.task_id = submit(tx, command, SYSTEM, now).id
     return True

@@ -68,7 +68,7 @@ class LeaseFacts:
 
 Step = Literal[
     "warn", "expire", "take", "disentitle", "shorten", "too_late", "call", "no_answer", "ready",
-    "start", "later", "broke", "spoiled", "silent", "died", "send_back", "over"
+    "start", "later", "broke", "spoiled", "silent", "died", "off", "send_back", "over"
 ]  # fmt: skip
 
 
@@ -89,7 +89,10 @@ def lease_step(lease: LeaseFacts, warn_s: int, now: datetime) -> Step | None:
     if action := next_action(lease.state, lease.ends_at, lease.grace_until, warn_s, now):
         return action
     gone = lease.vm_state is None or (lease.vm_state == "down" and lease.task != "live" and not lease.off_wanted)
-    return "died" if gone and lease.state in ("active", "expiring") else None
+    if gone and lease.state in ("active", "expiring"):
+        unstarted = lease.vm_state == "down" and lease.task == "failed" and lease.code in NOT_ITS_FAULT
+        return "off" if unstarted else "died"
+    return None
 
 
 def _starting(lease: LeaseFacts, now: datetime) -> Step | None:

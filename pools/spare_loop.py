@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from backend.changes import touch
 from backend.clock import Clock
-from backend.db import Tx
+from backend.db import Tx, get
 from backend.directory.rights import forget_permissions
 from backend.events import move, record
 from backend.loops import FromRows
@@ -19,10 +19,11 @@ from backend.tasks.command import SYSTEM
 from backend.tasks.models import Task
 from backend.tasks.submit import submit
 from backend.vms.models import Vm
-from pools import booked, burden, facts, members
+from pools import booked, burden, facts, members, troubles
 from pools.member_commands import AddMember, RemoveMember
 from pools.member_rules import MemberStep, member_name, member_step, wanted
 from pools.models import LIVE, Assignment, Lease, Pool, PoolMember
+from pools.plan import possible
 from pools.rounds import alone, my_turn, reset, status
 from pools.spares import MOST, learned, planned, wanted_spares
 
@@ -62,32 +63,38 @@ class SpareLoop(FromRows):
             step = member_step(member.state, vm_state, status(task.state if task else None), code, held)
             if step is not None and _hold(tx, member):
                 with alone(tx, member=str(member.id)):
-                    self._settle(tx, member, pool, step, why, now)
+                    self._settle(tx, member, pool, step, (code, why), now)
 
-    def _settle(self, tx: Tx, member: PoolMember, pool: Pool, step: MemberStep, why: str, now: datetime) -> None:
+    def _settle(
+        self, tx: Tx, member: PoolMember, pool: Pool, step: MemberStep, error: tuple[str, str], now: datetime
+    ) -> None:
+        code, why = error
         match step:
             case "created":
                 move(tx, member, "created", task_id=None, why="")
             case "warmed":
                 move(tx, member, "warmed", task_id=None)
-                members.well(tx, pool)
+                troubles.started(tx, pool)
             case "adopt":  # somebody started it past the pool: then it is a spare
                 move(tx, member, "warm", task_id=None)
             case "fell":
                 move(tx, member, "fell", task_id=None)
-                members.pause(tx, pool, why, now)
+                troubles.start_failed(tx, pool, code, why, get(tx, Vm, member.vm_id), now)
             case "saved":
                 move(tx, member, "saved", task_id=None, why="")
             case "unsaved":
                 move(tx, member, "unsaved", task_id=None, why=f"It waits running: {why}")
             case "slept":
                 move(tx, member, "slept", task_id=None)
-                members.pause(tx, pool, why, now)
+                troubles.start_failed(tx, pool, code, why, get(tx, Vm, member.vm_id), now)
             case "spoiled":  # it sleeps for ever, so it is made as new
                 move(tx, member, "slept", task_id=None)
                 reset(tx, member, now)
             case "broke":
+                started = member.state == "warming" and get(tx, Vm, member.vm_id).template_id == pool.template_id
                 members.set_aside(tx, member, why)
+                if started:
+                    troubles.not_booted(tx, pool, why, now)
             case "reset":
                 reset(tx, member, now)
             case "remove":
@@ -101,19 +108,17 @@ class SpareLoop(FromRows):
             with alone(tx, pool=str(pool.id)):
                 _forget(tx, pool)
             return
-        if pool.retry_at is not None and now < pool.retry_at:
-            return
         counts["creating"] = max(counts.get("creating", 0), making)
         queued = facts.queued(tx, pool.id) if pool.state == "up" else 0
         spares, running, slack = self._spares(tx, pool, now) if staying else (0, None, 0)
         need = partial(wanted, counts, queued, pool.size if staying else 0, spares, running=running, slack=slack)
-        plan = need(makes=MOST, starts=MOST)
+        plan = full = need(makes=MOST, starts=MOST)
         if plan.create or plan.warm or plan.wake:
             plan = need(makes=burden.makes(tx, pool, now), starts=burden.starts(tx, pool, now))
-        if pool.trouble:  # one is enough to find out whether it is over
-            plan = replace(plan, create=min(plan.create, 1), warm=min(plan.warm, 1), wake=min(plan.wake, 1))
         if pool.state == "paused":  # the spares that there are wait on; no others are made
-            plan = replace(plan, create=0, warm=0, wake=0, save=0)
+            plan = full = replace(plan, create=0, warm=0, wake=0, save=0)
+        if staying:
+            plan = possible(tx, pool, plan, full, counts, now)
         for _ in range(plan.create):
             number, pool.next_member = pool.next_member, pool.next_member + 1
             with alone(tx, pool=pool.name):

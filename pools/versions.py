@@ -13,7 +13,7 @@ from backend.db import Tx, get
 from backend.events import record
 from backend.tasks.models import Task
 from backend.vms.models import Template, Vm
-from pools import booked, capacity
+from pools import booked, capacity, troubles
 from pools.models import OPEN, Pool, PoolMember, Rollout
 from pools.rollout_rules import Rolling, may_move
 
@@ -103,13 +103,20 @@ def broke(tx: Tx, member: PoolMember, why: str) -> None:
         touch(tx, "rollout", rollout.id, pool_id=rollout.pool_id)
 
 
+def use(tx: Tx, pool: Pool, template_id: UUID) -> None:
+    """New desktops of the pool are made of this version from now on; that those of the last one did not boot counts no more."""
+    pool.template_id = template_id
+    troubles.another_template(tx, pool)
+
+
 def prove(tx: Tx, pool_id: UUID, template_id: UUID) -> None:
     """A desktop of this version has booted: if it is the one that is rolled out, the others may follow, and new ones are
     made of it."""
     rollout = open_one(tx, pool_id)
     if rollout is not None and not rollout.proved and target(rollout) == template_id:
         rollout.proved, rollout.why = True, ""
-        get(tx, Pool, pool_id).template_id = template_id
-        names: dict[str, Any] = {"pool": get(tx, Pool, pool_id).name, "to": label(tx, template_id)}
+        pool = get(tx, Pool, pool_id)
+        use(tx, pool, template_id)
+        names: dict[str, Any] = {"pool": pool.name, "to": label(tx, template_id)}
         record(tx, "rollout.proved", rollout, **names)
         touch(tx, "rollout", rollout.id, pool_id=pool_id)

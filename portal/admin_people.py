@@ -29,6 +29,7 @@ from portal.api_hosts import enroll_command, may_look
 from portal.auth import actor, aside
 from portal.collections import COLLECTIONS, found, listed, viewer
 from portal.explain import explanation
+from portal.obstacles import obstacle_of
 from portal.parts import parts
 from portal.routes import read_uuid
 from portal.thing import Thing
@@ -57,6 +58,7 @@ def beside(thing: Thing, row: dict[str, Any]) -> dict[str, Any]:
             "entitled": page(tx(), kind, viewer(tx()), max=MOST),
             "may_entitle": views.may_on("pool.entitle", "pool", id),
             "rollout": under_way[0] if under_way else None,
+            "obstacle": obstacle_of(row["id"]),
         }
     if thing.kind == "lease":
         return {"why": explanation(UUID(row["id"]))}

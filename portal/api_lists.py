@@ -49,7 +49,7 @@ def _declare(name: str) -> None:
 
     routes.route("GET", f"/{name}", f"The {name} you may see.", endpoint=f"{name}_list", tag=name, query=QUERY,
                  answers={200: list_schema(kind)})(many)
-    if name != "tasks":
+    if name not in ("tasks", "pools"):  # they have more to tell
         routes.route("GET", f"/{name}/<id>", f"One {noun}.", endpoint=f"{noun}_get", tag=name,
                      answers={200: item_schema(kind)})(single)
 

@@ -1,4 +1,4 @@
-"""REST: who is entitled to a pool."""
+"""REST: a pool with what keeps it from starting desktops, and who is entitled to it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from backend.tasks.submit import submit
 from portal.api_commands import TASK
 from portal.api_directories import Grant, grant
 from portal.auth import actor
-from portal.collections import COLLECTIONS, viewer
+from portal.collections import COLLECTIONS, found, viewer
+from portal.obstacles import OBSTACLE, obstacle_of
 from portal.routes import Moment, Routes, accepted, answer, body, now, read_uuid
-from portal.schemas import list_schema
+from portal.schemas import item_schema, list_schema
 from portal.transaction import tx
 
 routes = Routes("pools")
@@ -41,6 +42,13 @@ class Entitlement(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     valid_until: Moment | None = None
     calendar_id: UUID | None = None
     priority: int = 0
+
+
+@routes.route("GET", "/pools/<id>", "A pool, with what keeps it from making or starting desktops, and why.", answers={200: {
+    "allOf": [item_schema(COLLECTIONS["pools"]), {"required": ["obstacle"], "properties": {"obstacle": OBSTACLE}}]}})
+def pool_get(id: str) -> Response:
+    """The reasons are those of now, of every host of the cluster."""
+    return answer(found(tx(), "pools", id) | {"obstacle": obstacle_of(id)})
 
 
 @routes.route("GET", "/pools/<id>/entitlements", "Who may take desktops of this pool.",

@@ -93,6 +93,8 @@ POOLS = Kind("pools", "pool", Pool.id, {
     "idle_s": Field(Pool.idle_s, "number"), "idle_action": Field(Pool.idle_action, "choice", ACTIONS),
     "disconnect_s": Field(Pool.disconnect_s, "number"), "disconnect_action": Field(Pool.disconnect_action, "choice", ACTIONS),
     "trouble": Field(Pool.trouble, about="why desktops cannot be made or started just now"),
+    "trouble_code": Field(Pool.trouble_code, about="its cause in a word: memory, hosts, storage_full …"),
+    "trouble_since": Field(Pool.trouble_since, "time"),
     "book_desktops": Field(Pool.book_desktops, "number"), "book_ahead_s": Field(Pool.book_ahead_s, "number"),
     "book_longest_s": Field(Pool.book_longest_s, "number"), "book_open": Field(Pool.book_open, "number"),
     "book_hold_s": Field(Pool.book_hold_s, "number"),

@@ -259,6 +259,14 @@ def show(story: Story, pool: str) -> None:
             story.log.say(f"  {name} is set aside: {why}")
 
 
+@sentence(r"count the tasks", "count the tasks")
+def count_tasks(story: Story) -> None:
+    with story.place.tx() as tx:
+        rows = sa.select(Task.command, Task.state, sa.func.count()).group_by(Task.command, Task.state)
+        told = [f"{count} {command} {state}" for command, state, count in tx.execute(rows.order_by(Task.command, Task.state))]
+    story.log.say(f"Tasks so far: {', '.join(told) or 'none'}.")
+
+
 # -- people -----------------------------------------------------------------------------------------
 @sentence(rf"ask {WHO}", "ask alice")
 def ask(story: Story, who: str) -> None:

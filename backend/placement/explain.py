@@ -13,7 +13,7 @@ from backend.db import Tx
 from backend.hosts.models import Host
 from backend.placement.models import VmPlacement
 from backend.scheduling.facts import HostFacts, Policy, VmFacts
-from backend.scheduling.place import parts, reasons
+from backend.scheduling.place import parts, plus, reasons
 from backend.vms.machine import NOT_RUNNING
 from backend.vms.models import Vm
 
@@ -48,7 +48,7 @@ def outlook(tx: Tx, vm: Vm) -> Outlook:
     wanted, rules = facts.of_vm(tx, vm), facts.policy(tx, vm.cluster_id)
     hosts = facts.of_hosts(tx, vm.cluster_id, wanted=wanted)
     if vm.state not in NOT_RUNNING:
-        hosts = [_thought_away(host, vm) if host.host_id in (vm.host_id, vm.destination_id) else host for host in hosts]
+        hosts = [plus(host, wanted, -1) if host.host_id in (vm.host_id, vm.destination_id) else host for host in hosts]
     told = sorted((_told(wanted, host, rules, vm) for host in hosts), key=_best_first)
     fit = [one for one in told if one.score is not None]
     if fit:
@@ -70,13 +70,6 @@ def last(tx: Tx, vm: Vm) -> dict[str, Any] | None:
         return None
     at: datetime = row.at
     return {"at": at, "policy": row.policy, "host": row.name, **row.decision}
-
-
-def _thought_away(host: HostFacts, vm: Vm) -> HostFacts:
-    return host._replace(
-        memory_promised_mib=host.memory_promised_mib - vm.memory_mib, vcpus_promised=host.vcpus_promised - vm.vcpus,
-        vms=host.vms - 1,
-    )  # fmt: skip
 
 
 def _told(wanted: VmFacts, host: HostFacts, rules: Policy, vm: Vm) -> Told:

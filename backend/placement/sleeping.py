@@ -44,8 +44,9 @@ class SavePower(FromRows):
 
     name = "save_power"
 
-    def __init__(self, clock: Clock, every_s: float = 5.0) -> None:
-        self.clock, self.every_s = clock, every_s
+    def __init__(self, clock: Clock, lacking: Callable[[Tx, UUID], int] | None = None, every_s: float = 5.0) -> None:
+        """`lacking` answers how many more of a cluster's VMs want room that is not there, and are not tried in vain."""
+        self.clock, self.lacking, self.every_s = clock, lacking, every_s
 
     def apply(self, tx: Tx, found: None) -> None:
         now = self.clock.now()
@@ -83,9 +84,10 @@ class SavePower(FromRows):
         empty = {host.host_id for host in hosts if host.state == "up" and not host.vms}
         for load in loads:
             load.empty_since = (load.empty_since or now) if load.host_id in empty else None
+        refused = _refused(tx, cluster.id, now) + (self.lacking(tx, cluster.id) if self.lacking else 0)
         power = Power(
             {one.host_id: one.empty_since for one in loads if one.empty_since is not None}, _switchable(tx, cluster.id), ours,
-            {one.host_id: one.woken_at for one in loads if one.woken_at is not None}, _refused(tx, cluster.id, now),
+            {one.host_id: one.woken_at for one in loads if one.woken_at is not None}, refused,
         )  # fmt: skip
         for switch in switches(hosts, policy, now, power):
             _try(tx, partial(_switch, tx, switch, now))

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from backend.scheduling.facts import HostFacts, Policy, VmFacts
-from backend.scheduling.place import best_first, look
+from backend.scheduling.place import best_first, look, plus
 from backend.scheduling.policies import Thresholds
 
 MARGIN = 0.05  # of what makes a host too busy: by so much a move must make it better
@@ -121,11 +121,7 @@ def after(hosts: Mapping[UUID, HostFacts], one: Running, target: UUID) -> dict[U
 
 
 def _plus(host: HostFacts, one: Running, sign: int) -> HostFacts:
-    return host._replace(
-        memory_promised_mib=host.memory_promised_mib + sign * one.vm.memory_mib,
-        vcpus_promised=host.vcpus_promised + sign * one.vm.vcpus, vms=host.vms + sign,
-        load1=max(0.0, host.load1 + sign * one.cpus),
-    )  # fmt: skip
+    return plus(host, one.vm, sign)._replace(load1=max(0.0, host.load1 + sign * one.cpus))
 
 
 def _count(host: HostFacts, limits: Thresholds) -> int:

@@ -93,12 +93,13 @@ class Policy:
 
 
 class Candidate(NamedTuple):
-    """A host that was looked at: its score, or None and why not."""
+    """A host that was looked at: its score, or None and why not, with the name of the filter that says so."""
 
     host_id: UUID
     name: str
     score: float | None
     why: str
+    by: str = ""
 
     @property
     def sentence(self) -> str:

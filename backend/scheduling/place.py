@@ -10,8 +10,8 @@ from backend.scheduling.facts import Candidate, HostFacts, NoHost, Placement, Po
 from backend.scheduling.policy import FILTERS, SCORES, Filter, Score
 
 
-def _filters(vm: VmFacts, policy: Policy) -> list[Filter]:
-    return [check for name in policy.filters if (check := FILTERS[name](vm, policy)) is not None]
+def _filters(vm: VmFacts, policy: Policy) -> list[tuple[str, Filter]]:
+    return [(name, check) for name in policy.filters if (check := FILTERS[name](vm, policy)) is not None]
 
 
 def _scores(vm: VmFacts, policy: Policy) -> list[tuple[str, float, Score]]:
@@ -21,12 +21,12 @@ def _scores(vm: VmFacts, policy: Policy) -> list[tuple[str, float, Score]]:
 
 def why_not(vm: VmFacts, host: HostFacts, policy: Policy) -> str | None:
     """The first filter's reason against this host, or None when it can take the VM."""
-    return next((reason for check in _filters(vm, policy) if (reason := check(host))), None)
+    return next((reason for _, check in _filters(vm, policy) if (reason := check(host))), None)
 
 
 def reasons(vm: VmFacts, host: HostFacts, policy: Policy) -> list[str]:
     """Every filter's reason against this host."""
-    return [reason for check in _filters(vm, policy) if (reason := check(host))]
+    return [reason for _, check in _filters(vm, policy) if (reason := check(host))]
 
 
 def score(vm: VmFacts, host: HostFacts, policy: Policy) -> float:
@@ -44,9 +44,9 @@ def look(vm: VmFacts, hosts: Sequence[HostFacts], policy: Policy) -> list[Candid
     checks, scores = _filters(vm, policy), [(weight, ask) for _, weight, ask in _scores(vm, policy)]
     found = []
     for host in hosts:
-        for check in checks:
+        for name, check in checks:
             if (why := check(host)) is not None:
-                found.append(Candidate(host.host_id, host.name, None, why))
+                found.append(Candidate(host.host_id, host.name, None, why, name))
                 break
         else:
             total = 0.0
@@ -78,6 +78,31 @@ def place(vm: VmFacts, hosts: Sequence[HostFacts], policy: Policy) -> Placement:
     if best is None:
         raise NoHost(vm, {one.name: one.why for one in candidates})
     return taken(best, candidates)
+
+
+def plus(host: HostFacts, vm: VmFacts, sign: int = 1) -> HostFacts:
+    """The host as it would be with the VM (or, by a `sign` of -1, without it)."""
+    return host._replace(
+        memory_promised_mib=host.memory_promised_mib + sign * vm.memory_mib,
+        vcpus_promised=host.vcpus_promised + sign * vm.vcpus, vms=host.vms + sign,
+    )  # fmt: skip
+
+
+def fill(vm: VmFacts, hosts: Sequence[HostFacts], policy: Policy, most: int) -> tuple[int, list[HostFacts]]:
+    """How many VMs like this one find room one after the other, up to so many, each where it would go; and the hosts as they
+    would be then."""
+    then = {host.host_id: host for host in hosts}
+    heap = [(-one.score, one.name, one.host_id) for one in look(vm, hosts, policy) if one.score is not None]
+    heapq.heapify(heap)
+    placed = 0
+    while heap and placed < most:
+        _, _, host_id = heapq.heappop(heap)
+        then[host_id] = plus(then[host_id], vm)
+        placed += 1
+        one = look(vm, [then[host_id]], policy)[0]
+        if one.score is not None:
+            heapq.heappush(heap, (-one.score, one.name, host_id))
+    return placed, list(then.values())
 
 
 def without(hosts: Sequence[HostFacts], exclude: Sequence[UUID] | frozenset[UUID]) -> list[HostFacts]:

@@ -19,7 +19,7 @@ VM = StateTable(
         ("down", "lock"): "image_locked",
         ("down", "start"): "wait_for_launch",
         ("wait_for_launch", "launched"): "powering_up",
-        ("wait_for_launch", "start_failed"): "down",
+        ("wait_for_launch", "launch_failed"): "down",
         ("powering_up", "booted"): "up",
         ("powering_up", "shutdown"): "powering_down",
         ("up", "shutdown"): "powering_down",

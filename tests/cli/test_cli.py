@@ -17,6 +17,7 @@ from backend.directory.models import Throttle
 from backend.events import move
 from backend.tasks.models import Task
 from backend.tasks.submit import finish
+from pools.models import Pool
 from tests.cli.conftest import PATIENCE_S, Cli, Served, free_port
 from tests.web.place import PASSWORD
 
@@ -297,6 +298,16 @@ def test_a_lease_is_explained_in_full_to_who_runs_the_pool_and_without_names_to_
     own = cli("explain", "lease", "alice")
     assert own.code == 0 and "1 desktop was looked at" in own.out and "carol" not in own.out
     assert json.loads(cli("explain", "lease", "alice", "--json").out)["state"] == "active"
+
+
+def test_a_pool_is_explained(cli: Cli) -> None:
+    root = cli.as_("root")
+    assert root("explain", "pool", "Desktops").out == "Nothing keeps pool Desktops from making and starting desktops.\n"
+    with cli.served.place.sessions.begin() as tx:
+        tx.execute(sa.update(Pool).values(trouble="No host has room.", trouble_code="memory", trouble_since=sa.func.now()))
+    said = root("explain", "pool", "Desktops")
+    assert said.code == 0 and said.out.startswith("No host has room. Since 20"), said.err
+    assert json.loads(root("explain", "pool", "Desktops", "--json").out)["code"] == "memory"
 
 
 def test_a_rollout_is_halted_and_rolled_back_by_its_pools_name(cli: Cli) -> None:

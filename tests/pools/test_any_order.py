@@ -19,6 +19,7 @@ from backend.errors import Refused
 from backend.hosts.models import Host
 from backend.storage.models import StorageDomain
 from backend.tasks.command import SYSTEM
+from backend.tasks.models import Task
 from backend.tasks.submit import submit
 from backend.vms.models import Vm
 from broker import connect as broker
@@ -194,6 +195,19 @@ class Life(RuleBasedStateMachine):
         self.world.run_for(ticks)
         self.world.sim.do(f"{what} alpha on")
         self.attach()
+
+    @rule(mib=st.sampled_from([100, 300, 600]), ticks=st.sampled_from([5, 20, 70]))
+    def the_host_has_little_room_for_a_while(self, mib: int, ticks: int) -> None:
+        """Nothing is tried that can be seen not to be possible: a start or two may have been on their way."""
+        failed = sa.select(sa.func.count()).where(Task.state == "failed", Task.error["code"].astext == "no_host")
+        self.world.sim.do(f"memory alpha {mib}")
+        self.world.run_for(2)
+        with self.world.tx() as tx:
+            before = tx.scalar(failed) or 0
+        self.world.run_for(ticks)
+        with self.world.tx() as tx:
+            assert (tx.scalar(failed) or 0) <= before + 2, "starts are tried again and again"
+        self.world.sim.do("memory alpha 65536")
 
     @rule(planned=st.booleans())
     def manager_is_killed(self, planned: bool) -> None:

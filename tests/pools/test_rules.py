@@ -120,6 +120,7 @@ ACTIVE = {"state": "active", "member_state": "leased", "vm_state": "up", "ends_a
         ({**ACTIVE, "vm_state": "down", "task": "live"}, None),
         ({**ACTIVE, "vm_state": "down", "off_wanted": True}, None),
         ({**ACTIVE, "vm_state": None, "member_state": None}, "died"),
+        ({**ACTIVE, "vm_state": "down", "task": "failed", "code": "no_host"}, "off"),  # it could not be started again
         ({**ACTIVE, "ends_at": at(0), "vm_state": "down"}, "expire"),
         ({**ACTIVE, "state": "grace", "grace_until": at(5), "vm_state": "down"}, None),
         ({**ACTIVE, "state": "grace", "grace_until": at(5), "entitled": False}, "disentitle"),

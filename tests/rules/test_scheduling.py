@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.scheduling.facts import HostFacts, NoHost, Policy, VmFacts
-from backend.scheduling.place import place, score, why_not
+from backend.scheduling.place import fill, place, score, why_not
 
 DOMAIN = uuid4()
 DOMAINS = [frozenset[UUID](), frozenset({DOMAIN})]
@@ -88,3 +89,25 @@ def test_what_is_chosen_fits_and_nothing_that_fits_is_better(found: list[HostFac
     assert chosen.host_id in fit
     assert all(score(VM, fit[chosen.host_id], policy) >= score(VM, other, policy) for other in fit.values())
     assert set(chosen.others) == {h.name for h in found} - {fit[chosen.host_id].name}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12_000), st.sampled_from(STATES)), max_size=5), st.integers(1, 6000), st.integers(0, 30)
+)
+def test_as_many_find_room_as_could_be_placed_one_after_the_other(
+    hosts: list[tuple[int, str]], memory_mib: int, most: int
+) -> None:
+    vm = dataclasses.replace(VM, memory_mib=memory_mib)
+    made = [HOST._replace(host_id=uuid4(), name=f"h{n}", state=state, memory_promised_mib=mib)
+            for n, (mib, state) in enumerate(hosts)]  # fmt: skip
+    found, then = fill(vm, made, Policy(), most)
+    room = sum((host.memory_mib - host.memory_promised_mib) // memory_mib for host in made if host.state == "up")
+    assert found == min(most, room)
+    assert sum(host.vms for host in then) == found
+    assert all(host.memory_promised_mib <= host.memory_mib for host in then)
+    by_hand = made
+    for _ in range(found):
+        there = place(vm, by_hand, Policy()).host_id
+        by_hand = [h._replace(memory_promised_mib=h.memory_promised_mib + memory_mib, vcpus_promised=h.vcpus_promised + 2,
+                           vms=h.vms + 1) if h.host_id == there else h for h in by_hand]  # fmt: skip
+    assert by_hand == then

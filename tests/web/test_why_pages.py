@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import new_sessions
+from backend.hosts.models import Host
 from backend.vms.models import VmSnapshot
 from pools.models import Decision, Pool, Rollout
 from sim.postgres import Cluster
@@ -78,3 +79,22 @@ def test_what_the_pool_allows_is_on_the_card_and_over_rest(place: Place) -> None
     assert missing.status_code == 422 and missing.get_json()["error"]["facts"]["fields"] == ["name"]
     taken = place.as_("alice").post(f"/api/v1/me/desktops/{pool_id}/snapshot", {"name": "Now"})
     assert taken.status_code == 202 and taken.get_json()["task"]["id"]
+
+
+def test_a_pool_says_what_keeps_it_from_starting_desktops_and_every_hosts_reason(place: Place) -> None:
+    pool_id, href = place.ids["pool"], f"/api/v1/pools/{place.ids['pool']}"
+    assert place.as_("root").get(href).get_json()["obstacle"] is None
+    sentence, since = "No host that is up has enough free memory for another desktop.", place.clock.now()
+    with place.sessions.begin() as tx:
+        tx.execute(sa.update(Host).values(memory_mib=300))
+        tx.execute(sa.update(Pool).values(trouble=sentence, trouble_code="memory", trouble_since=since))
+    told = place.as_("root").get(href).get_json()
+    assert (told["trouble"], told["trouble_code"]) == (sentence, "memory")
+    obstacle = told["obstacle"]
+    assert (obstacle["code"], obstacle["sentence"], obstacle["retry_at"]) == ("memory", sentence, None) and obstacle["since"]
+    assert [host["host"] for host in obstacle["hosts"]] == ["alpha"]
+    assert obstacle["hosts"][0]["why"].startswith("Host alpha cannot take a desktop: 256 MiB wanted,")
+    page = place.browser("root").get(f"/admin/pools/{pool_id}").text
+    assert sentence in page and "Host alpha cannot take a desktop" in page and "It goes on by itself" in page
+    assert not place.as_("keeper").get(href).get_json()["obstacle"]["hosts"]  # hosts are none of their business
+    assert sentence in place.browser("keeper").get(f"/admin/pools/{pool_id}").text

@@ -123,7 +123,9 @@ class CreateVm(Plain):
         move(tx, vm, "created")
 
     def volume_failed(self, tx: Tx, job: Job, failure: Failure) -> None:
-        record(tx, "vm.create_failed", self._vm(tx), task_id=job.task_id, why=failure.message)
+        vm = self._vm(tx)
+        if vm.pool_id is None:  # of a pool's desktop the pool tells, once for all of them
+            record(tx, "vm.create_failed", vm, task_id=job.task_id, why=failure.message)
 
     def volume_undo(self, tx: Tx, job: Job) -> Call | None:
         disk = disk_of(tx, self._vm(tx).id)

@@ -18,7 +18,7 @@ from backend.hosts import failing
 from backend.hosts.models import Host
 from backend.storage.models import Disk
 from backend.storage.reach import host_of
-from backend.tasks.command import Call, Job, Later, Plain
+from backend.tasks.command import SYSTEM, Call, Job, Later, Plain
 from backend.vms.disks import require_disk
 from backend.vms.edits import told
 from backend.vms.machine import VM
@@ -79,7 +79,7 @@ class Booting(OnVm):
         if failure.code in ("vm_not_running", "vm_lost") and VM.may(vm.state, "died"):  # the host's word, not a time-out
             move(tx, vm, "died", host_id=None, guest=None, ended_by="lost" if failure.code == "vm_lost" else "")
         vm.why = failure.message
-        if failure.code != "cancelled":
+        if failure.code != "cancelled" and not _pool_tells(vm, job):
             record(tx, "vm.boot_failed", vm, task_id=job.task_id, why=failure.message)
 
 
@@ -143,7 +143,9 @@ class Starting(Booting):
         if vm.state == "wait_for_launch":
             if vm.host_id is not None:
                 failing.start_failed(tx, vm.host_id, vm.id, failure, job.now)
-            move(tx, vm, "start_failed", host_id=None, why=failure.message)
+            move(tx, vm, "launch_failed", host_id=None, why=failure.message)
+            if not _pool_tells(vm, job):
+                record(tx, "vm.start_failed", vm, task_id=job.task_id, why=failure.message)
         elif vm.state == "restoring_state" and failure.code == "saved_state_missing":
             move(tx, vm, "state_lost", host_id=None, saved_path="", why=failure.message)
         elif vm.state == "restoring_state":
@@ -264,6 +266,11 @@ def _take_next_run(tx: Tx, vm: Vm, job: Job) -> None:
             setattr(vm, name, value)
         vm.next_run = None
         tx.flush()
+
+
+def _pool_tells(vm: Vm, job: Job) -> bool:
+    """Whether a pool started it for itself, and tells what came of that."""
+    return vm.pool_id is not None and job.actor == SYSTEM
 
 
 def _how(vm: Vm) -> str:
