@@ -131,10 +131,10 @@ class _Exchange(http.server.BaseHTTPRequestHandler):
                 "not_a_manager", "Only a manager may ask hosts; this certificate is not a manager's."
             )
         theirs = self.headers.get(API_HEADER, "none")
-        if theirs != api_version() and not (self.path == "/ask" and msgspec.json.decode(body, type=Ask).verb in ALWAYS):
+        if theirs != api_version() and not (self.path == "/ask" and _verb_of(body) in ALWAYS):
             sentence = (
                 f"The manager speaks host API {theirs}, this host's agent {api_version()}: "
-                "upgrade the host."
+                "both must be of the same version. Upgrade the host."
             )
             return 409, _error("version_mismatch", sentence)
         return None
@@ -177,6 +177,18 @@ class _Exchange(http.server.BaseHTTPRequestHandler):
         question = msgspec.json.decode(body, type=Question)
         value = self.server.desk.question(question.verb, msgspec.json.decode(question.args, type=dict))
         return msgspec.json.encode(Answer(value=msgspec.to_builtins(value)))
+
+
+class _Named(msgspec.Struct):
+    verb: str = ""
+
+
+def _verb_of(body: bytes) -> str:
+    """The verb that another version asks for, however the rest of its question looks."""
+    try:
+        return msgspec.json.decode(body, type=_Named).verb
+    except msgspec.MsgspecError:
+        return ""
 
 
 def _error(code: str, message: str) -> bytes:
