@@ -6,8 +6,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=STATE,PORT,LEASE
 STATE ?= var/standalone
 PORT ?= 8443
 TESTS ?= tests
-# four at a time, a file at a time: most of the time guests boot, browsers wait and processes start
-PYTEST ?= -n 4 --dist loadfile --no-loadscope-reorder
+# four at a time, by files (tests/conftest.py): most of the time guests boot, browsers wait and processes start
+PYTEST ?= -n 4 --dist loadgroup --no-loadscope-reorder
 QUICK := not lab and not ad and not e2e
 export STATE PORT
 

@@ -18,17 +18,23 @@ from tests.libvirtd import PrivateLibvirtd
 from tests.pki import Pki
 from tests.samba import SambaDomain
 
-# Folders whose files hold few tests that take long, mostly waiting: they come first, so that no worker is left alone
-# with one of them at the end (the Makefile's PYTEST keeps this order).
-LONG = ("lab", "chaos", "standalone", "e2e", "tasks", "contract", "broker", "cli", "directory", "pools")
+# What holds few tests that take long, mostly waiting, comes first, so that no worker is left alone with it at the end
+# (the Makefile's PYTEST keeps this order). The stories are many and alike: several workers share them.
+LONG = ("lab", "chaos", "standalone", "e2e", "tasks", "test_scenarios.py", "contract", "broker", "cli", "directory", "pools")
+SHARES = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite", action="store_true", help="write the golden files anew")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: at for at, name in enumerate(LONG)}
+    for number, item in enumerate(items):
+        file = str(item.path.relative_to(item.config.rootpath / "tests"))
+        share = f"-{number % SHARES}" if file == "test_scenarios.py" else ""
+        item.add_marker(pytest.mark.xdist_group(file + share))  # with --dist loadgroup a worker takes all of a group
     items.sort(key=lambda item: place.get(item.path.relative_to(item.config.rootpath / "tests").parts[0], len(LONG)))
 
 

@@ -314,7 +314,7 @@ def test_a_rollout_is_halted_and_rolled_back_by_its_pools_name(cli: Cli) -> None
     cli("login", "--user", "keeper", given=f"{PASSWORD}\n")
     assert "Desktops" in cli("rollouts", "state = running").out
     refused = cli("pool", "roll-out", "Desktops", "--template", "Small 1", "--mode", "batches", "--batch", "2")
-    assert refused.code == 1 and "under way" in refused.err
+    assert refused.code == 1 and "is being rolled out" in refused.err
     assert cli("rollout", "halt", "Desktops").code == 0
     assert cli("rollout", "roll-back", "Desktops").code == 0
     assert "rolling_back" in cli("rollouts").out

@@ -44,14 +44,14 @@ def test_pages_for_people(tab: Tabs, dark: bool, size: tuple[int, int]) -> None:
     assert {path: what for path, what in found.items() if what} == {}
 
 
-@pytest.mark.parametrize(("dark", "size"), [LOOKS[0], LOOKS[3]])
-def test_pages_of_the_administration(site: Site, tab: Tabs, dark: bool, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("dark", "size", "tables"), [(*LOOKS[0], tuple(THINGS)), (*LOOKS[3], ("pools", "vms", "events"))])
+def test_pages_of_the_administration(site: Site, tab: Tabs, dark: bool, size: tuple[int, int], tables: tuple[str, ...]) -> None:
     page = tab(dark=dark, size=size).page
     flows.sign_in(page, "admin", PASSWORD)
     pool_id = site.read(lambda tx: tx.scalar(sa.select(Pool.id).where(Pool.name == "Desktops")))
     paths = [
         "/admin/",
-        *(f"/admin/{plural}" for plural in THINGS),
+        *(f"/admin/{plural}" for plural in tables),
         f"/admin/pools/{pool_id}",
         "/admin/do/pool.create",
         f"/admin/pools/{pool_id}/entitle",

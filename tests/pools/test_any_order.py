@@ -319,8 +319,8 @@ def test_any_order(cluster: Cluster) -> None:
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=int(os.environ.get("LEASEHOLD_EXAMPLES", "6")),
-            stateful_step_count=40,
+            max_examples=int(os.environ.get("LEASEHOLD_EXAMPLES", "4")),
+            stateful_step_count=30,
             deadline=None,
             derandomize="LEASEHOLD_EXAMPLES" not in os.environ,
             database=None,

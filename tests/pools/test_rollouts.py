@@ -12,6 +12,7 @@ from backend.errors import Impossible
 from backend.storage.models import Disk, StorageDomain
 from backend.tasks.command import SYSTEM
 from backend.tasks.models import Task
+from backend.tasks.runner import Question
 from backend.tasks.submit import submit
 from backend.vms.commands.templates import RemoveTemplate
 from backend.vms.models import Template, Vm
@@ -272,8 +273,8 @@ def test_managers_that_die_between_any_two_steps_lose_nothing(world: Installatio
         task_id, claim = world.runner.claim()
         if task_id is not None and n % 3:  # each third is gone with what it has claimed, each third with what it has asked
             planned = world.runner.plan(task_id, claim)
-            if planned is not None and n % 3 == 1:
-                world.runner.record(task_id, claim, planned[0], world.runner.ask(*planned))
+            if isinstance(planned, Question) and n % 3 == 1:
+                world.runner.record(task_id, claim, planned.uid, world.runner.ask(planned))
         world.clock.sleep(31 if n % 5 == 0 else 1)  # past the beat of the one that died
         for machine in world.sim.machines.values():
             machine.host.wake()
