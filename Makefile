@@ -7,7 +7,7 @@ STATE ?= var/standalone
 PORT ?= 8443
 TESTS ?= tests
 # four at a time, by files (tests/conftest.py): most of the time guests boot, browsers wait and processes start
-PYTEST ?= -n 4 --dist loadgroup --no-loadscope-reorder
+PYTEST ?= -n 4 --dist loadfile --no-loadscope-reorder
 QUICK := not lab and not ad and not e2e
 export STATE PORT
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 import assembly  # noqa: F401 -- every table must be known before the first flush
 from backend.db import Sessions, Tx, new_sessions
@@ -19,23 +21,31 @@ from tests.pki import Pki
 from tests.samba import SambaDomain
 
 # What holds few tests that take long, mostly waiting, comes first, so that no worker is left alone with it at the end
-# (the Makefile's PYTEST keeps this order). The stories are many and alike: several workers share them.
+# (the Makefile's PYTEST keeps this order).
 LONG = ("lab", "chaos", "standalone", "e2e", "tasks", "test_scenarios.py", "contract", "broker", "cli", "directory", "pools")
-SHARES = 4
+STORIES, SHARES = "tests/test_scenarios.py", 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite", action="store_true", help="write the golden files anew")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: at for at, name in enumerate(LONG)}
-    for number, item in enumerate(items):
-        file = str(item.path.relative_to(item.config.rootpath / "tests"))
-        share = f"-{number % SHARES}" if file == "test_scenarios.py" else ""
-        item.add_marker(pytest.mark.xdist_group(file + share))  # with --dist loadgroup a worker takes all of a group
     items.sort(key=lambda item: place.get(item.path.relative_to(item.config.rootpath / "tests").parts[0], len(LONG)))
+
+
+class ByFile(LoadFileScheduling):
+    """A file's tests go to one worker; the stories, which are many and alike, to several."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return f"{file} {zlib.crc32(nodeid.encode()) % SHARES}" if file == STORIES else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile | None:
+    """How `--dist loadfile` gives tests to workers; other ways stay as they are."""
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
