@@ -12,7 +12,7 @@ QUICK := not lab and not ad and not e2e
 export STATE PORT
 
 HOSTS ?= 200
-.PHONY: help setup setup-test run sim test check lint wheel lab-test bench chaos revision reference lock clean
+.PHONY: help setup setup-test run sim test check lint wheel lab-test stories bench chaos revision reference lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ wheel: setup-test ## build the wheel, install it elsewhere and import it from an
 
 lab-test: setup-test ## real hosts, in the long form: power off, network cut, agent, libvirtd and manager killed
 	@$(SUDO) env LAB_LONG=1 $(PY) -m pytest -s -m lab tests/lab
+
+stories: setup-test ## play every story of tests/scenarios; make test plays each third
+	@$(SUDO) env STORIES=all $(PY) -m pytest $(PYTEST) tests/test_scenarios.py
 
 bench: setup-test ## measure against floors taken in the same run; prints a table of ratios
 	@$(SUDO) $(PY) -m bench

@@ -99,7 +99,7 @@ POOLS = Kind("pools", "pool", Pool.id, {
     "book_longest_s": Field(Pool.book_longest_s, "number"), "book_open": Field(Pool.book_open, "number"),
     "book_hold_s": Field(Pool.book_hold_s, "number"),
     "bookings": Field(_count(Booking, sa.and_(Booking.pool_id == Pool.id, Booking.state.in_(OPEN))), "number"),
-    "rollout": Field(_rollout(), "choice", ("", "running", "halted", "rolling_back"), about="the state of the one under way"),
+    "rollout": Field(_rollout(), "choice", ("running", "halted", "rolling_back", ""), about="the state of the one under way"),
     "rights": Field(Pool.rights, "texts"), "protocols": Field(Pool.protocols, "texts"),
 }, below("pool", pool=Pool.id, cluster=Pool.cluster_id))
 
