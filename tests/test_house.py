@@ -140,6 +140,7 @@ def test_every_module_says_what_it_is() -> None:
     [
         ("libvirt", {"agent/virt.py", "agent/saves.py", "agent/moves.py", "agent/hotplug.py", "agent/cpus.py"}),
         ("ldap3", {"backend/directory/ldap.py"}),
+        ("paramiko", {"backend/hosts/ssh.py"}),
         ("subprocess", {"agent/shell.py"}),
         ("flask", None),
     ],
