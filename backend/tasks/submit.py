@@ -30,7 +30,7 @@ def submit(tx: Tx, command: Any, actor: Actor, now: datetime) -> Task:
     command.check(tx)
     task = Task(
         command=command.name,
-        args=msgspec.to_builtins(command),
+        args=_kept(command),
         title=command.title(tx),
         object_kind=kind,
         object_id=id,
@@ -74,6 +74,12 @@ def cancel(tx: Tx, task: Task, now: datetime) -> None:
 def job_of(task: Task, results: dict[str, Any], now: datetime) -> Job:
     """What the steps of this task may know of it."""
     return Job(task.id, Actor(task.actor_id, task.actor_name, task.reason), results, now, task.cancel_wanted)
+
+
+def _kept(command: Any) -> dict[str, Any]:
+    """The fields that stand in the task's row. A command without steps is never read from there again, so its secrets do not."""
+    args: dict[str, Any] = msgspec.to_builtins(command)
+    return args if command.steps else {name: value for name, value in args.items() if not name.endswith("_sealed")}
 
 
 def _lock(tx: Tx, task: Task, resources: list[str], instead_of: tuple[str, ...], now: datetime) -> None:
