@@ -137,7 +137,8 @@ def enroll_host(wanted: argparse.Namespace) -> int:
     address = wanted.address or own_address(wanted.manager)
     sample = sample_host()
     facts = {"cpus": sample.cpus, "memory_mib": sample.memory_mib, "virt_type": virt_type}
-    offer = Offer(wanted.token, address, config.port, config.console_port, hostname, facts)
+    token = wanted.token_file.read_text().strip() if wanted.token_file else wanted.token
+    offer = Offer(token, address, config.port, config.console_port, hostname, facts)
     enroll(state, wanted.manager, offer, _trust(wanted), patience_s=wanted.wait, say=print)
     settings.save(state, config)
     print(f"Enrolled as {hostname} at {address}:{config.port}. Start it: leasehold-agent run --state {state}")
@@ -174,7 +175,9 @@ def _arguments() -> argparse.ArgumentParser:
 
     one = verbs.add_parser("enroll", help="make this host known to a manager")
     one.add_argument("--manager", required=True, help="the manager's address, https://…")
-    one.add_argument("--token", default="", help="as the manager showed it (without: an administrator must approve)")
+    told = one.add_mutually_exclusive_group()
+    told.add_argument("--token", default="", help="as the manager showed it (without: an administrator must approve)")
+    told.add_argument("--token-file", type=Path, help="a file that holds it, so that no process list shows it")
     trust = one.add_mutually_exclusive_group(required=True)
     trust.add_argument("--ca-file", type=Path, help="the CA certificate that the manager's is signed by")
     trust.add_argument(
