@@ -56,6 +56,7 @@ ROOMS_OF_COMMANDS = (
     "backend.hosts.upgrade_commands",
     "backend.hosts.commands",
     "backend.hosts.joining",
+    "backend.hosts.install_commands",
     "backend.placement.commands.affinity",
     "backend.placement.commands.policies",
     "backend.storage.commands.domains",
@@ -112,11 +113,11 @@ COMMANDS = _commands()
 def loops(
     doors: Callable[[UUID, str, int], Any], clock: Clock, keyring: Keyring, authority: Authority,
     earlier: Callable[[UUID, str, int], Any] | None = None, *, quiet_s: float = 60.0, soft: SoftFence = no_soft_fence,
-    packages: Packages | None = None,
+    packages: Packages | None = None, installer: Loop | None = None,
 ) -> list[Loop]:
     """Every loop of the manager. `doors` answers how a host is reached, `earlier` how one is that enrolled when hosts
     had no CA of their own. `authority` is the hosts' CA. For `quiet_s` after the start no host is fenced; `soft` restarts
-    a host's agent from outside; `packages` is what agents are upgraded with."""
+    a host's agent from outside; `packages` is what agents are upgraded with, `installer` installs hosts over SSH."""
     from backend.directory.loop import RefreshDirectory
     from backend.history import Forget
     from backend.placement.loop import Balance, CheckLoads
@@ -141,6 +142,7 @@ def loops(
         HostHistory(clock),
         RollUpgrades(clock),
         *([packages] if packages else []),
+        *([installer] if installer else []),
         Reach(doors, clock),
         Evacuate(clock, leaving.free),
         leaving.LeaveLoop(clock),

@@ -23,6 +23,7 @@ from backend.bootstrap import bootstrap
 from backend.ca import Authority, keep_hosts_authority, write_private
 from backend.clock import WallClock
 from backend.db import is_silent, new_sessions
+from backend.hosts.installing import PROGRAM, Installer, Source
 from backend.hosts.packages import Packages
 from backend.schema import migrate
 from backend.secrets import Keyring
@@ -87,6 +88,17 @@ def _bring_up_to_date(settings: config.Settings) -> None:
             time.sleep(1)
 
 
+def _installer(settings: config.Settings, packages: Packages, keyring: Keyring, clock: WallClock) -> Installer:
+    """What installs hosts over SSH, with what the settings name."""
+    try:
+        ca = Path(settings.ca_file).read_text() if settings.ca_file else ""
+        needs = Path(settings.agent_requirements).read_bytes() if settings.agent_requirements else b""
+        program = Path(settings.agent_installer or PROGRAM).read_bytes()
+    except OSError as no:
+        raise SystemExit(f"A file that hosts are installed with cannot be read: {no}.") from no
+    return Installer(Source(packages, settings.public_url, ca, needs, program), keyring, clock)
+
+
 def run(settings: config.Settings) -> None:
     """Run until SIGTERM or SIGINT. Killed at any instant, it loses nothing: all work is in rows."""
     logs.configure(settings.log_level)
@@ -102,7 +114,8 @@ def run(settings: config.Settings) -> None:
     threads = [
         *runner.run(settings.task_workers),
         *loop_runner.run(sessions, loops(doors, clock, keyring, authority, earlier_doors(settings, clock),
-                                         quiet_s=settings.fence_quiet_s, packages=packages), runner.stopping),
+                                         quiet_s=settings.fence_quiet_s, packages=packages,
+                                         installer=_installer(settings, packages, keyring, clock)), runner.stopping),
     ]
     log.info("manager runs", workers=settings.task_workers)
     runner.stopping.wait()

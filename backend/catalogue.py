@@ -65,6 +65,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "template.removed": ("info", "{actor} removed version {version} of template {name}."),
     "host.added": ("info", "{actor} added host {name}; its agent may enroll until {until}."),
     "cluster.networks_required": ("info", "{actor} said which networks hosts of cluster {name} must have: {networks}."),
+    "host.install": ("info", "{actor} has host {name} at {address} installed over SSH."),
+    "host.key_confirmed": ("info", "{actor} confirmed that host {name} has the SSH key {fingerprint}."),
     "host.registered": ("warning", "Host {name} at {address} asks to be taken in; its key's fingerprint is {fingerprint}."),
     "host.approve": ("info", "{actor_name} approved host {name} into cluster {cluster}."),
     "host.rejected": ("info", "{actor} rejected host {name}."),

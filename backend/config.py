@@ -35,6 +35,8 @@ class Settings:
     client_cert_file: str = ""  # how this process shows itself to agents: a certificate of the hosts' CA
     client_key_file: str = field(default="", repr=False)
     agent_package: str = ""  # the wheel that hosts' agents are upgraded with; for the manager
+    agent_requirements: str = ""  # with hashes, what that wheel needs on a host that is installed over SSH; none: pip decides
+    agent_installer: str = ""  # the shell program that installs a host; none: the one that comes with Leasehold, for Debian
     fence_quiet_s: int = 60  # after the manager's start, in which no host is fenced
     database_pool: int = 10
     task_workers: int = 8

@@ -71,6 +71,28 @@ class HostSample(HasId, Base):
     storage_percent: Mapped[float]  # of the fullest of its own storage domains
 
 
+class HostInstall(Base):
+    """The installation of a host over SSH: how to get in, how far it is. Forgotten, with its secrets, when its task ends."""
+
+    __tablename__ = "host_install"
+    host_id: Mapped[UUID] = ref("host.id", ondelete="CASCADE", primary_key=True)
+    task_id: Mapped[int | None] = mapped_column(sa.BigInteger, index=True)
+    address: Mapped[str]
+    ssh_port: Mapped[int]
+    username: Mapped[str]
+    password_sealed: Mapped[str]
+    private_key_sealed: Mapped[str]
+    storage_roots: Mapped[list[str]]
+    fingerprint: Mapped[str]  # of the key that the host must prove; empty until somebody has said which
+    presented: Mapped[str] = mapped_column(default="", server_default="")  # what it showed when that was not known
+    done: Mapped[int] = mapped_column(default=0, server_default="0")  # stages
+    message: Mapped[str] = mapped_column(default="", server_default="")
+    failure_code: Mapped[str] = mapped_column(default="", server_default="")
+    failure: Mapped[str] = mapped_column(default="", server_default="")
+    taken_back: Mapped[str] = mapped_column(default="", server_default="")  # what became of it when it was to be as before
+    heard_at: Mapped[datetime]
+
+
 class AgentPackage(Base):
     """The package that agents are upgraded with, as the manager has it: one row."""
 

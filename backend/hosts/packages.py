@@ -51,6 +51,11 @@ class Packages:
 
         return reveal
 
+    @property
+    def wheel(self) -> tuple[str, bytes]:
+        """The package's file name and content."""
+        return Path(self._path).name, self._content
+
     def read(self, tx: Tx) -> None:
         return None
 
