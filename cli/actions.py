@@ -51,6 +51,8 @@ def _option(field: Field) -> click.Option:
         return click.Option([flag, field.name], is_flag=True, help="Asked for, or read from standard input: never an argument.")
     if field.type == "boolean":
         return click.Option([f"{flag}/--no-{name.replace('_', '-')}", field.name], default=None, help=words or None)
+    if field.in_file:
+        return click.Option([flag, field.name], metavar="FILE", default=None, help="A file that holds it: never an argument.")
     kind: Any = {"integer": click.INT, "number": click.FLOAT}.get(field.type, click.STRING)
     if field.values:
         kind = click.Choice(field.values)
@@ -66,6 +68,9 @@ def _body(client: Client, action: Action, given: dict[str, Any]) -> dict[str, An
         if field.secret:
             if value or field.required:
                 body[field.name] = secret(f"{field.name.replace('_', ' ').capitalize()}: ")
+        elif field.in_file:
+            if value:
+                body[field.name] = _file(value)
         elif field.type == "list":
             if value:  # a,b,c is three of them; but a line such as Mon,Wed 08:00-12:00 is one
                 parts = [part for item in value for part in ([item] if " " in item else item.split(",")) if part]
@@ -183,6 +188,8 @@ def _tell(client: Client, action: Action, told: Any, *, wait: bool, json: bool) 
     if task and wait and task["state"] in ("queued", "running"):
         task = wait_for(client, task["id"])
         told = {"task": task}
+    if task and wait and isinstance(begun := task.get("result"), dict) and begun.get("task"):  # another one
+        task = wait_for(client, begun["task"]) | {"result": begun}
     if json:
         show.as_json(told)
     elif isinstance(told, dict) and "enroll" in told:

@@ -33,6 +33,11 @@ class Field:
         """Never an option: what stands on a command line is seen by everybody on the machine."""
         return "password" in self.name
 
+    @property
+    def in_file(self) -> bool:
+        """A secret of several lines: the option names the file that holds it."""
+        return "private_key" in self.name
+
 
 @dataclass(frozen=True)
 class Action:

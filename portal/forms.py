@@ -239,6 +239,26 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
             "order": ("Order", "Devices of one number belong together, like two supplies. The next are tried when they fail."),
         }.items()
     },
+    **{
+        ("host.install", field): words
+        for field, words in {
+            "host_name": ("Name", "What it is called here."),
+            "address": ("Address", "By which the manager reaches it, by SSH and afterwards."),
+            "ssh_port": ("SSH port", ""),
+            "storage_roots": ("Storage folders", "Storage domains on it lie below these, one a line, such as /srv/leasehold."),
+            "username": ("User", "root, or a user whom sudo lets run every command."),
+            "password_sealed": ("Password", "For sudo as well. Kept encrypted, and forgotten when the installation has ended."),
+            "private_key_sealed": ("Private key", "Instead of the password: as ssh-keygen writes it, without a passphrase."),
+            "fingerprint": (
+                "Fingerprint of its key",
+                "SHA256:… as “ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub” prints it there. "
+                "Left open: you are shown it, and asked, before anything is done there.",
+            ),
+        }.items()
+    },
+    ("host.confirm_key", "fingerprint"): (
+        "Fingerprint", "As the host itself prints it: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
+    ),
     ("vm.edit", "memory_mib"): ("Memory", "While it runs, more is given at once if it may grow so far, in steps of 128 MiB."),
     ("vm.edit", "vcpus"): ("Processors", "While it runs, more are given at once if it may grow so far."),
     ("vm.edit", "protocols"): ("Consoles", "How it can be opened."),
@@ -350,7 +370,7 @@ SECTIONS["vm.run_once"] = (
     ("Display", ("video", "protocols")),
     ("Start", ("paused",)),
 )
-LONG = frozenset({"message", "cmdline", "sentence"})
+LONG = frozenset({"message", "cmdline", "sentence", "private_key_sealed"})
 
 
 @dataclass
@@ -360,7 +380,7 @@ class Input:
     name: str
     label: str
     help: str
-    kind: str  # text | password | long | lines | number | length | switch | select | checks
+    kind: str  # text | password | secret (of several lines) | long | lines | number | length | switch | select | checks
     required: bool
     value: Any = None
     unit: str = ""
@@ -443,7 +463,7 @@ def _input(command: str, name: str, hint: Any, required: bool, default: Any, opt
     elif get_origin(hint) is tuple:
         made.kind = "lines"
     elif name.endswith("_sealed"):
-        made.kind = "password"
+        made.kind = "secret" if name in LONG else "password"
     elif plural := TEXT_ROWS.get((command, name)):
         made.kind, made.options = "select", options(plural, "")
     elif chosen := OWN_SELECTS.get((command, name)) or SELECTS.get(name):

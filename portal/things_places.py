@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from portal.thing import CLUSTER, MEMORY, NAME, STATE, WHY, Button, Column, Part, Thing, within
+from portal.thing import CLUSTER, MEMORY, NAME, STATE, WHY, Button, Column, Part, Row, Thing, within
 from portal.things_power import HOST_BUTTONS
 
 _LEAVES = ("vm", "vm_state", "destination", "progress", "why")
+
+
+def _shows_key(row: Row) -> bool:
+    return row["state"] == "installing" and "SHA256:" in row.get("why", "")
+
 
 HOSTS = Thing(
     "hosts",
@@ -55,6 +60,7 @@ HOSTS = Thing(
             danger=True,
             ask="Leasehold forgets the host; its agent is told so when it asks again.",
         ),
+        Button("host.confirm_key", "Confirm SSH key", "icon:key-round", _shows_key, form=True, main=True),
         Button(
             "host.reinstall",
             "Reinstall",
@@ -102,7 +108,7 @@ HOSTS = Thing(
         Part("Shared storage", "reaches", "host_id = {id}", ("domain", "ok", "path", "free_mib", "why"), link=False),
         Part("Events", "events", "object_id = {id}", link=False),
     ),
-    (("host.create", "Add host"),),
+    (("host.create", "Add host"), ("host.install", "Install a host")),
     live=("vm", "evacuation", "task"),
     hints=("state = pending_approval", "state != up", "cpu_usage > 80"),
 )

@@ -253,6 +253,9 @@ TABLE: dict[str, Case] = {
     "POST api.host_approve": command(path="host", fine=frozenset({409}), body={"cluster_id": "@cluster"}),
     "POST api.host_reject": command(path="host", fine=frozenset({409}), body={}),
     "POST api.cluster_set_alerts": command(path="cluster", body={"alert_cpu_percent": 80}),
+    "POST api.host_install": command(fine=frozenset({422}), body={  # no password
+        "name": "new", "cluster_id": "@cluster", "address": "10.0.0.9"}),
+    "POST api.host_confirm_key": command(path="host", fine=frozenset({409}), body={"fingerprint": "SHA256:" + "A" * 43}),
     "POST api.host_upgrade": command(path="host", fine=frozenset({409}), body={}),  # there is no package
     "POST api.cluster_upgrade": command(path="cluster", fine=frozenset({409}), body={}),
     "POST api.cluster_cancel_upgrade": command(path="cluster", fine=frozenset({409}), body={}),
