@@ -66,6 +66,7 @@ ROOMS_OF_COMMANDS = (
     "backend.vms.commands.edit",
     "backend.vms.commands.vnics",
     "backend.vms.commands.disks",
+    "backend.vms.commands.disk_sizes",
     "backend.vms.commands.suspend",
     "backend.vms.commands.migrate",
     "backend.vms.commands.reboot",

@@ -51,6 +51,18 @@ class Hotplug:
 
         self.hypervisor.call("changing a network card", update, PLUG_S)
 
+    def grow_disk(self, vm_id: UUID, path: str, capacity_mib: int) -> None:
+        """Make the file of one of its disks larger; its guest is told."""
+
+        def grow(connection: libvirt.virConnect) -> None:
+            domain = self.hypervisor.require(connection, vm_id)
+            if disk_in(domain.XMLDesc(0), path) is None:
+                raise HostRefused("volume_in_use", f"VM {domain.name()} runs, but not with this volume.", path=path)
+            size, how = capacity_mib << 20, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES
+            self._do(domain, lambda: domain.blockResize(path, size, how), "did not get a larger disk", "not_resized")
+
+        self.hypervisor.call("making a disk larger", grow, PLUG_S)
+
     def ask_nic_back(self, vm_id: UUID, mac: str) -> bool:
         """Ask the guest for a network card; True when it is out."""
         return self._unplug(vm_id, lambda xml: nic_in(xml, mac))

@@ -70,13 +70,13 @@ def _flat(head: bytes, cd: bytes, size: int, declared: ImageFormat) -> Image:
             raise HostRefused("image_other_format", f"The file is said to be {_called(declared)}, but it is {what}.")
     if declared == "iso":
         if cd[:6] != b"\x01CD001":
-            raise HostRefused("image_other_format", "The file is said to be the image of a CD, but there is no file system of one.")
+            raise HostRefused("image_other_format", "The file is said to be the image of a CD, but it has none's file system.")
         (blocks,), (block,) = struct.unpack_from("<I", cd, 80), struct.unpack_from("<H", cd, 128)
         if blocks * block > size:
-            sentence = f"The image of the CD is cut off: it says that it has {blocks * block} bytes, and the file has {size}."
+            sentence = f"The CD's image is cut off: it says that it has {blocks * block} bytes, and the file has {size}."
             raise HostRefused("image_truncated", sentence)
     elif size % _SECTOR:
-        raise HostRefused("image_truncated", f"The file has {size} bytes; a raw image has a multiple of {_SECTOR}: it is cut off.")
+        raise HostRefused("image_truncated", f"The file has {size} bytes, no multiple of {_SECTOR}: the raw image is cut off.")
     return Image(declared, size)
 
 

@@ -334,6 +334,19 @@ class AgentService:
         """Throw a volume's changes away."""
         return self._patiently(lambda: self.storage.reset(volume), steering)
 
+    def resize_volume(
+        self, vm_id: UUID | None, domain_path: str, volume_id: UUID, capacity_mib: int, steering: Steering
+    ) -> None:
+        """Make a volume larger, by QEMU when the VM runs."""
+        path = self.storage.volume(domain_path, volume_id)
+        with self.storage.held([path]):
+            if not self.storage.lacks(path, capacity_mib):
+                return
+            if vm_id is not None and self._patiently(lambda: self.hypervisor.runs(vm_id), steering):
+                self._patiently(lambda: self.hotplug.grow_disk(vm_id, path, capacity_mib), steering)
+            else:
+                self._patiently(lambda: self.storage.grow(path, capacity_mib), steering)
+
     def delete_volume(self, domain_path: str, volume_id: UUID, steering: Steering) -> None:
         """Delete a volume."""
         self._patiently(lambda: self.storage.delete(domain_path, volume_id), steering)

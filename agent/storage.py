@@ -139,6 +139,21 @@ class Storage:
             os.rename(self._make(path, volume), path)
         return path
 
+    def lacks(self, path: str, capacity_mib: int) -> bool:
+        """Whether the volume must grow to be so large; a refusal when it is larger."""
+        with _told("The volume's size cannot be read"):
+            has = int(_info(path)["virtual-size"])
+        if has > capacity_mib << 20:
+            sentence = f"The volume has {has >> 20} MiB: it cannot be made smaller, its guest would lose data."
+            raise HostRefused("would_shrink", sentence, path=path)
+        return has < capacity_mib << 20
+
+    def grow(self, path: str, capacity_mib: int) -> None:
+        """Make a volume larger that nobody uses. The caller holds the path."""
+        with _told("The volume cannot be made larger"):
+            self._require_unused(path)
+            run([QEMU_IMG, "resize", "-q", "-f", "qcow2", path, f"{capacity_mib}M"], timeout_s=WORK_S)
+
     def delete(self, domain_path: str, volume_id: UUID) -> None:
         """Delete the volume; one that is not there is fine."""
         path = self._path(domain_path, volume_id)
@@ -183,6 +198,8 @@ class Storage:
         if volume.backing is not None:
             backing, kind = self._require_backing(volume.backing)
             argv += ["-b", backing, "-F", kind]
+        elif volume.preallocated:
+            argv += ["-o", "preallocation=falloc"]
         fresh = f"{path}.{uuid4().hex}.new"
         try:
             run([*argv, fresh, f"{volume.capacity_mib}M"], timeout_s=WORK_S)

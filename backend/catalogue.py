@@ -179,6 +179,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "vm.disk_attached": ("info", "{actor} attached disk {disk} to VM {name}."),
     "vm.disk_detached": ("info", "{actor} detached disk {disk} from VM {name}."),
     "vm.disk_held": ("warning", "Disk {disk} of VM {name} stays: {why}"),
+    "disk.resized": ("info", "{actor} made disk {name} {mib} MiB large."),
     "disk.removed": ("info", "{actor} removed disk {name}."),
     "customaction.created": ("info", "{actor} declared the custom action {name}, which runs the hook {hook}."),
     "customaction.edited": ("info", "{actor} changed the custom action {name}, which runs the hook {hook}."),

@@ -103,12 +103,14 @@ class VmSpec:
 
 @dataclass(frozen=True)
 class VolumeSpec:
-    """A qcow2 volume as a file below a storage domain; `backing` is the full path of the base it overlays."""
+    """A qcow2 volume as a file below a storage domain; `backing` is the full path of the base it overlays. The room of
+    one that is `preallocated` is taken at once; it has no base."""
 
     volume_id: UUID
     domain_path: str
     capacity_mib: int
     backing: str | None = None
+    preallocated: bool = False
 
 
 @dataclass(frozen=True)

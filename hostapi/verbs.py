@@ -167,6 +167,13 @@ class HostAgent(Protocol):
         """Throw the overlay's changes away: a fresh, empty overlay takes its place in one rename.
         Refuses with `volume_in_use` while a VM runs on it."""
 
+    def resize_volume(
+        self, vm_id: UUID | None, domain_path: str, volume_id: UUID, capacity_mib: int, steering: Steering
+    ) -> None:
+        """Make a volume larger, also while this VM runs with it here; one that is so large already is success. Refuses with
+        `would_shrink` when it is larger, `volume_in_use` when another VM runs with it, `not_resized` in the hypervisor's
+        words."""
+
     def delete_volume(self, domain_path: str, volume_id: UUID, steering: Steering) -> None:
         """Delete a volume; one that is not there is success, one a VM runs on is `volume_in_use`."""
 

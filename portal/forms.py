@@ -218,6 +218,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "disk_id": ("Disk", "One that is attached to nothing."),
     "vm_id": ("VM", ""),
     "disk_name": ("Name", ""),
+    "preallocated": ("Take its room at once", "Else it takes room as it is written to."),
     "force": ("Also when people hold desktops of it", "Their leases end and their consoles are closed."),
 }
 OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
@@ -309,6 +310,8 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
         "Longest downtime", "At the end the guest stands still for a moment: no longer than this, if that can be done."),
     ("cluster.migration_policy", "migration_converge"): (
         "When a VM's memory changes faster than it is sent", "It is seen by its memory having been sent twice."),
+    ("disk.create", "domain_id"): ("Storage domain", ""),
+    ("disk.resize", "capacity_mib"): ("New size", "It can only grow. Its guest enlarges the file system on it afterwards."),
     ("storagedomain.create", "host_id"): ("Host", "Whose folder it is. Of a shared one: the host that prepares it."),
     ("storagedomain.create", "path"): ("Folder", "An empty folder of that host, for instance /var/lib/leasehold/disks. A "
                                        "shared one must be mounted there on every host."),

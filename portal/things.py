@@ -6,9 +6,10 @@ from portal.thing import Thing
 from portal.things_access import ACCESSRULES, DEVICES
 from portal.things_actions import CUSTOMACTIONS
 from portal.things_desktops import BOOKINGS, CONSOLES, DECISIONS, LEASES, TEMPLATES
+from portal.things_disks import DISKS
 from portal.things_people import CALENDARS, DIRECTORIES, GROUPS, PERMISSIONS, SESSIONS, TOKENS, USERS
 from portal.things_placement import AFFINITYGROUPS, AFFINITYLABELS, SCHEDULINGPOLICIES
-from portal.things_places import CLUSTERS, DATACENTERS, DISKS, EVACUATIONS, HOSTS, REACHES, STORAGEDOMAINS
+from portal.things_places import CLUSTERS, DATACENTERS, EVACUATIONS, HOSTS, REACHES, STORAGEDOMAINS
 from portal.things_pools import MEMBERS, POOLS, ROLLOUTS, SPAREPLANS
 from portal.things_power import POWERAGENTS
 from portal.things_vms import GUESTSESSIONS, SNAPSHOTS, VMS, VNICS

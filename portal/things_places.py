@@ -184,44 +184,6 @@ REACHES = Thing(
     menu=False,
 )
 
-DISKS = Thing(
-    "disks",
-    "disk",
-    "Disks",
-    "icon:disc-3",
-    "Disks of VMs and templates.",
-    (
-        Column("name", "Name"),
-        STATE,
-        Column("capacity_mib", "Size", "mib"),
-        Column("domain", "Storage domain", "link", "storagedomains"),
-        Column("vm", "VM", "link", "vms"),
-        Column("template", "Template", "link", "templates"),
-    ),
-    buttons=(
-        Button(
-            "disk.detach",
-            "Detach",
-            "icon:unplug",
-            lambda row: row["vm_id"] and not row["made_with"] and row["vm_state"] in ("up", "powering_up", "paused", "down"),
-            ask="It stays as it is, with nobody using it. The guest of a machine that runs is asked to let go of it first.",
-        ),
-        Button(
-            "disk.remove",
-            "Remove",
-            "icon:trash-2",
-            lambda row: not row["attached"],
-            danger=True,
-            ask="The disk and all that is on it are removed. This cannot be undone.",
-        ),
-    ),
-    creates=(("disk.create", "Create disk"),),
-    live=("vm",),
-    detail=False,
-    menu=False,
-    hints=("attached = no",),
-)
-
 CLUSTERS = Thing(
     "clusters",
     "cluster",

@@ -33,6 +33,7 @@ from sim.lives import Lives, Run
 from sim.load import busy, busy_s
 from sim.migration import Migrating
 from sim.upgrading import Upgrading
+from sim.volumes import Volumes
 
 if TYPE_CHECKING:
     from sim.world import SimStorage, World
@@ -42,7 +43,7 @@ POLL_S = 0.1  # real seconds between looks at a clock that may be told
 PICTURE = (160, 90, base64.b64decode("UklGRhgAAABXRUJQVlA4TAwAAAAvn0AWAKhRTTrV/wA="))
 
 
-class SimHost(Lives, Migrating, Processors, Upgrading):
+class SimHost(Lives, Migrating, Processors, Upgrading, Volumes):
     """Runs VMs by remembering them. Every wait is by the world's clock and ends early when something happens."""
 
     def __init__(self, world: World, name: str, *, cpus: int, memory_mib: int) -> None:

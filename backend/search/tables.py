@@ -217,6 +217,8 @@ DISKS = Kind("disks", "disk", Disk.id, {
     "vm_state": Field(sa.select(Vm.state).where(Vm.id == Disk.vm_id).correlate(Disk).scalar_subquery()),
     "attached": Field(sa.or_(Disk.vm_id.is_not(None), Disk.template_id.is_not(None)), "yesno", about="to a VM or a template"),
     "made_with": Field(Disk.backing_id.is_not(None), "yesno", about="it lies over a template's disk and goes with its VM"),
+    "preallocated": Field(Disk.preallocated, "yesno", about="its room is taken whether it is written to or not"),
+    "path": Field(Disk.path),
 }, below("disk", storagedomain=Disk.domain_id))
 
 

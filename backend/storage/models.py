@@ -47,7 +47,7 @@ class DomainReach(HasId, Base):
 
 
 class Disk(HasId, Base):
-    """A disk of a VM or of a template; for now one volume, perhaps over a template's (`backing_id`)."""
+    """A disk of a VM, of a template, or of nobody; for now one volume, perhaps over a template's (`backing_id`)."""
 
     __tablename__ = "disk"
     kind = "disk"
@@ -60,3 +60,4 @@ class Disk(HasId, Base):
     state: Mapped[str] = mapped_column(default=DISK.initial)
     capacity_mib: Mapped[int] = mapped_column(sa.BigInteger)
     path: Mapped[str] = mapped_column(default="", server_default="")  # as the host answered
+    preallocated: Mapped[bool] = mapped_column(default=False, server_default=sa.false())

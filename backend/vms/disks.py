@@ -17,7 +17,7 @@ def volume_spec(tx: Tx, disk: Disk) -> VolumeSpec:
     """The disk's volume as its host knows it."""
     domain = get(tx, StorageDomain, disk.domain_id)
     backing = get(tx, Disk, disk.backing_id).path if disk.backing_id else None
-    return VolumeSpec(disk.id, domain.path, disk.capacity_mib, backing)
+    return VolumeSpec(disk.id, domain.path, disk.capacity_mib, backing, disk.preallocated)
 
 
 def disk_of(tx: Tx, vm_id: UUID) -> Disk | None:

@@ -190,6 +190,7 @@ class _test_driver:
     LACKS = {
         "guest agent": "unsupported", "tickets": "unsupported", "live snapshots": "unsupported", "hanging guest": "none",
         "hot plug": "unsupported",
+        "block resize": "unsupported",
     }
 
     def __init__(self, _: pytest.FixtureRequest, root: Path, pki: Pki) -> None:

@@ -151,6 +151,11 @@ def test_a_guest_is_given_more_while_it_runs(agent: Agent, image: guest.GuestIma
     _inside(agent, spec, "dd if=/dev/urandom of=/dev/vdb bs=64k count=16 2> /dev/null; sync")
     agent.done("unplug_disk", vm_id=spec.vm_id, disk=disk, timeout_s=60)
     assert "vdb" not in _inside(agent, spec, "ls /sys/block")
+    agent.done("plug_disk", vm_id=spec.vm_id, disk=disk)
+    where = {"vm_id": spec.vm_id, "domain_path": str(agent.root / "domain"), "volume_id": disk.volume_id}
+    agent.done("resize_volume", **where, capacity_mib=32)
+    wait(lambda: _inside(agent, spec, "cat /sys/block/vdb/size") == str(32 << 11), "its disk is larger")
+    agent.done("unplug_disk", vm_id=spec.vm_id, disk=disk, timeout_s=60)
     agent.done("pause_vm", vm_id=spec.vm_id)  # as deaf as a guest that hangs
     agent.done("plug_disk", vm_id=spec.vm_id, disk=disk)
     outcome = agent.ask("unplug_disk", vm_id=spec.vm_id, disk=disk, timeout_s=3)

@@ -235,6 +235,7 @@ TABLE: dict[str, Case] = {
     "POST api.disk_create": command(body={"name": "data", "domain_id": "@storagedomain", "capacity_mib": 1024}),
     "POST api.disk_attach": command(path="disk", fine=frozenset({409}), body={"vm_id": "@own_vm"}),  # another has it
     "POST api.disk_detach": command(path="disk", fine=frozenset({409}), body={}),  # its VM was made with it
+    "POST api.disk_resize": command(path="disk", fine=frozenset({202, 409}), body={"capacity_mib": 1 << 20}),
     "POST api.disk_remove": command(path="disk", fine=frozenset({409}), body={}),
     "POST api.vm_lock_guest": command("keeper", "vm", body={}),
     "POST api.vm_log_out_guest": command("keeper", "vm", body={}),

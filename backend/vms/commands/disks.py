@@ -13,6 +13,7 @@ from backend.db import Tx, get
 from backend.directory import rights
 from backend.errors import Impossible, Invalid
 from backend.events import move, record
+from backend.storage.machine import DISK
 from backend.storage.models import Disk, StorageDomain
 from backend.storage.reach import host_of
 from backend.tasks.command import Call, Job, Plain
@@ -25,11 +26,12 @@ from hostapi.types import DiskSpec, Failure
 
 @dataclass(frozen=True)
 class CreateDisk(Plain):
-    """Create an empty disk in a storage domain, to attach to a VM."""
+    """Create an empty disk in a storage domain, to attach to a VM: it takes room as it is written to, or all of it at once."""
 
     disk_name: str
     domain_id: UUID
     capacity_mib: int
+    preallocated: bool = False
     name, permission, steps = "disk.create", "disk.edit", ("define", "volume")
 
     def target(self, tx: Tx) -> tuple[str, UUID | None]:
@@ -50,11 +52,15 @@ class CreateDisk(Plain):
         domain = get(tx, StorageDomain, self.domain_id)
         if domain.state != "active":
             raise Impossible("domain_not_active", f"Storage domain {domain.name} is {domain.state}; activate it first.")
+        if self.preallocated and self.capacity_mib > domain.free_mib:
+            sentence = f"Storage domain {domain.name} has {domain.free_mib} MiB free, the disk is to take {self.capacity_mib}."
+            raise Impossible("storage_full", sentence)
 
     def define(self, tx: Tx, job: Job) -> None:
         """The row, locked until the volume exists."""
         self.check(tx)
-        tx.add(Disk(name=self.disk_name, domain_id=self.domain_id, capacity_mib=self.capacity_mib, state="locked"))
+        tx.add(Disk(name=self.disk_name, domain_id=self.domain_id, capacity_mib=self.capacity_mib, state=DISK.initial,
+                    preallocated=self.preallocated))
 
     def volume(self, tx: Tx, job: Job) -> Call:
         disk = self._require(tx)
