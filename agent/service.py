@@ -35,7 +35,9 @@ from agent.virt import GuestSilent, Hypervisor, HypervisorDown
 from hostapi.tls import client_context
 from hostapi.types import (
     Cpu,
+    Definition,
     DiskSpec,
+    DomainFound,
     FenceSpec,
     GuestAction,
     GuestReport,
@@ -326,6 +328,16 @@ class AgentService:
         """Use this folder that other hosts use, too."""
         return self.storage.attach_shared(path, domain_id, first)
 
+    def keep_definitions(
+        self, domain_path: str, definitions: tuple[Definition, ...], steering: Steering
+    ) -> tuple[int, ...]:
+        """Write definitions down in a storage domain."""
+        return self.storage.keep(domain_path, definitions)
+
+    def read_domain(self, path: str, steering: Steering) -> DomainFound:
+        """All that lies in a storage domain."""
+        return self.storage.read(path)
+
     def create_volume(self, volume: VolumeSpec, steering: Steering) -> str:
         """Create a volume."""
         return self.storage.create(volume)
@@ -340,12 +352,12 @@ class AgentService:
         """Make a volume larger, by QEMU when the VM runs."""
         path = self.storage.volume(domain_path, volume_id)
         with self.storage.held([path]):
-            if not self.storage.lacks(path, capacity_mib):
-                return
-            if vm_id is not None and self._patiently(lambda: self.hypervisor.runs(vm_id), steering):
-                self._patiently(lambda: self.hotplug.grow_disk(vm_id, path, capacity_mib), steering)
-            else:
-                self._patiently(lambda: self.storage.grow(path, capacity_mib), steering)
+            if self.storage.lacks(path, capacity_mib):
+                if vm_id is not None and self._patiently(lambda: self.hypervisor.runs(vm_id), steering):
+                    self._patiently(lambda: self.hotplug.grow_disk(vm_id, path, capacity_mib), steering)
+                else:
+                    self._patiently(lambda: self.storage.grow(path, capacity_mib), steering)
+            self.storage.note_size(path, capacity_mib)
 
     def delete_volume(self, domain_path: str, volume_id: UUID, steering: Steering) -> None:
         """Delete a volume."""

@@ -8,19 +8,23 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
+from agent import metadata
 from agent.deadline import Overdue, within
 from agent.shell import ProgramFailed, run
-from hostapi.types import StorageReport, VolumeSpec
+from hostapi import domains
+from hostapi.domains import MARK, NoDomain
+from hostapi.types import Definition, DomainFound, StorageReport, VolumeSpec
 from hostapi.verbs import HostRefused
 
 QEMU_IMG = "qemu-img"
-MARK = ".leasehold-domain"  # names, inside the folder, the shared domain that it is
 LOOK_S = 3.0  # a healthy folder answers at once
 WORK_S = 120.0
+READ_S = 600.0  # a domain may hold ten thousands of files
 
 
 class Storage:
@@ -42,14 +46,15 @@ class Storage:
     def require_inside(self, path: str) -> str:
         """The path with its symbolic links followed, or a refusal when that lies below none of the roots."""
         real = os.path.realpath(path)
-        if not os.path.isabs(path) or not any(
-            real == root or real.startswith(root + "/") for root in self._roots
-        ):
+        if not os.path.isabs(path) or not self._is_inside(real):
             sentence = (
                 f"{path} lies outside of this host's storage folders ({', '.join(self._roots) or 'none'})."
             )
             raise HostRefused("path_refused", sentence, path=path)
         return real
+
+    def _is_inside(self, real: str) -> bool:
+        return any(real == root or real.startswith(root + "/") for root in self._roots)
 
     @contextmanager
     def held(self, paths: Sequence[str]) -> Iterator[None]:
@@ -99,6 +104,26 @@ class Storage:
                 fresh.write_text(json.dumps(self._domains))
                 fresh.replace(self._memory)
 
+    def keep(self, path: str, definitions: Sequence[Definition]) -> tuple[int, ...]:
+        """Write down what the domain, its VMs and templates are; answers the generations that are there now."""
+        folder = Path(self.require_inside(path))
+        if not (folder / "volumes").is_dir():
+            raise HostRefused("no_domain", f"{path} is no storage domain here; look whether it is mounted.", path=path)
+        found = []
+        for one in definitions:
+            with self.held([f"{folder}/{one.kind}/{one.id}"]), _told(f"What storage domain {path} keeps cannot be written"):
+                found.append(within(WORK_S, partial(metadata.keep, folder, one)))
+        return tuple(found)
+
+    def read(self, path: str) -> DomainFound:
+        """All that lies in this folder; its volumes may rest on what lies below the roots."""
+        self.require_inside(path)
+        with _told(f"Storage domain {path} cannot be read"):
+            try:
+                return within(READ_S, lambda: domains.read(path, self._is_inside))
+            except NoDomain as no:
+                raise HostRefused("no_domain", str(no), path=path) from no
+
     def reports(self) -> tuple[StorageReport, ...]:
         """Every domain as it is now. One that hangs is reported as such, and not asked again until it answers."""
         with self._lock:
@@ -128,7 +153,8 @@ class Storage:
             if os.path.exists(path):
                 self._require_same(path, volume)
             else:
-                os.rename(self._make(path, volume), path)
+                self._put(self._make(path, volume), path, volume)
+            metadata.settle(path, volume)
         return path
 
     def reset(self, volume: VolumeSpec) -> str:
@@ -137,6 +163,7 @@ class Storage:
         with self.held([path]), _told(f"Volume {volume.volume_id} cannot be reset"):
             self._require_unused(path)
             os.rename(self._make(path, volume), path)
+            metadata.settle(path, volume)
         return path
 
     def lacks(self, path: str, capacity_mib: int) -> bool:
@@ -147,6 +174,11 @@ class Storage:
             sentence = f"The volume has {has >> 20} MiB: it cannot be made smaller, its guest would lose data."
             raise HostRefused("would_shrink", sentence, path=path)
         return has < capacity_mib << 20
+
+    def note_size(self, path: str, capacity_mib: int) -> None:
+        """Note beside the volume how large it is now."""
+        with _told("The volume's new size cannot be noted beside it"):
+            metadata.resized(path, capacity_mib)
 
     def grow(self, path: str, capacity_mib: int) -> None:
         """Make a volume larger that nobody uses. The caller holds the path."""
@@ -159,7 +191,9 @@ class Storage:
         path = self._path(domain_path, volume_id)
         with self.held([path]), _told(f"Volume {volume_id} cannot be deleted"):
             self._require_unused(path)
+            metadata.doom(path)
             Path(path).unlink(missing_ok=True)
+            metadata.forget(path)
 
     # -- snapshots inside a volume that no VM runs on --------------------------------------------
     def volume(self, domain_path: str, volume_id: UUID) -> str:
@@ -207,6 +241,15 @@ class Storage:
             Path(fresh).unlink(missing_ok=True)
             raise
         return fresh
+
+    def _put(self, fresh: str, path: str, volume: VolumeSpec) -> None:
+        """Let the new volume take its place, which is noted before."""
+        try:
+            metadata.begin(path, volume)
+            os.rename(fresh, path)
+        except BaseException:
+            Path(fresh).unlink(missing_ok=True)
+            raise
 
     def _require_backing(self, backing: str, above: tuple[str, ...] = ()) -> tuple[str, str]:
         """The base's real path and its format. An image can name files that its guest would then read: all that

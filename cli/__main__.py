@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cli import actions, config, connect, show
+from cli import actions, config, connect, show, storage
 from cli.client import Client, Trouble
 from cli.described import Description, fetch
 from cli.waiting import wait_for
@@ -223,6 +223,7 @@ def explain_vm(session: Session, vm: str, json_: bool) -> None:
 
 
 cli.add_command(connect.connect)
+cli.add_command(storage.storage)
 
 task = Noun("task", help="Wait for tasks, cancel them.")
 directory = Noun("directory", help="Active Directory domains: add, test, search.")

@@ -102,6 +102,15 @@ class VmSpec:
 
 
 @dataclass(frozen=True)
+class VolumeAbout:
+    """What is noted beside a volume: the name of its disk, and what it is made for; nothing: for itself."""
+
+    disk: str = ""
+    owner: Literal["", "vm", "template"] = ""
+    owner_id: UUID | None = None
+
+
+@dataclass(frozen=True)
 class VolumeSpec:
     """A qcow2 volume as a file below a storage domain; `backing` is the full path of the base it overlays. The room of
     one that is `preallocated` is taken at once; it has no base."""
@@ -111,6 +120,51 @@ class VolumeSpec:
     capacity_mib: int
     backing: str | None = None
     preallocated: bool = False
+    about: VolumeAbout = field(default=VolumeAbout(), compare=False)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a storage domain keeps of itself, of a VM or of a template: JSON as docs/storage-format.md has it. Without text
+    nothing is kept any more."""
+
+    kind: Literal["domain", "vm", "template"]
+    id: UUID
+    generation: int
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class VolumeFound:
+    """A volume that lies in a storage domain: what its own header says, its metadata, and why it cannot be used, if so."""
+
+    volume_id: UUID
+    path: str
+    capacity_mib: int = 0
+    chain: tuple[str, ...] = ()  # the files that it rests on, the next one first
+    snapshots: tuple[str, ...] = ()
+    text: str = ""  # its metadata, if there are any
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a storage domain that is not as it should be."""
+
+    kind: Literal["torn", "newer", "refused", "missing", "orphaned", "unfinished"]
+    file: str
+    why: str
+
+
+@dataclass(frozen=True)
+class DomainFound:
+    """All that lies in a storage domain's folder. `mark` is the shared domain that the folder is marked as."""
+
+    path: str
+    mark: UUID | None = None
+    definitions: tuple[Definition, ...] = ()
+    volumes: tuple[VolumeFound, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from uuid import UUID
 
 from hostapi.types import (
     Cpu,
+    Definition,
     DiskSpec,
+    DomainFound,
     Failure,
     FenceSpec,
     GuestAction,
@@ -159,6 +161,17 @@ class HostAgent(Protocol):
         """Make a folder that several hosts mount at this path a storage domain of this host, too. The `first` host makes
         it and marks it with the domain's id; others refuse with `not_shared` where that mark is not to be seen, so that
         an empty mount point is never taken for it. One that is another domain already is `other_domain`."""
+
+    def keep_definitions(
+        self, domain_path: str, definitions: tuple[Definition, ...], steering: Steering
+    ) -> tuple[int, ...]:
+        """Write down in the storage domain what it, its VMs and templates are, and delete what has no text any more. Answers
+        for each the generation that is there now: a higher one than asked was there already, and stays. Refuses with
+        `bad_definition` what is none, `newer_format` where a newer Leasehold has written."""
+
+    def read_domain(self, path: str, steering: Steering) -> DomainFound:
+        """All that lies in this folder as a storage domain; changes nothing. A volume that cannot be used, because it rests
+        on what is not there or outside of this host's storage folders, says why. Refuses with `no_domain`."""
 
     def create_volume(self, volume: VolumeSpec, steering: Steering) -> str:
         """Create a qcow2 volume and answer its path. One that exists with the same spec is success."""

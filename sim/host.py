@@ -29,6 +29,7 @@ from hostapi.types import (
 from hostapi.verbs import HostRefused, Steering
 from sim import power
 from sim.cpus import Processors, digest
+from sim.keeping import Keeping
 from sim.lives import Lives, Run
 from sim.load import busy, busy_s
 from sim.migration import Migrating
@@ -43,7 +44,7 @@ POLL_S = 0.1  # real seconds between looks at a clock that may be told
 PICTURE = (160, 90, base64.b64decode("UklGRhgAAABXRUJQVlA4TAwAAAAvn0AWAKhRTTrV/wA="))
 
 
-class SimHost(Lives, Migrating, Processors, Upgrading, Volumes):
+class SimHost(Keeping, Lives, Migrating, Processors, Upgrading, Volumes):
     """Runs VMs by remembering them. Every wait is by the world's clock and ends early when something happens."""
 
     def __init__(self, world: World, name: str, *, cpus: int, memory_mib: int) -> None:

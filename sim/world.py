@@ -13,7 +13,7 @@ from backend.clock import Clock
 from hostapi.client import HostUnreachable
 from hostapi.desk import Desk
 from hostapi.journal import Journal
-from hostapi.types import Cpu, HostCpu, HostReport, Outcome, PowerKind, Screen, VmSpec, VolumeSpec
+from hostapi.types import Cpu, Definition, HostCpu, HostReport, Outcome, PowerKind, Screen, VmSpec, VolumeSpec
 from hostapi.verbs import HostRefused
 from sim.cpus import host_cpu
 from sim.host import PICTURE, SimHost
@@ -39,6 +39,7 @@ class SimStorage:
     lost: set[str] = field(default_factory=set)  # file names that are gone
     saved: dict[str, VmSpec] = field(default_factory=dict)  # memory of suspended VMs, by its file's path
     snapshots: dict[UUID, list[UUID]] = field(default_factory=dict)  # of each volume, the oldest first
+    definitions: dict[tuple[str, UUID], Definition] = field(default_factory=dict)  # of VMs, templates and itself
     reverts: list[tuple[UUID, UUID]] = field(default_factory=list)  # (volume, snapshot) that was gone back to
 
 

@@ -10,14 +10,21 @@ from backend.db import Tx, get
 from backend.errors import Impossible
 from backend.storage.models import Disk, StorageDomain
 from backend.vms.models import Vm
-from hostapi.types import VolumeSpec
+from hostapi.types import VolumeAbout, VolumeSpec
 
 
 def volume_spec(tx: Tx, disk: Disk) -> VolumeSpec:
     """The disk's volume as its host knows it."""
     domain = get(tx, StorageDomain, disk.domain_id)
     backing = get(tx, Disk, disk.backing_id).path if disk.backing_id else None
-    return VolumeSpec(disk.id, domain.path, disk.capacity_mib, backing, disk.preallocated)
+    return VolumeSpec(disk.id, domain.path, disk.capacity_mib, backing, disk.preallocated, about=about(disk))
+
+
+def about(disk: Disk) -> VolumeAbout:
+    """What is to be noted beside the disk's volume."""
+    if disk.vm_id is not None:
+        return VolumeAbout(disk.name, "vm", disk.vm_id)
+    return VolumeAbout(disk.name, "template" if disk.template_id else "", disk.template_id)
 
 
 def disk_of(tx: Tx, vm_id: UUID) -> Disk | None:

@@ -13,7 +13,9 @@ import pytest
 from hostapi.types import (
     BootSpec,
     Cpu,
+    Definition,
     DiskSpec,
+    DomainFound,
     FenceSpec,
     GuestReport,
     HookOutput,
@@ -27,6 +29,7 @@ from hostapi.types import (
     PowerOption,
     PowerReport,
     PowerSpec,
+    Problem,
     Screen,
     Secret,
     StorageReport,
@@ -34,6 +37,7 @@ from hostapi.types import (
     VmEnd,
     VmReport,
     VmSpec,
+    VolumeFound,
     VolumeSpec,
 )
 from hostapi.verbs import QUESTIONS, STEPS
@@ -55,6 +59,8 @@ ARGS: dict[str, dict[str, Any]] = {
     "set_ticket": {"vm_id": uuid4(), "ticket": TICKET},
     "attach_domain": {"path": "/srv/a"},
     "attach_shared_domain": {"path": "/srv/a", "domain_id": uuid4(), "first": True},
+    "keep_definitions": {"domain_path": "/srv/a", "definitions": (Definition("vm", uuid4(), 3, "{}"),)},
+    "read_domain": {"path": "/srv/a"},
     "create_volume": {"volume": VOLUME},
     "reset_volume": {"volume": VOLUME},
     "resize_volume": {"vm_id": None, "domain_path": "/srv/a", "volume_id": uuid4(), "capacity_mib": 32},
@@ -101,6 +107,11 @@ RESULTS: dict[str, Any] = {
     "set_ticket": None,
     "attach_domain": STORAGE,
     "attach_shared_domain": STORAGE,
+    "keep_definitions": (3, 4),
+    "read_domain": DomainFound(
+        "/srv/a", uuid4(), (Definition("vm", uuid4(), 3, "{}"),), (VolumeFound(uuid4(), "/srv/a/x", 16, ("/b",), ("s",)),),
+        (Problem("torn", "x.meta", "It is torn."),),
+    ),
     "create_volume": "/srv/a/volumes/x.qcow2",
     "reset_volume": "/srv/a/volumes/x.qcow2",
     "resize_volume": None,

@@ -15,6 +15,7 @@ from backend.events import move, record
 from backend.storage.models import Disk, StorageDomain
 from backend.storage.reach import host_of
 from backend.tasks.command import Call, Job, Plain
+from backend.vms.disks import about
 from backend.vms.machine import TEMPLATE
 from backend.vms.models import Template, Vm
 from backend.vms.rules import require_name, require_sizes
@@ -102,9 +103,8 @@ class ImportTemplate(Plain):
     def volume(self, tx: Tx, job: Job) -> Call:
         disk = self._disk(tx)
         domain = get(tx, StorageDomain, disk.domain_id)
-        return Call(
-            host_of(tx, disk), "create_volume", {"volume": VolumeSpec(disk.id, domain.path, disk.capacity_mib, self.image_path)}
-        )
+        volume = VolumeSpec(disk.id, domain.path, disk.capacity_mib, self.image_path, about=about(disk))
+        return Call(host_of(tx, disk), "create_volume", {"volume": volume})
 
     def volume_done(self, tx: Tx, job: Job, path: str) -> None:
         move(tx, self._disk(tx), "created", path=path)
