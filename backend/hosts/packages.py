@@ -24,7 +24,7 @@ NAME = re.compile(r"leasehold-([^-]+)-.*\.whl")
 class Packages:
     """A loop that writes down which package this manager has; what it holds is `reveal`ed to the runner by its SHA-256."""
 
-    name, every_s = "agent package", 30.0
+    name, every_s = "agent package", 5.0
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -75,7 +75,7 @@ def package(tx: Tx) -> AgentPackage:
     """The package that there is; `Impossible` when no manager has one."""
     found = tx.scalars(sa.select(AgentPackage).execution_options(populate_existing=True)).first()
     if found is None:
-        sentence = "There is no package to upgrade agents with: name one in the manager's setting agent_package."
+        sentence = "There is no package of the agent: name one in the manager's setting agent_package."
         raise Impossible("no_package", sentence)
     return found
 

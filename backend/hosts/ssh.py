@@ -56,9 +56,10 @@ def presented(address: str, port: int) -> str:
 
 
 @contextmanager
-def shell(login: Login) -> Iterator[Shell]:
-    """A shell on the host, after it has proved its key; the password is not sent before."""
-    with _transport(login.address, login.port) as transport:
+def shell(login: Login, *, within_s: float = CONNECT_S) -> Iterator[Shell]:
+    """A shell on the host, after it has proved its key; the password is not sent before. `within_s` is for each of: reach
+    it, agree on keys, sign on."""
+    with _transport(login.address, login.port, within_s) as transport:
         found = _fingerprint(transport.get_remote_server_key())
         if not hmac.compare_digest(found, login.fingerprint):
             raise NoShell(
@@ -123,16 +124,18 @@ class Shell:
 
 
 @contextmanager
-def _transport(address: str, port: int) -> Iterator[paramiko.Transport]:
+def _transport(address: str, port: int, within_s: float = CONNECT_S) -> Iterator[paramiko.Transport]:
     where = f"{address}:{port}"
     try:
-        connection = socket.create_connection((address, port), timeout=CONNECT_S)
+        connection = socket.create_connection((address, port), timeout=within_s)
     except OSError as no:
         raise NoShell("unreachable", f"No SSH server answers at {where}: {_words(no)}.") from no
     with connection:
         try:
             transport = paramiko.Transport(connection)
-            transport.start_client(timeout=CONNECT_S)
+            transport.auth_timeout = transport.banner_timeout = within_s
+            transport.start_client(timeout=within_s)
+            transport.get_remote_server_key()  # it says nothing of its own of a time that is over
         except (paramiko.SSHException, OSError, EOFError) as no:
             raise NoShell("unreachable", f"What answers at {where} is no SSH server that can be talked to: {_words(no)}.") from no
         try:
