@@ -25,6 +25,7 @@ from backend.clock import WallClock
 from backend.db import is_silent, new_sessions
 from backend.hosts.installing import PROGRAM, Installer, Source
 from backend.hosts.packages import Packages
+from backend.hosts.restarting import AgentRestarts
 from backend.schema import migrate
 from backend.secrets import Keyring
 from backend.tasks.runner import Runner
@@ -114,7 +115,7 @@ def run(settings: config.Settings) -> None:
     threads = [
         *runner.run(settings.task_workers),
         *loop_runner.run(sessions, loops(doors, clock, keyring, authority, earlier_doors(settings, clock),
-                                         quiet_s=settings.fence_quiet_s, packages=packages,
+                                         quiet_s=settings.fence_quiet_s, soft=AgentRestarts(keyring), packages=packages,
                                          installer=_installer(settings, packages, keyring, clock)), runner.stopping),
     ]
     log.info("manager runs", workers=settings.task_workers)

@@ -20,7 +20,7 @@ import assembly
 from backend.clock import Clock
 from backend.clusters.loop import ClusterCpus
 from backend.db import Sessions, Tx
-from backend.ha.loop import HighAvailability
+from backend.ha.loop import HighAvailability, Silent
 from backend.hosts.evacuation import Evacuate
 from backend.hosts.history import HostHistory
 from backend.hosts.loop import Monitor
@@ -96,9 +96,9 @@ class Installation:
         """How the manager reaches the host whose address is its name."""
         return _Door(self, self.sim.door(address), address)
 
-    def soft(self, host_id: UUID, address: str) -> bool:
-        """Restart the agent of the host whose address is its name, from outside."""
-        return self.sim.restart_agent(address)
+    def soft(self, silent: Sequence[Silent]) -> dict[UUID, bool]:
+        """Restart the agents of the hosts whose addresses are their names, from outside."""
+        return {one.host_id: self.sim.restart_agent(one.address) for one in silent}
 
     def new_runner(self, name: str = "manager") -> Runner:
         """One more runner, as another manager process would have."""

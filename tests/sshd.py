@@ -17,11 +17,12 @@ USER, SUDOER = "lhssh", "lhsudo"  # the first may become nobody else
 
 @dataclass(frozen=True)
 class Sshd:
-    """Where it listens, the fingerprint of its key, and root's private key."""
+    """Where it listens, the fingerprint of its key, root's private key, and the file of the keys that let root in."""
 
     port: int
     fingerprint: str
     root_key: str
+    authorized: Path
     process: subprocess.Popen[bytes]
 
 
@@ -51,7 +52,7 @@ def sshd(folder: Path) -> Iterator[Sshd]:
             process = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", config], stdout=log, stderr=log)
         _wait(port, process)
         said = subprocess.run(["ssh-keygen", "-l", "-f", folder / "host.pub"], check=True, capture_output=True, text=True)
-        yield Sshd(port, said.stdout.split()[1], (folder / "root").read_text(), process)
+        yield Sshd(port, said.stdout.split()[1], (folder / "root").read_text(), folder / "root.pub", process)
     finally:
         if process is not None:
             process.terminate()

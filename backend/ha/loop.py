@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -36,7 +36,20 @@ from backend.vms.models import Vm
 ROOM_AGAIN = timedelta(seconds=3)  # how soon it is looked again whether there is room for a VM
 log = structlog.get_logger("ha")
 SecondProof = Callable[[UUID], SECOND]
-SoftFence = Callable[[UUID, str], bool]  # (host, its address): restart its agent from outside; whether that was possible
+
+
+class Silent(NamedTuple):
+    """A host that does not answer, and how its agent is restarted from outside, where that is known."""
+
+    host_id: UUID
+    address: str
+    ssh_port: int
+    ssh_fingerprint: str
+
+
+SoftFence = Callable[[Sequence[Silent]], dict[UUID, bool]]
+"""Asked in every round, with the hosts whose agents are to be restarted from outside. It answers within seconds, whether that
+was possible for those of which it is known by then, and forgets those that are asked for no more."""
 
 
 def no_second_proof(host_id: UUID) -> SECOND:
@@ -44,9 +57,9 @@ def no_second_proof(host_id: UUID) -> SECOND:
     return "unknown"
 
 
-def no_soft_fence(host_id: UUID, address: str) -> bool:
+def no_soft_fence(silent: Sequence[Silent]) -> dict[UUID, bool]:
     """Nobody can restart an agent from here."""
-    return False
+    return {one.host_id: False for one in silent}
 
 
 @dataclass
@@ -69,18 +82,16 @@ class HighAvailability:
         self.clock, self.quiet_s, self.second, self.soft, self.every_s = clock, quiet_s, second, soft, every_s
         self.started_at = clock.now()
 
-    def read(self, tx: Tx) -> list[tuple[UUID, str, bool]]:
+    def read(self, tx: Tx) -> list[tuple[Silent, bool]]:
         """Hosts that are silent, and whether their agents are to be restarted."""
         wanted = sa.and_(Outage.soften_at.is_not(None), Outage.softened_at.is_(None))
-        rows = sa.select(Host.id, Host.address, sa.func.coalesce(wanted, False)).outerjoin(Outage, Outage.host_id == Host.id)
-        return [(id, address, soften) for id, address, soften in tx.execute(rows.where(Host.state.in_(SILENT)))]
+        columns = (Host.id, Host.address, Host.ssh_port, Host.ssh_fingerprint, sa.func.coalesce(wanted, False))
+        rows = sa.select(*columns).outerjoin(Outage, Outage.host_id == Host.id).where(Host.state.in_(SILENT))
+        return [(Silent(id, address, port, key), soften) for id, address, port, key, soften in tx.execute(rows)]
 
-    def gather(self, wanted: list[tuple[UUID, str, bool]]) -> _Asked:
-        found = _Asked({host_id: self.second(host_id) for host_id, _, _ in wanted})
-        if soften := [(host_id, address) for host_id, address, now in wanted if now]:
-            with ThreadPoolExecutor(min(8, len(soften)), "soft") as pool:
-                found.softened = dict(zip([id for id, _ in soften], pool.map(lambda one: self.soft(*one), soften), strict=True))
-        return found
+    def gather(self, wanted: list[tuple[Silent, bool]]) -> _Asked:
+        second = {silent.host_id: self.second(silent.host_id) for silent, _ in wanted}
+        return _Asked(second, self.soft([silent for silent, soften in wanted if soften]))
 
     def apply(self, tx: Tx, found: _Asked) -> None:
         now = self.clock.now()

@@ -11,13 +11,17 @@ HOME_OF_AGENT=/opt/leasehold
 STATE=/var/lib/leasehold-agent
 UNIT=/etc/systemd/system/leasehold-agent.service
 UPGRADE=/usr/local/lib/leasehold/upgrade
-OURS="$UNIT $UPGRADE $HOME_OF_AGENT $STATE"
+RESTART=/usr/local/lib/leasehold/restart
+KEYS=/root/.ssh/authorized_keys
+KEY_IS=leasehold-restarts-its-agent  # the comment of the manager's key
+OURS="$UNIT $UPGRADE $RESTART $HOME_OF_AGENT $STATE"
 MADE=$FOLDER.made  # is there while what is ours came by this program, and no agent is enrolled by it yet
 PACKAGES="python3 python3-venv python3-dev gcc libc6-dev pkg-config libvirt-dev ca-certificates e2fsprogs iproute2 util-linux
     qemu-system-x86 qemu-utils libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients"
 
 step() { echo "» $*"; }
 sorry() { echo "$*"; exit 1; }
+forget_key() { [ ! -e $KEYS ] || sed -i "/ $KEY_IS\$/d" $KEYS; }
 
 check() {
     [ "$(id -u)" = 0 ] || sorry "This user is not root."
@@ -77,13 +81,23 @@ KillMode=process
 [Install]
 WantedBy=multi-user.target
 END
+    step "Lets the manager restart the agent"
+    # what hangs is not asked to end: an agent that is killed loses nothing
+    printf '#!/bin/sh\nsystemctl kill -s KILL --kill-who=main %s 2> /dev/null\nexec systemctl restart %s\n' \
+        leasehold-agent.service leasehold-agent.service > $RESTART
+    chmod 755 $RESTART
+    [ -d "${KEYS%/*}" ] || mkdir -m 700 "${KEYS%/*}"
+    forget_key
+    [ ! -s $KEYS ] || [ -z "$(tail -c 1 $KEYS)" ] || echo >> $KEYS
+    echo "restrict,command=\"$RESTART\" $RESTART_KEY $KEY_IS" >> $KEYS
+    chmod 600 $KEYS
 }
 
 enroll() {
     . $FOLDER/settings
     step "Waits for its certificate"
     set --
-    for folder in $STORAGE; do set -- "$@" --storage-root "$folder"; done
+    for folder in $STORAGE; do mkdir -p "$folder"; set -- "$@" --storage-root "$folder"; done
     if [ ! -e $STATE/cert.pem ] || [ ! -e $STATE/agent.toml ]; then
         $HOME_OF_AGENT/bin/leasehold-agent enroll --manager "$MANAGER" --ca-file $FOLDER/ca.pem --token-file $FOLDER/token \
             --name "$NAME" --address "$ADDRESS" --upgrade $UPGRADE "$@"
@@ -106,6 +120,7 @@ remove() {
         systemctl disable -q --now leasehold-agent.service 2> /dev/null || true
         # shellcheck disable=SC2086
         rm -rf $OURS $MADE
+        forget_key
         systemctl daemon-reload 2> /dev/null || true
     fi
     rm -rf $FOLDER

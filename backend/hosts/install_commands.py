@@ -175,6 +175,8 @@ class FollowInstall(Plain):
 
     def ended(self, tx: Tx, job: Job, state: str) -> None:
         row, host = _row(tx, self.host_id), get(tx, Host, self.host_id, lock=True)
+        if row.done >= stage_of("enroll"):
+            host.ssh_port, host.ssh_fingerprint = row.ssh_port, row.fingerprint
         if state != "succeeded" and HOST.may(host.state, "install_failed"):
             why = "The installation was cancelled." if state == "cancelled" else row.failure or "It failed; see its task."
             move(tx, host, "install_failed", why=f"{why} {row.taken_back}".strip())

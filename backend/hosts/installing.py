@@ -22,6 +22,7 @@ from backend.hosts.install_rules import STAGES, gives_up, stage_of
 from backend.hosts.machine import HOST
 from backend.hosts.models import Host, HostInstall
 from backend.hosts.packages import Packages
+from backend.hosts.restarting import own_key
 from backend.hosts.ssh import Login, NoShell, Shell, presented, shell
 from backend.secrets import Keyring
 from backend.tasks.models import Task
@@ -41,6 +42,7 @@ else
     fi
     echo running
 fi
+grep '^» ' {job}.log 2>/dev/null | tail -n 1
 tail -n 20 {job}.log 2>/dev/null
 exit 0
 """
@@ -185,7 +187,7 @@ class Installer:
         wheel, content = self.source.packages.wheel
         said = host.as_root(f"sh -c 'umask 077; mkdir -p {FOLDER} && rm -f {FOLDER}/*'")
         settings = {"NAME": work.name, "ADDRESS": work.row["address"], "MANAGER": self.source.url, "WHEEL": wheel,
-                    "STORAGE": " ".join(work.storage_roots)}  # fmt: skip
+                    "STORAGE": " ".join(work.storage_roots), "RESTART_KEY": own_key(self.keyring).public}  # fmt: skip
         lines = "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
         files = {wheel: content, "program": self.source.program, "settings": lines.encode(),
                  "ca.pem": self.source.ca_pem.encode(), "token": self._token(work.host_id).encode()}  # fmt: skip

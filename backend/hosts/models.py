@@ -27,6 +27,8 @@ class Host(HasId, Base):
     address: Mapped[str] = mapped_column(default="", server_default="")  # how the manager reaches the agent
     port: Mapped[int] = mapped_column(default=0, server_default="0")  # asks, over mutual TLS
     console_port: Mapped[int] = mapped_column(default=0, server_default="0")  # consoles, over mutual TLS
+    ssh_port: Mapped[int] = mapped_column(default=0, server_default="0")  # by which its agent is restarted from outside …
+    ssh_fingerprint: Mapped[str] = mapped_column(default="", server_default="")  # … of one that was installed over SSH
     enroll_hash: Mapped[bytes | None] = mapped_column(sa.LargeBinary)  # SHA-256 of the one-time token
     enroll_until: Mapped[datetime | None]
     enroll_csr: Mapped[str | None]  # waits for the hosts' CA
