@@ -32,6 +32,7 @@ from backend.loops import Loop
 from backend.placement import models as placement_rows
 from backend.secrets import Keyring
 from backend.storage import models as storage_rows
+from backend.storage.keeping import KeepDefinitions
 from backend.storage.loop import Reach
 from backend.tasks import models as task_rows
 from backend.vms import models as vm_rows
@@ -145,6 +146,7 @@ def loops(
         *([packages] if packages else []),
         *([installer] if installer else []),
         Reach(doors, clock),
+        KeepDefinitions(doors),
         Evacuate(clock, leaving.free),
         leaving.LeaveLoop(clock),
         Enroll(authority, clock),

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 import msgspec
+import structlog
 
 from agent.stats import utc_now
 from hostapi import metadata
@@ -17,6 +18,8 @@ from hostapi.types import Definition, VolumeSpec
 from hostapi.verbs import HostRefused
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+log = structlog.get_logger("storage")
 
 
 def begin(path: str, volume: VolumeSpec) -> None:
@@ -56,16 +59,16 @@ def forget(path: str) -> None:
 
 
 def keep(folder: Path, one: Definition) -> int:
-    """Write a definition down, or delete it, unless a later one is there; answers the generation that is there now."""
-    if one.text:
-        try:
-            body = metadata.parse(one.kind, one.text)
-            if body.id != one.id:
-                raise BadMetadata("refused", "it is of another id.")
-        except BadMetadata as no:
-            raise HostRefused("bad_definition", f"The definition of {one.kind} {one.id} cannot be kept: {no}") from no
+    """Write a definition down, or delete it, unless a later one is there; answers the generation that is there now, 0 when
+    it cannot be kept."""
     file = folder / metadata.place(one.kind, one.id)
-    there = _generation(file, one)
+    try:
+        if one.text and metadata.parse(one.kind, one.text).id != one.id:
+            raise BadMetadata("refused", "it is of another id.")
+        there = _generation(file, one)
+    except BadMetadata as no:
+        log.warning("a definition cannot be kept", file=str(file), why=str(no))
+        return 0
     if there > one.generation:
         return there
     if one.text:
@@ -76,12 +79,12 @@ def keep(folder: Path, one: Definition) -> int:
 
 
 def _generation(file: Path, one: Definition) -> int:
-    """0 for one that is not there or torn: then ours mends it."""
+    """0 for one that is not there or torn: then ours mends it. Raises `BadMetadata` for one of a newer version."""
     try:
         kept = metadata.load(file, one.kind)
     except BadMetadata as no:
         if no.what == "newer":
-            raise HostRefused("newer_format", f"{file} cannot be written: {no}", path=str(file)) from no
+            raise
         return 0
     return kept.generation if kept else 0
 

@@ -27,7 +27,7 @@ _HEAD = re.compile(rb"leasehold (domain|volume|vm|template) ([0-9]{1,6}) ([0-9]{
 _LONGEST_HEAD = 128
 
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
-Text = Annotated[str, Meta(max_length=4096)]
+Text = Annotated[str, Meta(max_length=65_536)]
 Mib = Annotated[int, Meta(ge=1, le=1 << 40)]
 Count = Annotated[int, Meta(ge=0, le=1 << 30)]
 

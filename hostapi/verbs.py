@@ -166,8 +166,8 @@ class HostAgent(Protocol):
         self, domain_path: str, definitions: tuple[Definition, ...], steering: Steering
     ) -> tuple[int, ...]:
         """Write down in the storage domain what it, its VMs and templates are, and delete what has no text any more. Answers
-        for each the generation that is there now: a higher one than asked was there already, and stays. Refuses with
-        `bad_definition` what is none, `newer_format` where a newer Leasehold has written."""
+        for each the generation that is there now: a higher one than asked was there already, and stays; 0 for what cannot be
+        kept, because it is none, or a newer Leasehold has written there."""
 
     def read_domain(self, path: str, steering: Steering) -> DomainFound:
         """All that lies in this folder as a storage domain; changes nothing. A volume that cannot be used, because it rests

@@ -30,11 +30,9 @@ class Keeping:
         found = []
         with me._changed:
             for one in definitions:
-                if one.text:
-                    try:
-                        metadata.parse(one.kind, one.text)
-                    except BadMetadata as no:
-                        raise HostRefused("bad_definition", f"The definition of {one.kind} {one.id} cannot be kept: {no}") from no
+                if not _is_one(one):
+                    found.append(0)
+                    continue
                 key = (one.kind, one.id)
                 there = folder.definitions[key].generation if key in folder.definitions else 0
                 if there <= one.generation:
@@ -55,6 +53,13 @@ class Keeping:
         with me._changed:
             volumes = tuple(_found(folder, volume) for volume in folder.volumes.values())
             return DomainFound(path, folder.mark, tuple(folder.definitions.values()), volumes)
+
+
+def _is_one(one: Definition) -> bool:
+    try:
+        return not one.text or metadata.parse(one.kind, one.text).id == one.id
+    except BadMetadata:
+        return False
 
 
 def _found(folder: SimStorage, volume: VolumeSpec) -> VolumeFound:

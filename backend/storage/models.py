@@ -1,4 +1,4 @@
-"""StorageDomain, DomainReach and Disk rows."""
+"""StorageDomain, DomainReach, KeptDefinition and Disk rows."""
 
 from __future__ import annotations
 
@@ -44,6 +44,18 @@ class DomainReach(HasId, Base):
     why: Mapped[str] = mapped_column(default="", server_default="")
     lost_at: Mapped[datetime | None]  # since when it does not reach it
     told_at: Mapped[datetime]  # when the host was last asked to use it
+
+
+class KeptDefinition(Base):
+    """What a storage domain has been given to keep of a VM, a template or itself: the last generation that a host was asked to
+    write, and the digest of what it is known to have written."""
+
+    __tablename__ = "kept_definition"
+    domain_id: Mapped[UUID] = ref("storage_domain.id", ondelete="CASCADE", primary_key=True)
+    of: Mapped[str] = mapped_column(primary_key=True)  # domain | template | vm
+    object_id: Mapped[UUID] = mapped_column(primary_key=True)
+    generation: Mapped[int] = mapped_column(sa.BigInteger, default=1, server_default="1")
+    digest: Mapped[str] = mapped_column(default="", server_default="")
 
 
 class Disk(HasId, Base):

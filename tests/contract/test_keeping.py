@@ -43,9 +43,9 @@ def test_a_definition_is_kept_and_an_older_one_changes_nothing(subject: Subject)
 
 def test_what_is_no_definition_is_not_kept(subject: Subject) -> None:
     good = definition(1)
-    for bad in (replace(good, text="{}"), replace(good, text="[" * 9000), replace(good, kind="vm")):
-        assert subject.refused("keep_definitions", domain_path=subject.folder, definitions=(bad,)) == "bad_definition"
-    assert read(subject).definitions == ()
+    bad = (replace(good, text="{}"), replace(good, text="[" * 9000), replace(good, kind="vm"), replace(good, id=uuid4()))
+    assert subject.done("keep_definitions", domain_path=subject.folder, definitions=(*bad, good)) == (0, 0, 0, 0, 1)
+    assert [one.id for one in read(subject).definitions] == [good.id]
 
 
 def test_volumes_are_found_with_what_is_noted_of_them(subject: Subject) -> None:
