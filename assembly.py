@@ -68,6 +68,7 @@ ROOMS_OF_COMMANDS = (
     "backend.vms.commands.vnics",
     "backend.vms.commands.disks",
     "backend.vms.commands.disk_sizes",
+    "backend.vms.commands.uploads",
     "backend.vms.commands.suspend",
     "backend.vms.commands.migrate",
     "backend.vms.commands.reboot",
@@ -125,6 +126,7 @@ def loops(
     from backend.placement.loop import Balance, CheckLoads
     from backend.placement.sleeping import SavePower
     from backend.vms.stalls import StallsLoop
+    from backend.vms.uploads import ForgetUploads
     from broker import consoles, decisions
     from broker.loop import TicketsLoop
     from pools import leaving
@@ -147,6 +149,7 @@ def loops(
         *([installer] if installer else []),
         Reach(doors, clock),
         KeepDefinitions(doors),
+        ForgetUploads(clock),
         Evacuate(clock, leaving.free),
         leaving.LeaveLoop(clock),
         Enroll(authority, clock),

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 import signal
-import ssl
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
@@ -29,32 +25,17 @@ from backend.hosts.restarting import AgentRestarts
 from backend.schema import migrate
 from backend.secrets import Keyring
 from backend.tasks.runner import Runner
-from hostapi.client import HostClient, client_context
-from hostapi.tls import host_name
+from hostapi.client import client_context
+from hostapi.doors import Doors, host_doors
 
 log = structlog.get_logger("manager")
 LED = 4  # so much more, twice over, for the loops that keep a connection as long as they are led here
 DATABASE_S = 60  # a database that does not answer is waited for so long when the manager starts
-HOSTS_CA_MADE = """In {folder} are now the hosts' CA and its certificates for manager and gateway, good for 398 days. Settings:
+HOSTS_CA_MADE = """In {folder} are now the hosts' CA and its certificates, good for 398 days. Settings:
   hosts_ca_file = "{folder}/hosts-ca.pem"                 (manager, gateway, web)
   hosts_ca_key_file = "{folder}/hosts-ca-key.pem"         (manager alone)
-  client_cert_file, client_key_file = manager.pem, manager-key.pem; for the gateway gateway.pem, gateway-key.pem"""
-
-
-Doors = Callable[[UUID, str, int], HostClient]
-
-
-def host_doors(context: ssl.SSLContext, *, by_id: bool = True) -> Doors:
-    """The door of each host, kept so that its connections are used again; a new address makes a new one."""
-    doors: dict[tuple[UUID, str, int], HostClient] = {}
-    lock = threading.Lock()
-
-    def door(host_id: UUID, address: str, port: int) -> HostClient:
-        with lock:
-            name = host_name(host_id) if by_id else None
-            return doors.setdefault((host_id, address, port), HostClient(address, port, context, name=name))
-
-    return door
+  client_cert_file, client_key_file = manager.pem, manager-key.pem; for the gateway gateway.pem, gateway-key.pem,
+  for web (to upload and download disks) portal.pem, portal-key.pem"""
 
 
 def earlier_doors(settings: config.Settings, clock: WallClock) -> Doors | None:

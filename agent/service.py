@@ -31,9 +31,11 @@ from agent.saves import Saves
 from agent.stats import sample_host, utc_now
 from agent.storage import Storage, flush
 from agent.upgrade import Upgrade
+from agent.uploads import Uploads
 from agent.virt import GuestSilent, Hypervisor, HypervisorDown
 from hostapi.tls import client_context
 from hostapi.types import (
+    ContentReport,
     Cpu,
     Definition,
     DiskSpec,
@@ -54,7 +56,9 @@ from hostapi.types import (
     Screen,
     Secret,
     StorageReport,
+    TakenReport,
     TicketSpec,
+    UploadSpec,
     VmReport,
     VmSpec,
     VolumeSpec,
@@ -85,6 +89,7 @@ class AgentService:
         self.hypervisor = Hypervisor(config.libvirt_uri, self._changed)
         self.saves = Saves(self.hypervisor)
         self.storage = Storage(config.storage_roots, state / "domains.json", self.hypervisor.users_of)
+        self.uploads = Uploads(self.storage)
         self.moves = Moves(self.hypervisor, config.migrate_unsafe)
         self.arriving = Arriving(self.moves, config.libvirt_uri)
         self.guests = Guests(self.hypervisor.ask_guest)
@@ -359,6 +364,10 @@ class AgentService:
                     self._patiently(lambda: self.storage.grow(path, capacity_mib), steering)
             self.storage.note_size(path, capacity_mib)
 
+    def take_upload(self, upload: UploadSpec, steering: Steering) -> TakenReport:
+        """Make a volume of what was uploaded."""
+        return self.uploads.take(upload, steering)
+
     def delete_volume(self, domain_path: str, volume_id: UUID, steering: Steering) -> None:
         """Delete a volume."""
         self._patiently(lambda: self.storage.delete(domain_path, volume_id), steering)
@@ -469,6 +478,22 @@ class AgentService:
     def common_cpu(self, cpus: tuple[Cpu, ...]) -> Cpu:
         """What several processors have in common."""
         return self.cpus.common_cpu(cpus)
+
+    def part_size(self, domain_path: str, volume_id: UUID) -> int:
+        """How much of an upload is here."""
+        return self.uploads.size(domain_path, volume_id)
+
+    def write_part(self, domain_path: str, volume_id: UUID, offset: int, data: bytes) -> int:
+        """Take a piece of an upload."""
+        return self.uploads.write(domain_path, volume_id, offset, data)
+
+    def content(self, domain_path: str, volume_id: UUID) -> ContentReport:
+        """What a volume's file is."""
+        return self.uploads.content(domain_path, volume_id)
+
+    def read_content(self, domain_path: str, volume_id: UUID, mark: str, offset: int, count: int) -> bytes:
+        """A piece of it."""
+        return self.uploads.read(domain_path, volume_id, mark, offset, count)
 
     def display_port(self, vm_id: UUID, protocol: Protocol) -> int | None:
         """The port on loopback where this VM's display listens; None when there is none."""

@@ -82,7 +82,7 @@ class Storage:
     def attach(self, path: str) -> StorageReport:
         """Make the folder a storage domain: it is made when missing, and proved to be writable."""
         real = self.require_inside(path)
-        with _told(f"Storage domain {path} cannot be used"):
+        with told(f"Storage domain {path} cannot be used"):
             within(WORK_S, lambda: _prove_writable(Path(real)))
         self._use(path, "")
         return _look(path)
@@ -90,7 +90,7 @@ class Storage:
     def attach_shared(self, path: str, domain_id: UUID, first: bool) -> StorageReport:
         """Use the folder that bears this domain's mark; the first host makes both, where there is no other mark."""
         real = self.require_inside(path)
-        with _told(f"Storage domain {path} cannot be used"):
+        with told(f"Storage domain {path} cannot be used"):
             within(WORK_S, lambda: _require_mark(Path(real), str(domain_id), first))
             within(WORK_S, lambda: _prove_writable(Path(real)))
         self._use(path, str(domain_id))
@@ -111,14 +111,14 @@ class Storage:
             raise HostRefused("no_domain", f"{path} is no storage domain here; look whether it is mounted.", path=path)
         found = []
         for one in definitions:
-            with self.held([f"{folder}/{one.kind}/{one.id}"]), _told(f"What storage domain {path} keeps cannot be written"):
+            with self.held([f"{folder}/{one.kind}/{one.id}"]), told(f"What storage domain {path} keeps cannot be written"):
                 found.append(within(WORK_S, partial(metadata.keep, folder, one)))
         return tuple(found)
 
     def read(self, path: str) -> DomainFound:
         """All that lies in this folder; its volumes may rest on what lies below the roots."""
         self.require_inside(path)
-        with _told(f"Storage domain {path} cannot be read"):
+        with told(f"Storage domain {path} cannot be read"):
             try:
                 return within(READ_S, lambda: domains.read(path, self._is_inside))
             except NoDomain as no:
@@ -149,26 +149,26 @@ class Storage:
     def create(self, volume: VolumeSpec) -> str:
         """Create the volume, or answer its path when it is there already and is the same."""
         path = self._path(volume.domain_path, volume.volume_id)
-        with self.held([path]), _told(f"Volume {volume.volume_id} cannot be created"):
+        with self.held([path]), told(f"Volume {volume.volume_id} cannot be created"):
             if os.path.exists(path):
                 self._require_same(path, volume)
             else:
-                self._put(self._make(path, volume), path, volume)
+                self.put(self._make(path, volume), path, volume)
             metadata.settle(path, volume)
         return path
 
     def reset(self, volume: VolumeSpec) -> str:
         """Put a fresh overlay in the volume's place; there is always either the old one or the new one."""
         path = self._path(volume.domain_path, volume.volume_id)
-        with self.held([path]), _told(f"Volume {volume.volume_id} cannot be reset"):
-            self._require_unused(path)
+        with self.held([path]), told(f"Volume {volume.volume_id} cannot be reset"):
+            self.require_unused(path)
             os.rename(self._make(path, volume), path)
             metadata.settle(path, volume)
         return path
 
     def lacks(self, path: str, capacity_mib: int) -> bool:
         """Whether the volume must grow to be so large; a refusal when it is larger."""
-        with _told("The volume's size cannot be read"):
+        with told("The volume's size cannot be read"):
             has = int(_info(path)["virtual-size"])
         if has > capacity_mib << 20:
             sentence = f"The volume has {has >> 20} MiB: it cannot be made smaller, its guest would lose data."
@@ -177,47 +177,62 @@ class Storage:
 
     def note_size(self, path: str, capacity_mib: int) -> None:
         """Note beside the volume how large it is now."""
-        with _told("The volume's new size cannot be noted beside it"):
+        with told("The volume's new size cannot be noted beside it"):
             metadata.resized(path, capacity_mib)
 
     def grow(self, path: str, capacity_mib: int) -> None:
         """Make a volume larger that nobody uses. The caller holds the path."""
-        with _told("The volume cannot be made larger"):
-            self._require_unused(path)
+        with told("The volume cannot be made larger"):
+            self.require_unused(path)
             run([QEMU_IMG, "resize", "-q", "-f", "qcow2", path, f"{capacity_mib}M"], timeout_s=WORK_S)
 
     def delete(self, domain_path: str, volume_id: UUID) -> None:
-        """Delete the volume; one that is not there is fine."""
+        """Delete the volume, or the image of a CD, and what was uploaded of it; one that is not there is fine."""
         path = self._path(domain_path, volume_id)
-        with self.held([path]), _told(f"Volume {volume_id} cannot be deleted"):
-            self._require_unused(path)
+        with self.held([path]), told(f"Volume {volume_id} cannot be deleted"):
+            iso, part = (str(Path(path).with_suffix(suffix)) for suffix in (".iso", ".part"))
+            self.require_unused(path)
+            self.require_unused(iso)
             metadata.doom(path)
-            Path(path).unlink(missing_ok=True)
+            for file in (path, iso, part):
+                Path(file).unlink(missing_ok=True)
             metadata.forget(path)
 
     # -- snapshots inside a volume that no VM runs on --------------------------------------------
     def volume(self, domain_path: str, volume_id: UUID) -> str:
         """The real path of a volume that is there."""
         path = self._path(domain_path, volume_id)
+        if not os.path.isfile(path) and os.path.isfile(iso := path.removesuffix(".qcow2") + ".iso"):
+            return iso
         if not os.path.isfile(path):
             raise HostRefused("volume_missing", f"Volume {volume_id} is not there.", path=path)
         return path
 
     def snapshots(self, path: str) -> set[str]:
         """The names of the snapshots inside a volume, whoever uses it."""
-        with _told(f"The snapshots of {path} cannot be read"):
+        with told(f"The snapshots of {path} cannot be read"):
             return {str(one["name"]) for one in _info(path).get("snapshots", ())}
 
     def change_snapshot(self, change: Literal["-c", "-a", "-d"], path: str, name: str) -> None:
         """Create, apply or delete a snapshot; refuses while the volume is in use. The caller holds the path."""
-        with _told("The volume's snapshot cannot be " + {"-c": "taken", "-a": "gone back to", "-d": "deleted"}[change]):
-            self._require_unused(path)
+        with told("The volume's snapshot cannot be " + {"-c": "taken", "-a": "gone back to", "-d": "deleted"}[change]):
+            self.require_unused(path)
             run([QEMU_IMG, "snapshot", change, name, path], timeout_s=WORK_S)
+
+    def virtual_bytes(self, path: str) -> int:
+        """How large the volume is for its guest."""
+        return os.stat(path).st_size if path.endswith(".iso") else int(_info(path)["virtual-size"])
+
+    def require_alone(self, path: str) -> None:
+        """A refusal unless nobody uses the volume and it lies over no other."""
+        self.require_unused(path)
+        if not path.endswith(".iso") and _info(path).get("backing-filename"):
+            raise HostRefused("has_base", "The disk lies over its template's and is worth nothing without it.", path=path)
 
     # -- saved memory ----------------------------------------------------------------------------
     def forget_saved(self, path: str) -> None:
         """Delete a saved VM's memory, for good before this returns; one that is not there is fine."""
-        with _told(f"{path} cannot be deleted"):
+        with told(f"{path} cannot be deleted"):
             Path(path).unlink(missing_ok=True)
             if os.path.isdir(folder := os.path.dirname(path)):
                 flush(folder)
@@ -242,7 +257,7 @@ class Storage:
             raise
         return fresh
 
-    def _put(self, fresh: str, path: str, volume: VolumeSpec) -> None:
+    def put(self, fresh: str, path: str, volume: VolumeSpec) -> None:
         """Let the new volume take its place, which is noted before."""
         try:
             metadata.begin(path, volume)
@@ -276,7 +291,7 @@ class Storage:
             sentence = f"Volume {volume.volume_id} exists already with another size or base."
             raise HostRefused("volume_differs", sentence, path=path)
 
-    def _require_unused(self, path: str) -> None:
+    def require_unused(self, path: str) -> None:
         """Not used by a VM that libvirt has, nor by any other process or host that holds QEMU's lock on it."""
         if users := self._users_of(path):
             raise HostRefused(
@@ -284,7 +299,8 @@ class Storage:
             )
         if os.path.exists(path):
             try:
-                run([QEMU_IMG, "info", "--output=json", path], timeout_s=WORK_S)
+                kind = ["-f", "raw"] if path.endswith(".iso") else []  # somebody brought it: QEMU is not to guess
+                run([QEMU_IMG, "info", "--output=json", *kind, path], timeout_s=WORK_S)
             except ProgramFailed as no:
                 if "lock" in no.said:
                     raise HostRefused(
@@ -355,7 +371,7 @@ def _look(path: str, mark: str = "") -> StorageReport:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def told(what: str) -> Iterator[None]:
     """Turns what a disk or qemu-img says into a refusal that says what to do."""
     try:
         yield

@@ -108,12 +108,12 @@ class Authority:
 
 
 def keep_hosts_authority(folder: Path, now: datetime) -> Authority:
-    """The hosts' CA of this folder, made when it is not there yet, and fresh certificates of it for manager and gateway."""
+    """The hosts' CA of this folder, made when it is not there yet, and fresh certificates of it for manager, gateway, portal."""
     ca_file, key_file = folder / HOSTS_CA, folder / HOSTS_CA_KEY
     if not key_file.exists():
         Authority.for_hosts(now).save(ca_file, key_file)
     authority = Authority.load(ca_file, key_file)
-    for role in ("manager", "gateway"):
+    for role in ("manager", "gateway", "portal"):
         key, certificate = authority.issue(role, role, [f"{role}.{DOMAIN}"], now)
         write_private(folder / f"{role}-key.pem", key.encode())
         (folder / f"{role}.pem").write_text(certificate)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cli import actions, config, connect, show, storage
+from cli import actions, config, connect, files, show, storage
 from cli.client import Client, Trouble
 from cli.described import Description, fetch
 from cli.waiting import wait_for
@@ -228,6 +228,10 @@ cli.add_command(storage.storage)
 task = Noun("task", help="Wait for tasks, cancel them.")
 directory = Noun("directory", help="Active Directory domains: add, test, search.")
 device = Noun("device", help="Thin clients: add, enroll, revoke.")
+disk = Noun("disk", help="Disks: create, upload, download, attach, resize, remove.")
+disk.add_command(files.upload)
+disk.add_command(files.download)
+cli.add_command(disk)
 cli.add_command(task)
 cli.add_command(directory)
 cli.add_command(device)

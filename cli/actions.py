@@ -112,7 +112,7 @@ def find(client: Client, plural: str, text: str) -> str:
              "permissions": "id", "guestsessions": "user", "reaches": "host", "evacuations": "vm", "decisions": "id",
              "events": "id", "rollouts": "pool", "bookings": "id"}.get(plural, "name")
     live = {"leases": " and state != ended", "rollouts": " and not ended_at > 2000-01-01"}.get(plural, "")
-    items = client.ask("GET", f"/{plural}", query={"search": f"{field} = {_quoted(text)}{live}", "max": 2})["items"]
+    items = client.ask("GET", f"/{plural}", query={"search": f"{field} = {quoted(text)}{live}", "max": 2})["items"]
     if plural == "templates":
         items = _version(client, text)
     if not items and plural == "pools":  # who only uses a pool sees it among their desktops
@@ -124,15 +124,16 @@ def find(client: Client, plural: str, text: str) -> str:
     return str(items[0]["id"])
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """The text as a search has it."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _version(client: Client, text: str) -> list[dict[str, Any]]:
     """The template named, in its newest version or, as in “Debian 2”, in this one."""
-    searches = [f"name = {_quoted(text)} sortby version desc"]
+    searches = [f"name = {quoted(text)} sortby version desc"]
     if numbered := re.fullmatch(r"(.+?)[ :](\d+)", text):
-        searches.append(f"name = {_quoted(numbered[1])} and version = {numbered[2]}")
+        searches.append(f"name = {quoted(numbered[1])} and version = {numbered[2]}")
     found = (client.ask("GET", "/templates", query={"search": search, "max": 1})["items"] for search in searches)
     return next((items for items in found if items), [])
 

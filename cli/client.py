@@ -62,6 +62,31 @@ class Client:
             raise _refusal(answer.status, told)
         return answer.status, told, answer.headers
 
+    BROKEN = (urllib3.exceptions.HTTPError, OSError)  # what a stream ends with that was not read to its end
+
+    def send(self, path: str, data: bytes, headers: dict[str, str]) -> dict[str, Any]:
+        """Put these bytes there; what the portal says of it."""
+        sent = {"Accept": "application/json", "Content-Type": "application/octet-stream", **headers}
+        answer = self._open("PUT", path, sent, data)
+        told: dict[str, Any] = json.loads(answer.data)
+        return told
+
+    def stream(self, method: str, path: str, headers: dict[str, str] | None = None) -> Any:
+        """An answer whose body is read by the caller."""
+        return self._open(method, path, headers or {}, stream=True)
+
+    def _open(self, method: str, path: str, headers: dict[str, str], data: bytes | None = None, stream: bool = False) -> Any:
+        sent = {**headers, **({"Authorization": f"Bearer {self.token}"} if self.token else {})}
+        try:
+            answer = self._http.request(method, f"{self.config.url}{PREFIX}{path}", body=data, headers=sent,
+                                        preload_content=not stream, decode_content=False)  # fmt: skip
+        except urllib3.exceptions.HTTPError as silent:
+            raise Trouble(UNREACHABLE, _why(self.config, silent)) from None
+        if answer.status >= 400:
+            is_json = "json" in answer.headers.get("Content-Type", "") and method != "HEAD"
+            raise _refusal(answer.status, json.loads(answer.data) if is_json else "")
+        return answer
+
     def every(self, path: str, search: str = "", most: int | None = None) -> list[dict[str, Any]]:
         """All items of a list, page by page, or the first so many."""
         items: list[dict[str, Any]] = []

@@ -14,7 +14,7 @@ from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from hostapi.tls import client_context, roles
-from hostapi.types import Cpu, HostCpu, HostReport, Outcome, PowerKind, Screen
+from hostapi.types import ContentReport, Cpu, HostCpu, HostReport, Outcome, PowerKind, Screen
 from hostapi.wire import API_HEADER, Answer, api_version, decode_outcome, decode_result
 
 CONNECT_S, ANSWER_S = (
@@ -22,6 +22,7 @@ CONNECT_S, ANSWER_S = (
     15.0,
 )  # how long a host may take to accept, and to answer beyond what it was told to wait
 REPORT_CONNECT_S, REPORT_S = 3.0, 8.0  # a host that is gone must be noticed soon, and holds up the round
+MOVE_S = 60.0  # how long a storage may take for a piece of a file
 NO_SIGN_MS = 3000  # what its kernel has not confirmed for so long was sent to a host that is gone, however busy its agent is
 
 
@@ -136,6 +137,28 @@ class HostClient:
         """The most that all of these have."""
         common: Cpu = self._question("common_cpu", {"cpus": tuple(cpus)})
         return common
+
+    def part_size(self, domain_path: str, volume_id: UUID) -> int:
+        """How many bytes of an upload are there."""
+        size: int = self._question("part_size", {"domain_path": domain_path, "volume_id": volume_id})
+        return size
+
+    def write_part(self, domain_path: str, volume_id: UUID, offset: int, data: bytes) -> int:
+        """Bring these bytes of an upload; how many are there now."""
+        args = {"domain_path": domain_path, "volume_id": volume_id, "offset": offset, "data": data}
+        size: int = self._question("write_part", args, answer_s=MOVE_S)
+        return size
+
+    def content(self, domain_path: str, volume_id: UUID) -> ContentReport:
+        """What the volume's file is."""
+        report: ContentReport = self._question("content", {"domain_path": domain_path, "volume_id": volume_id})
+        return report
+
+    def read_content(self, domain_path: str, volume_id: UUID, mark: str, offset: int, count: int) -> bytes:
+        """So many bytes of the file, from there on."""
+        args = {"domain_path": domain_path, "volume_id": volume_id, "mark": mark, "offset": offset, "count": count}
+        data: bytes = self._question("read_content", args, answer_s=MOVE_S)
+        return data
 
     def close(self) -> None:
         """Close the kept connections."""

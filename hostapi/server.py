@@ -1,4 +1,4 @@
-"""Serves a `Desk` over mutual TLS: POST /ask, /watch, /cancel, /question; managers only."""
+"""Serves a `Desk` over mutual TLS: POST /ask, /watch, /cancel, /question; for managers, and a little for portals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 from hostapi.desk import Desk
 from hostapi.tls import roles, server_context
 from hostapi.types import Failure
-from hostapi.verbs import ALWAYS, HostRefused
+from hostapi.verbs import ALWAYS, TRANSFERS, HostRefused
 from hostapi.wire import API_HEADER, Answer, Ask, BadRequest, Cancel, Question, Watch, api_version
 
 log = logging.getLogger("hostapi")
@@ -126,7 +126,9 @@ class _Exchange(http.server.BaseHTTPRequestHandler):
 
     def _refusal(self, body: bytes) -> tuple[int, bytes] | None:
         assert isinstance(self.connection, ssl.SSLSocket)
-        if "manager" not in roles(self.connection.getpeercert()):
+        who = roles(self.connection.getpeercert())
+        by_portal = "portal" in who and self.path == "/question" and _verb_of(body) in TRANSFERS
+        if "manager" not in who and not by_portal:
             return 403, _error(
                 "not_a_manager", "Only a manager may ask hosts; this certificate is not a manager's."
             )

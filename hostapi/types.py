@@ -168,6 +168,35 @@ class DomainFound:
 
 
 @dataclass(frozen=True)
+class UploadSpec:
+    """A file that somebody brought along: what it says it is, its size and SHA-256 (hex), and how large a disk it may hold."""
+
+    volume_id: UUID
+    domain_path: str
+    format: Literal["raw", "qcow2", "iso"]
+    size_bytes: int
+    sha256: str
+    most_mib: int
+    about: VolumeAbout = VolumeAbout()
+
+
+@dataclass(frozen=True)
+class TakenReport:
+    """What an uploaded file has become."""
+
+    path: str
+    capacity_mib: int
+
+
+@dataclass(frozen=True)
+class ContentReport:
+    """The file of a volume that can be read as it is: how long it is, and a mark that is another one when it changes."""
+
+    size_bytes: int
+    mark: str
+
+
+@dataclass(frozen=True)
 class TicketSpec:
     """A display password: accepted for `valid_s` seconds from now, over `protocol` alone."""
 

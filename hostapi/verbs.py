@@ -1,8 +1,8 @@
 """`HostAgent`: every verb a host answers, as typed method signatures; the host API's one definition.
 
 Two kinds. *Steps* change something, are asked by uid, journalled, and harmless when asked twice.
-*Questions* change nothing and are not journalled. A verb that cannot do what it is asked raises
-`HostRefused`, which crosses the wire as a `Failure`.
+*Questions* are not journalled: they change nothing, but for a piece of an upload, which is no volume yet.
+A verb that cannot do what it is asked raises `HostRefused`, which crosses the wire as a `Failure`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from hostapi.types import (
+    ContentReport,
     Cpu,
     Definition,
     DiskSpec,
@@ -32,7 +33,9 @@ from hostapi.types import (
     Screen,
     Secret,
     StorageReport,
+    TakenReport,
     TicketSpec,
+    UploadSpec,
     VmReport,
     VmSpec,
     VolumeSpec,
@@ -187,8 +190,15 @@ class HostAgent(Protocol):
         `would_shrink` when it is larger, `volume_in_use` when another VM runs with it, `not_resized` in the hypervisor's
         words."""
 
+    def take_upload(self, upload: UploadSpec, steering: Steering) -> TakenReport:
+        """Make a volume of what `write_part` has brought here, once its size and checksum are right and it is what it says:
+        a qcow2 volume of its own, or the image of a CD as it is. One that is there already is success. Refuses with
+        `part_incomplete`, and with `checksum_differs` or the code of what is wrong with the image: then what was brought is
+        deleted."""
+
     def delete_volume(self, domain_path: str, volume_id: UUID, steering: Steering) -> None:
-        """Delete a volume; one that is not there is success, one a VM runs on is `volume_in_use`."""
+        """Delete a volume, and what was brought here for it; one that is not there is success, one a VM runs on is
+        `volume_in_use`."""
 
     def certify(self, certificate: str, ca: str, steering: Steering) -> None:
         """From now on show this certificate, and believe managers and gateways of this CA alone (both PEM).
@@ -245,7 +255,27 @@ class HostAgent(Protocol):
         `unsupported` when the hypervisor cannot tell."""
 
 
-QUESTIONS = ("report", "listen", "screens", "power_kinds", "power_kind", "host_cpu", "common_cpu")
+    def part_size(self, domain_path: str, volume_id: UUID) -> int:
+        """How many bytes of an upload are here: where to go on."""
+
+    def write_part(self, domain_path: str, volume_id: UUID, offset: int, data: bytes) -> int:
+        """Write these bytes of an upload at their place, which may be written again, and answer how many are here now.
+        Refuses with `wrong_offset` when those before are not here. Nothing of it is a volume until `take_upload`."""
+
+    def content(self, domain_path: str, volume_id: UUID) -> ContentReport:
+        """What a volume's file is. Refuses with `volume_missing`, `volume_in_use` while a VM runs on it, `has_base` when it
+        lies over another, without which it is worth nothing."""
+
+    def read_content(self, domain_path: str, volume_id: UUID, mark: str, offset: int, count: int) -> bytes:
+        """So many bytes of the file, from there on. Refuses as `content` does, and with `content_changed` when its mark is
+        another one now."""
+
+
+QUESTIONS = (
+    "report", "listen", "screens", "power_kinds", "power_kind", "host_cpu", "common_cpu", "part_size", "write_part", "content",
+    "read_content",
+)  # fmt: skip
+TRANSFERS = ("part_size", "write_part", "content", "read_content")  # all that a portal may ask
 ALWAYS = ("upgrade_agent",)  # understood whatever version of the host API the manager speaks
 STEPS = tuple(
     name

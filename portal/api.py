@@ -13,6 +13,7 @@ from portal import (
     api_desktops,
     api_devices,
     api_directories,
+    api_files,
     api_health,
     api_hosts,
     api_lists,
@@ -36,8 +37,8 @@ def install(app: Flask) -> None:
     commands = api_commands.routes(app.extensions["parts"].commands)
     described: list[Route] = []
     for routes in (api_session.routes, api_tokens.routes, api_desktops.routes, api_bookings.routes, api_lists.routes,
-                   api_pools.routes, api_hosts.routes, api_directories.routes, api_devices.routes, explain.routes,
-                   placement.routes, datacenter_map.routes, commands, live.routes, openapi.routes):
+                   api_pools.routes, api_hosts.routes, api_directories.routes, api_devices.routes, api_files.routes,
+                   explain.routes, placement.routes, datacenter_map.routes, commands, live.routes, openapi.routes):
         for route, view in routes.found:
             view = _signed_in(view) if route.signed_in else no_cookie(view)
             api.add_url_rule(route.path, route.endpoint, view, methods=[route.method])

@@ -23,7 +23,7 @@ SENTENCES = {
     400: ("bad_request", "This request cannot be read; check its address and its body."),
     404: ("not_found", "There is nothing at this address."),
     405: ("method_not_allowed", "This address does not answer that method."),
-    413: ("too_large", "The request is larger than 1 MiB; send less at once."),
+    413: ("too_large", "The request is larger than what may be sent here; send less at once."),
     415: ("not_json", "Send the body as JSON, with the header Content-Type: application/json."),
     421: ("wrong_host", "This server does not answer under that name; use its public address."),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from portal.thing import NAME, STATE, Button, Column, Part, Thing
+from portal.thing import NAME, STATE, Button, Column, Part, Row, Thing
 
 _STILL = (None, "up", "powering_up", "paused", "down")  # of its VM, if it has one
 _USERS = (
@@ -10,6 +10,12 @@ _USERS = (
     Column("vm", "VM", "link", "vms", when="vm"),
     Column("template", "Template", "link", "templates", when="template"),
 )
+
+
+
+def _is_disk(row: Row) -> bool:
+    return bool(row["state"] == "ok" and row["format"] != "iso")
+
 
 DISKS = Thing(
     "disks",
@@ -30,14 +36,17 @@ DISKS = Thing(
         Column("preallocated", "Room taken at once", "yesno"),
         *_USERS,
         Column("made_with", "Over its template's", "yesno", when="made_with"),
+        Column("format", "Format", when="format=iso"),
         Column("path", "File", "mono", when="path"),
+        Column("upload_percent", "Uploaded", "percent", when="upload=receiving"),
+        Column("upload_why", "Why it is not taken", when="upload_why"),
     ),
     (
         Button(
             "disk.attach",
             "Attach",
             "icon:plug",
-            lambda row: not row["attached"] and row["state"] == "ok",
+            lambda row: not row["attached"] and _is_disk(row),
             form=True,
             main=True,
         ),
@@ -45,7 +54,7 @@ DISKS = Thing(
             "disk.resize",
             "Resize",
             "icon:arrow-up",
-            lambda row: not row["template_id"] and row["state"] == "ok" and row["vm_state"] in _STILL,
+            lambda row: not row["template_id"] and _is_disk(row) and row["vm_state"] in _STILL,
             form=True,
         ),
         Button(

@@ -150,7 +150,7 @@ class Center:
         sessions.kw["bind"].dispose()
 
     def _start(self, name: str, *argv: str, environ: dict[str, str], ready: bool = False) -> None:
-        role = "gateway" if name == "gateway" else "manager"
+        role = {"gateway": "gateway", "web": "portal"}.get(name, "manager")
         own = {**environ, "client_cert_file": f"{self.folder}/{role}.pem", "client_key_file": f"{self.folder}/{role}-key.pem"}
         log = (self.folder / f"{name}.log").open("wb")
         self._parts[name] = subprocess.Popen(

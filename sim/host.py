@@ -282,8 +282,8 @@ class SimHost(Keeping, Lives, Migrating, Processors, Upgrading, Volumes):
             raise _broken(folder)
         with self._changed:
             self._require_unused(_path(domain_path, volume_id))
-            folder.volumes.pop(volume_id, None)
-            folder.snapshots.pop(volume_id, None)
+            for kept in (folder.volumes, folder.snapshots, folder.parts, folder.files):
+                kept.pop(volume_id, None)
 
     def snapshot_volume(
         self, vm_id: UUID, domain_path: str, volume_id: UUID, snapshot_id: UUID, steering: Steering

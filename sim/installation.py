@@ -59,6 +59,8 @@ class _Door:
         self.report, self.screens, self.cancel, self.watch = door.report, door.screens, door.cancel, door.watch
         self.power_kinds, self.power_kind = door.power_kinds, door.power_kind
         self.host_cpu, self.common_cpu = door.host_cpu, door.common_cpu
+        self.part_size, self.write_part = door.part_size, door.write_part
+        self.content, self.read_content = door.content, door.read_content
 
     def ask(self, uid: UUID, verb: str, args: Any, *, wait_s: float) -> Outcome:
         self._place.sim.host(self._name).wake()

@@ -13,8 +13,8 @@ from backend.clock import Clock
 from hostapi.client import HostUnreachable
 from hostapi.desk import Desk
 from hostapi.journal import Journal
-from hostapi.types import Cpu, Definition, HostCpu, HostReport, Outcome, PowerKind, Screen, VmSpec, VolumeSpec
-from hostapi.verbs import HostRefused
+from hostapi.types import ContentReport, Cpu, Definition, HostCpu, HostReport, Outcome, PowerKind, Screen, VmSpec, VolumeSpec
+from hostapi.verbs import HostAgent, HostRefused
 from sim.cpus import host_cpu
 from sim.host import PICTURE, SimHost
 from sim.power import SimBmc
@@ -41,6 +41,8 @@ class SimStorage:
     snapshots: dict[UUID, list[UUID]] = field(default_factory=dict)  # of each volume, the oldest first
     definitions: dict[tuple[str, UUID], Definition] = field(default_factory=dict)  # of VMs, templates and itself
     reverts: list[tuple[UUID, UUID]] = field(default_factory=list)  # (volume, snapshot) that was gone back to
+    parts: dict[UUID, bytes] = field(default_factory=dict)  # what is being uploaded
+    files: dict[UUID, bytes] = field(default_factory=dict)  # what was uploaded, as it came
 
 
 @dataclass
@@ -144,6 +146,29 @@ class SimDoor:
     def screens(self, vm_ids: Iterable[UUID]) -> tuple[Screen, ...]:
         """As `HostClient.screens`."""
         return self.desk().screens(vm_ids)
+
+    def part_size(self, domain_path: str, volume_id: UUID) -> int:
+        """As `HostClient.part_size`."""
+        return self._told(lambda agent: agent.part_size(domain_path, volume_id))
+
+    def write_part(self, domain_path: str, volume_id: UUID, offset: int, data: bytes) -> int:
+        """As `HostClient.write_part`."""
+        return self._told(lambda agent: agent.write_part(domain_path, volume_id, offset, data))
+
+    def content(self, domain_path: str, volume_id: UUID) -> ContentReport:
+        """As `HostClient.content`."""
+        return self._told(lambda agent: agent.content(domain_path, volume_id))
+
+    def read_content(self, domain_path: str, volume_id: UUID, mark: str, offset: int, count: int) -> bytes:
+        """As `HostClient.read_content`."""
+        return self._told(lambda agent: agent.read_content(domain_path, volume_id, mark, offset, count))
+
+    def _told(self, ask: Callable[[HostAgent], T]) -> T:
+        """A refusal to a question comes over the wire as `HostUnreachable` with its code."""
+        try:
+            return ask(self.desk().agent)
+        except HostRefused as no:
+            raise HostUnreachable(no.failure.message, no.failure.code) from no
 
     def power_kinds(self) -> tuple[str, ...]:
         """As `HostClient.power_kinds`."""

@@ -147,9 +147,8 @@ def _settings(place: Place, database: str) -> dict[str, dict[str, str]]:
     }
     environments = {}
     for role in ("manager", "gateway", "web"):
-        own = {}
-        if role != "web":
-            own |= {"client_cert_file": str(tls / f"{role}.pem"), "client_key_file": str(tls / f"{role}-key.pem")}
+        shown = "portal" if role == "web" else role  # web.pem is the face that it shows to people
+        own = {"client_cert_file": str(tls / f"{shown}.pem"), "client_key_file": str(tls / f"{shown}-key.pem")}
         if role == "manager":  # the first for agents of a folder that is older than its hosts' CA
             own |= {"ca_key_file": str(tls / "ca-key.pem"), "hosts_ca_key_file": str(tls / HOSTS_CA_KEY)}
         file = place.state / f"{role}.toml"

@@ -28,7 +28,7 @@ from backend.placement.models import HostLoad, Pin, SchedulingPolicy
 from backend.scheduling.policies import Thresholds
 from backend.search.query import Field, Kind, Viewer
 from backend.storage.machine import DISK, DOMAIN
-from backend.storage.models import Disk, DomainReach, StorageDomain
+from backend.storage.models import Disk, DomainReach, StorageDomain, Transfer
 from backend.tasks.models import TASK, Task
 from backend.vms.machine import NOT_RUNNING, SNAPSHOT, TEMPLATE, VM
 from backend.vms.models import GuestSession, Template, Vm, VmSnapshot, Vnic
@@ -208,6 +208,10 @@ REACHES = Kind("reaches", "reach", DomainReach.id, {
 }, below("reach", storagedomain=DomainReach.domain_id, host=DomainReach.host_id,
          datacenter=_of_domain(StorageDomain.data_center_id)), name="host", order=(("host", False),))
 
+def _of_upload(column: Any) -> Any:
+    return sa.select(column).where(Transfer.disk_id == Disk.id).correlate(Disk).scalar_subquery()
+
+
 DISKS = Kind("disks", "disk", Disk.id, {
     "id": Field(Disk.id, ID), "name": Field(Disk.name), "state": Field(Disk.state, _STATE, tuple(DISK.states)),
     "capacity_mib": Field(Disk.capacity_mib, "number"),
@@ -218,7 +222,10 @@ DISKS = Kind("disks", "disk", Disk.id, {
     "attached": Field(sa.or_(Disk.vm_id.is_not(None), Disk.template_id.is_not(None)), "yesno", about="to a VM or a template"),
     "made_with": Field(Disk.backing_id.is_not(None), "yesno", about="it lies over a template's disk and goes with its VM"),
     "preallocated": Field(Disk.preallocated, "yesno", about="its room is taken whether it is written to or not"),
-    "path": Field(Disk.path),
+    "path": Field(Disk.path), "format": Field(Disk.format),
+    "transfer_id": Field(_of_upload(Transfer.id), ID),
+    "upload": Field(_of_upload(Transfer.state)), "upload_why": Field(_of_upload(Transfer.why)),
+    "upload_percent": Field(_of_upload(Transfer.received_bytes * 100 // Transfer.size_bytes), "number"),
 }, below("disk", storagedomain=Disk.domain_id))
 
 

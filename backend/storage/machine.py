@@ -1,4 +1,4 @@
-"""DOMAIN and DISK tables. Pure."""
+"""DOMAIN, DISK and TRANSFER tables. Pure."""
 
 from backend.states import StateTable
 
@@ -25,5 +25,16 @@ DISK = StateTable(
         ("ok", "lock"): "locked",
         ("illegal", "lock"): "locked",
         ("locked", "unlocked"): "ok",
+    },
+)
+
+TRANSFER = StateTable(
+    "transfer",
+    "receiving",
+    {
+        ("receiving", "arrived"): "checking",
+        ("checking", "taken"): "done",
+        ("checking", "incomplete"): "receiving",
+        ("checking", "refused"): "failed",
     },
 )

@@ -1,4 +1,4 @@
-"""StorageDomain, DomainReach, KeptDefinition and Disk rows."""
+"""StorageDomain, DomainReach, KeptDefinition, Disk and Transfer rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db import Base, HasId, ref
-from backend.storage.machine import DISK, DOMAIN
+from backend.storage.machine import DISK, DOMAIN, TRANSFER
 
 
 class StorageDomain(HasId, Base):
@@ -73,3 +73,20 @@ class Disk(HasId, Base):
     capacity_mib: Mapped[int] = mapped_column(sa.BigInteger)
     path: Mapped[str] = mapped_column(default="", server_default="")  # as the host answered
     preallocated: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
+    format: Mapped[str] = mapped_column(default="qcow2", server_default="qcow2")  # or iso: the image of a CD
+
+
+class Transfer(HasId, Base):
+    """A file that is being uploaded to become a disk. The host that has the pieces knows best how many there are."""
+
+    __tablename__ = "transfer"
+    kind = "transfer"
+    machine = TRANSFER
+    disk_id: Mapped[UUID] = ref("disk.id", ondelete="CASCADE", unique=True)
+    format: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    sha256: Mapped[str]
+    received_bytes: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
+    state: Mapped[str] = mapped_column(default=TRANSFER.initial)
+    why: Mapped[str] = mapped_column(default="", server_default="")
+    moved_at: Mapped[datetime]  # when something arrived last

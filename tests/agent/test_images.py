@@ -48,12 +48,6 @@ def test_what_it_says_it_is(tmp_path: Path) -> None:
     assert check(str(cd(tmp_path / "cd")), "iso").driver == "raw"
 
 
-def snapshots(path: Path) -> Path:
-    for number in range(66):
-        subprocess.run(["qemu-img", "snapshot", "-c", str(number), path], check=True)
-    return path
-
-
 def cut(path: Path, size: int) -> Path:
     path.write_bytes(path.read_bytes()[:size])
     return path
@@ -87,8 +81,7 @@ HOSTILE: dict[str, tuple[str, str, Callable[[Path], Path]]] = {
     "a version of tomorrow": ("qcow2", "image_header", lambda p: patched(made(p), 4, ">I", 9)),
     "a feature of tomorrow": ("qcow2", "image_header", lambda p: patched(made(p), 72, ">Q", 1 << 40)),
     "corrupt": ("qcow2", "image_corrupt", lambda p: patched(made(p), 72, ">Q", 2)),
-    "too many snapshots": ("qcow2", "image_snapshots", lambda p: snapshots(made(p))),
-    "a count of snapshots": ("qcow2", "image_snapshots", lambda p: patched(made(p), 60, ">I", (1 << 32) - 1)),
+    "too many snapshots": ("qcow2", "image_snapshots", lambda p: patched(made(p), 60, ">I", (1 << 32) - 1)),
     "a list of snapshots far away": ("qcow2", "image_truncated",
                                      lambda p: patched(patched(made(p), 60, ">I", 3), 64, ">Q", 1 << 50)),
     "a first-level table in the header": ("qcow2", "image_unreadable", lambda p: patched(made(p), 40, ">Q", 13)),

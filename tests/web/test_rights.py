@@ -235,6 +235,12 @@ TABLE: dict[str, Case] = {
     "POST api.disk_create": command(body={"name": "data", "domain_id": "@storagedomain", "capacity_mib": 1024}),
     "POST api.disk_attach": command(path="disk", fine=frozenset({409}), body={"vm_id": "@own_vm"}),  # another has it
     "POST api.disk_detach": command(path="disk", fine=frozenset({409}), body={}),  # its VM was made with it
+    "POST api.disk_upload": command(body={"name": "brought", "domain_id": "@storagedomain", "format": "raw", "size_bytes": 512,
+                                          "sha256": "0" * 64}),
+    "POST api.disk_take_upload": command(path="disk", fine=frozenset({409}), body={}),  # there is none
+    "GET api.disk_content": Case(path={"id": "@disk"}, fine=frozenset({409})),  # no certificate for hosts here
+    "GET api.transfer_get": Case(path={"id": "@disk"}, fine=frozenset({404})),  # none is going on
+    "PUT api.transfer_put": Case(path={"id": "@disk"}, fine=frozenset({404})),
     "POST api.disk_resize": command(path="disk", fine=frozenset({202, 409}), body={"capacity_mib": 1 << 20}),
     "POST api.disk_remove": command(path="disk", fine=frozenset({409}), body={}),
     "POST api.vm_lock_guest": command("keeper", "vm", body={}),

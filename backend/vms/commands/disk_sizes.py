@@ -44,6 +44,8 @@ class ResizeDisk(Plain):
         require_sizes(capacity_mib=self.capacity_mib)
         if disk.state != "ok":
             raise Impossible("disk_not_ok", f"Disk {disk.name} is {disk.state}; it can be resized when it is ok.")
+        if disk.format == "iso":
+            raise Impossible("is_cd", f"{disk.name} is the image of a CD, which is as large as it is.")
         if disk.template_id is not None:
             raise Impossible("disk_used", f"Disk {disk.name} is a template's: what lies over it counts on its size.")
         if self.capacity_mib <= disk.capacity_mib:

@@ -14,7 +14,7 @@ from backend.directory import rights
 from backend.errors import Impossible, Invalid
 from backend.events import move, record
 from backend.storage.machine import DISK
-from backend.storage.models import Disk, StorageDomain
+from backend.storage.models import Disk, StorageDomain, Transfer
 from backend.storage.reach import host_of
 from backend.tasks.command import Call, Job, Plain
 from backend.vms.commands.vnics import RUNS, UNPLUG_S, require_still
@@ -106,6 +106,8 @@ class AttachDisk(Plain):
         if disk.template_id is not None or disk.vm_id is not None:
             owner = f"VM {get(tx, Vm, disk.vm_id).name}" if disk.vm_id else "a template"
             raise Impossible("disk_used", f"Disk {disk.name} belongs to {owner}; detach it there first.")
+        if disk.format == "iso":
+            raise Impossible("is_cd", f"{disk.name} is the image of a CD: give it to a run of VM {vm.name} (run once).")
         if disk.state != "ok":
             raise Impossible("disk_not_ok", f"Disk {disk.name} is {disk.state}; it can be attached when it is ok.")
         usual = disk_of(tx, vm.id)
@@ -210,6 +212,8 @@ class RemoveDisk(Plain):
         disk = get(tx, Disk, self.disk_id)
         if disk.vm_id is not None or disk.template_id is not None:
             raise Impossible("disk_used", f"Disk {disk.name} belongs to a VM or to a template; detach it first.")
+        if disk.state == "locked" and not tx.scalar(sa.select(Transfer.id).where(Transfer.disk_id == disk.id)):
+            raise Impossible("disk_locked", f"Disk {disk.name} is locked; wait until the task that holds it is done.")
 
     def delete(self, tx: Tx, job: Job) -> Call:
         self.check(tx)

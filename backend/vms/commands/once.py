@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import sqlalchemy as sa
+
 from backend.clusters.models import Cluster
 from backend.db import Tx, get
 from backend.errors import Impossible, Invalid
 from backend.events import record
-from backend.storage.models import StorageDomain
+from backend.storage.models import Disk, StorageDomain
 from backend.tasks.command import Job
 from backend.vms.commands.power import Starting
 from backend.vms.machine import VM
@@ -27,7 +29,7 @@ class RunVmOnce(Starting):
     vm_id: UUID
     boot_from: tuple[str, ...] = ()  # disk, cd, network, in this order; none: as usual
     iso_domain_id: UUID | None = None
-    iso: str = ""  # its path below the storage domain's folder
+    iso: str = ""  # the name of one that was uploaded, or a path below the storage domain's folder
     kernel: str = ""
     initrd: str = ""
     cmdline: str = ""
@@ -73,7 +75,10 @@ class RunVmOnce(Starting):
             raise Invalid("other_data_center", sentence, fields=["iso_domain_id"])
         if domain.state != "active":
             raise Impossible("domain_not_active", f"Storage domain {domain.name} is {domain.state}; activate it first.")
-        return f"{domain.path}/{self.iso}"
+        uploaded = sa.select(Disk.path).where(
+            Disk.domain_id == domain.id, Disk.format == "iso", Disk.name == self.iso, Disk.state == "ok"
+        )
+        return tx.scalar(uploaded) or f"{domain.path}/{self.iso}"
 
     def launch_done(self, tx: Tx, job: Job, report: VmReport) -> None:
         vm = get(tx, Vm, self.vm_id)
