@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import sqlalchemy as sa
@@ -59,54 +59,85 @@ def tick(sessions: Sessions, loop: Loop) -> None:
         loop.apply(tx, found)
 
 
-class Leader:
-    """Leadership of one loop: a session-level advisory lock on a connection of its own, lost with it."""
+class Leadership:
+    """Which loops this process leads: session-level advisory locks, all on one connection and lost with it."""
 
-    def __init__(self, sessions: Sessions, name: str) -> None:
+    def __init__(self, sessions: Sessions) -> None:
         self._engine: sa.Engine = sessions.kw["bind"]
-        self._key = zlib.crc32(f"leasehold-loop:{name}".encode())
+        self._one_at_a_time = threading.Lock()
         self._connection: sa.Connection | None = None
+        self._held: set[str] = set()
 
-    def leads(self) -> bool:
-        """Whether this process leads now; tries to become the leader when nobody is."""
-        try:
-            if self._connection is not None:
-                self._connection.execute(sa.text("SELECT 1"))
-                return True
-            connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            if connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": self._key}).scalar():
-                self._connection = connection
-                return True
-            connection.close()
-        except sa.exc.DBAPIError:
-            self.resign()
-        return False
+    def of(self, names: Iterable[str]) -> set[str]:
+        """Those of these loops that this process leads now; tries to become the leader of those that nobody leads."""
+        wanted = set(names)
+        with self._one_at_a_time:
+            try:
+                if self._connection is None:
+                    self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+                if free := {_key(name): name for name in wanted - self._held}:
+                    got = self._connection.execute(_TRY, {"keys": list(free)}).scalars()
+                    self._held |= {free[key] for key in got}
+                else:
+                    self._connection.execute(_ALIVE)
+            except sa.exc.DBAPIError:
+                self._lose()
+            return wanted & self._held
+
+    def leave(self, name: str) -> None:
+        """Let other processes lead this loop."""
+        with self._one_at_a_time:
+            try:
+                if name in self._held and self._connection is not None:
+                    self._connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _key(name)})
+            except sa.exc.DBAPIError:
+                self._lose()
+            self._held.discard(name)
 
     def resign(self) -> None:
-        """Let another process lead."""
+        """Let other processes lead all of them; the connection goes with it."""
+        with self._one_at_a_time:
+            self._lose()
+
+    def _lose(self) -> None:
         if self._connection is not None:
             self._connection.invalidate()
-            self._connection = None
+            self._connection.close()
+        self._connection, self._held = None, set()
+
+
+def _key(name: str) -> int:
+    return zlib.crc32(f"leasehold-loop:{name}".encode())
+
+
+_ALIVE = sa.text("SELECT 1")
+_TRY = sa.text("SELECT key FROM (SELECT key, pg_try_advisory_lock(key) AS got FROM unnest(CAST(:keys AS bigint[])) AS key) AS t "
+               "WHERE got")
 
 
 def run(sessions: Sessions, loops: Sequence[Loop], stopping: threading.Event) -> list[threading.Thread]:
     """Run every loop in a thread of its own until `stopping` is set."""
 
+    leadership = Leadership(sessions)
+
     def forever(loop: Loop) -> None:
-        leader = Shares(sessions, loop.name) if isinstance(loop, SharedLoop) else Leader(sessions, loop.name)
+        shares = Shares(sessions, loop.name) if isinstance(loop, SharedLoop) else None
         while not stopping.wait(loop.every_s):
             try:
-                if isinstance(leader, Shares):
-                    loop.shards = leader.mine()  # type: ignore[attr-defined]
+                if shares is not None:
+                    loop.shards = shares.mine()  # type: ignore[attr-defined]
                     tick(sessions, loop)
-                elif leader.leads():
+                elif leadership.of([loop.name]):
                     tick(sessions, loop)
             except Exception as error:
                 if is_silent(error):
                     log.warning("the database does not answer; trying again", loop=loop.name)
                 else:
                     log.exception("loop round failed", loop=loop.name)
-        leader.resign()
+        if shares is not None:
+            shares.resign()
+        else:
+            leadership.leave(loop.name)
 
     threads = [threading.Thread(target=forever, args=(loop,), name=f"loop-{loop.name}", daemon=True) for loop in loops]
     for thread in threads:

@@ -45,7 +45,7 @@ def main() -> int:
 
 def _play(cluster: Cluster, folder: Path, check: bool, rewrite: bool) -> int:
     name = cluster.new_database()
-    sessions = new_sessions(cluster.url(name), 20)  # each loop that is led keeps one
+    sessions = new_sessions(cluster.url(name))
     try:
         log = play(folder, sessions)
     except (Wrong, FileNotFoundError) as wrong:

@@ -554,7 +554,7 @@ class SimHost(Keeping, Lives, Migrating, Processors, Upgrading, Volumes):
                     if true():
                         return
                     self._resting[me] = self._woken
-                    self._changed.wait(POLL_S)
+                    self._changed.wait(POLL_S if self.world.polls else None)
             finally:
                 self._resting.pop(me, None)
 

@@ -42,6 +42,7 @@ from pools.quiet_loop import QuietLoop
 from pools.rollouts import RolloutLoop
 from pools.spare_loop import SpareLoop
 from sim import make
+from sim.clock import ToldClock
 from sim.world import SimDoor, World
 
 LIVE = ("queued", "running")
@@ -89,6 +90,7 @@ class Installation:
         self.sessions, self.clock, self.quiet_s = sessions, clock, quiet_s
         self.keyring = keyring or Keyring(b"k" * 32)
         self.sim = World(clock, boot_s=boot_s, shutdown_s=shutdown_s)
+        self.sim.polls = not isinstance(clock, ToldClock)  # then they look when their manager asks, however slow we are
         self.watches_load = False  # whether managers tell of hosts that are too busy: they often are, in stories of other things
         self.waits = 0  # how often a host said that a step must wait for a later time
         self.runner = self.new_runner()

@@ -15,7 +15,7 @@ from backend.ca import Authority
 from backend.db import Sessions, Tx, get
 from backend.directory.models import Permission, User, WebSession
 from backend.hosts.models import Host
-from backend.loops import Leader, tick
+from backend.loops import Leadership, tick
 from backend.storage.models import StorageDomain
 from backend.tasks.command import Actor
 from backend.tasks.models import Task
@@ -52,7 +52,7 @@ class Manager:
         loops = assembly.loops(place.door, place.clock, place.keyring, authority, quiet_s=place.quiet_s, soft=place.soft)
         not_told = NOT_TOLD if place.watches_load else (*NOT_TOLD, "host history")
         self.loops = [loop for loop in loops if loop.name not in not_told]
-        self.leaders = {loop.name: Leader(place.sessions, loop.name) for loop in self.loops}
+        self.leadership = Leadership(place.sessions)
         self.leads: set[str] = set()
         self._due: dict[str, datetime] = {}
 
@@ -60,16 +60,17 @@ class Manager:
         """Say that it lives; every loop that is due, once."""
         self.runner.beat()
         now = self.place.clock.now()
-        for loop in self.loops:
-            if now >= self._due.get(loop.name, now) and self.leaders[loop.name].leads():
-                self.leads.add(loop.name)
+        due = [loop for loop in self.loops if now >= self._due.get(loop.name, now)]
+        leads = self.leadership.of(loop.name for loop in due)
+        self.leads |= leads
+        for loop in due:
+            if loop.name in leads:
                 self._due[loop.name] = now + timedelta(seconds=loop.every_s)
                 tick(self.place.sessions, loop)
 
     def die(self, others: int) -> None:
         """Gone at once; its leadership goes with its connections. `others` loops are led by other managers."""
-        for leader in self.leaders.values():
-            leader.resign()
+        self.leadership.resign()
         locks = sa.text("SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database "
                         "WHERE locktype = 'advisory' AND datname = current_database()")
         for _ in range(1000):

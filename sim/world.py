@@ -214,6 +214,7 @@ class World:
         self.picture: Callable[[str], tuple[int, int, bytes]] = lambda name: PICTURE  # of the VM of this name, and its size
         self.launch_s, self.boot_s, self.shutdown_s, self.save_s = launch_s, boot_s, shutdown_s, save_s
         self.migrate_s, self.upgrade_s = migrate_s, 5.0
+        self.polls = True  # steps look at the clock by themselves; else only when somebody wakes them
         self.lock = threading.RLock()
         self.machines: dict[str, SimMachine] = {}
         self.storage: dict[str, SimStorage] = {}

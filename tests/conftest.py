@@ -65,7 +65,7 @@ def database_url(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def sessions(database_url: str) -> Iterator[Sessions]:
-    made = new_sessions(database_url, 20)  # each loop that is led keeps one
+    made = new_sessions(database_url)
     yield made
     made.kw["bind"].dispose()
 
