@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import structlog
 
 from assembly import COMMANDS, loops
-from backend import config, logs
+from backend import config, garbage, logs
 from backend import loops as loop_runner
 from backend.bootstrap import bootstrap
 from backend.ca import Authority, keep_hosts_authority, write_private
@@ -29,7 +29,7 @@ from hostapi.client import client_context
 from hostapi.doors import Doors, host_doors
 
 log = structlog.get_logger("manager")
-LED = 4  # so much more, twice over, for the loops that keep a connection as long as they are led here
+KEPT = 2  # so much more, twice over: the listener's connection, and those that hold locks
 DATABASE_S = 60  # a database that does not answer is waited for so long when the manager starts
 HOSTS_CA_MADE = """In {folder} are now the hosts' CA and its certificates, good for 398 days. Settings:
   hosts_ca_file = "{folder}/hosts-ca.pem"                 (manager, gateway, web)
@@ -86,7 +86,7 @@ def run(settings: config.Settings) -> None:
     logs.configure(settings.log_level)
     _bring_up_to_date(settings)
     clock, keyring = WallClock(), Keyring(settings.secret_key())
-    sessions = new_sessions(settings.database_url, LED + settings.database_pool + settings.task_workers)
+    sessions = new_sessions(settings.database_url, KEPT + settings.database_pool + settings.task_workers)
     doors = host_doors(client_context(settings.hosts_ca(), settings.client_cert_file, settings.client_key_file))
     authority = Authority.load(settings.hosts_ca(), settings.hosts_ca_key_file)
     packages = Packages(settings.agent_package)
@@ -99,6 +99,7 @@ def run(settings: config.Settings) -> None:
                                          quiet_s=settings.fence_quiet_s, soft=AgentRestarts(keyring), packages=packages,
                                          installer=_installer(settings, packages, keyring, clock)), runner.stopping),
     ]
+    garbage.look_seldom()
     log.info("manager runs", workers=settings.task_workers)
     runner.stopping.wait()
     for thread in threads:

@@ -7,13 +7,16 @@ def app():  # type: ignore[no-untyped-def]
     """The WSGI application, of the settings in the environment (gunicorn "wsgi:app()")."""
     import assembly
     from backend.config import load
+    from backend.garbage import look_seldom
     from backend.logs import configure
     from portal import create_app
     from portal.parts import Parts
 
     settings = load()
     configure(settings.log_level)
-    return create_app(Parts.of(settings, assembly.COMMANDS))
+    made = create_app(Parts.of(settings, assembly.COMMANDS))
+    look_seldom()
+    return made
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from gevent import get_hub, spawn
 from gevent.pywsgi import WSGIServer
 from gevent.queue import LifoQueue
 
+from backend.garbage import look_seldom
 from bench.recipe import Context, Recipe, Request, said
 from portal.serve import listening
 
@@ -127,6 +128,7 @@ def main() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(given.cert, given.key)
     app = make_app(pickle.loads(Path(given.recipe).read_bytes()), Database(given.dsn))
+    look_seldom()
     server = WSGIServer(listening(given.listen), app, log=None, ssl_context=context)
     signal.signal(signal.SIGTERM, lambda *_: spawn(server.stop))
     server.serve_forever()

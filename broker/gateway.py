@@ -26,7 +26,7 @@ from gevent.event import Event
 from gevent.server import StreamServer
 
 import backend.storage.models  # noqa: F401 -- pools' rows point at these
-from backend import config, logs
+from backend import config, garbage, logs
 from backend.clock import Clock, WallClock
 from backend.config import Settings
 from backend.db import Sessions, Tx, new_sessions
@@ -296,6 +296,7 @@ def main() -> None:
         gevent.signal_handler(number, stopping.set)
     for server in servers:
         server.start()
+    garbage.look_seldom()
     log.info("gateway ready", listen=settings.gateway_listen, public=settings.gateway_public)
     stopping.wait()
     for server in servers:

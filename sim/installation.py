@@ -9,8 +9,9 @@ place.sim.do("vm desktops-1 boot_fails")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -73,6 +74,19 @@ class _Door:
         return outcome
 
 
+class Pace:
+    """When each loop was last run, by a clock that may be told."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, datetime] = {}
+
+    def due(self, loops: Iterable[Loop], now: datetime) -> list[Loop]:
+        """Those that are due; their next time is `every_s` later."""
+        due = [loop for loop in loops if now >= self._next.get(loop.name, now)]
+        self._next |= {loop.name: now + timedelta(seconds=loop.every_s) for loop in due}
+        return due
+
+
 class Installation:
     """`sim` is the data center, to which faults are told; `tick` is one second of the managers' life."""
 
@@ -95,6 +109,7 @@ class Installation:
         self.waits = 0  # how often a host said that a step must wait for a later time
         self.runner = self.new_runner()
         self.loops: list[Loop] = [*self.new_loops(), *more_loops]
+        self._pace = Pace()
 
     def door(self, host_id: UUID, address: str, port: int) -> _Door:
         """How the manager reaches the host whose address is its name."""
@@ -191,9 +206,9 @@ class Installation:
 
     # -- time --------------------------------------------------------------------------------------
     def tick(self, seconds: float = 1.0) -> None:
-        """Every loop once, every task that is due a few steps further, then that much time passes."""
+        """Every loop that is due once, every task that is due a few steps further, then that much time passes."""
         self.runner.beat()
-        for loop in self.loops:
+        for loop in self._pace.due(self.loops, self.clock.now()):
             tick(self.sessions, loop)
         self.work([self.runner])
         self.clock.sleep(seconds)

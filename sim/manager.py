@@ -10,7 +10,7 @@ import threading
 
 from agent.consoles import Consoles
 from assembly import COMMANDS, loops
-from backend import config, logs
+from backend import config, garbage, logs
 from backend import loops as loop_runner
 from backend.ca import Authority
 from backend.clock import WallClock
@@ -27,6 +27,7 @@ def main() -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser("sim.manager", description=__doc__)
     parser.add_argument("--boot-s", type=float, default=0.0, help="how long the simulated guests boot")
+    parser.add_argument("--launch-s", type=float, default=0.0, help="how long their start takes a host")
     parser.add_argument("--console-port", type=int, help="where gateways reach the displays (default: there are none)")
     parser.add_argument("--lively", action="store_true", help="hosts and VMs are busy, sometimes more, sometimes less")
     given = parser.parse_args()
@@ -34,7 +35,7 @@ def main() -> None:
     logs.configure("WARNING")
     clock, keyring = WallClock(), Keyring(settings.secret_key())
     sessions = new_sessions(settings.database_url, settings.database_pool + settings.task_workers)
-    world = World(clock, boot_s=given.boot_s, shutdown_s=given.boot_s / 4, lively=given.lively)
+    world = World(clock, launch_s=given.launch_s, boot_s=given.boot_s, shutdown_s=given.boot_s / 4, lively=given.lively)
     doors = Machines(world, simulate(world, sessions))
     runner = Runner(sessions, COMMANDS, clock, doors, keyring.reveal)
     signal.signal(signal.SIGTERM, lambda *_: runner.stopping.set())
@@ -44,6 +45,7 @@ def main() -> None:
         threading.Thread(target=obey, args=(world, sys.stdin), daemon=True).start()
     runner.run(settings.task_workers)
     loop_runner.run(sessions, loops(doors, clock, keyring, authority), runner.stopping)
+    garbage.look_seldom()
     print("READY", flush=True)
     runner.stopping.wait()
 

@@ -26,7 +26,7 @@ from pools.rules import HOLDING
 from sim import make, protected, telling, watching
 from sim.clock import ToldClock
 from sim.dues import next_due
-from sim.installation import LIVE, Installation
+from sim.installation import LIVE, Installation, Pace
 
 QUIET_TICKS = 3  # rounds without news after which the managers are not asked for each second any more
 IDLE_STEP_S = 600.0  # … but after twice as long each time, up to this; what is due at a known time comes at its time
@@ -54,18 +54,16 @@ class Manager:
         self.loops = [loop for loop in loops if loop.name not in not_told]
         self.leadership = Leadership(place.sessions)
         self.leads: set[str] = set()
-        self._due: dict[str, datetime] = {}
+        self._pace = Pace()
 
     def tick(self) -> None:
         """Say that it lives; every loop that is due, once."""
         self.runner.beat()
-        now = self.place.clock.now()
-        due = [loop for loop in self.loops if now >= self._due.get(loop.name, now)]
+        due = self._pace.due(self.loops, self.place.clock.now())
         leads = self.leadership.of(loop.name for loop in due)
         self.leads |= leads
         for loop in due:
             if loop.name in leads:
-                self._due[loop.name] = now + timedelta(seconds=loop.every_s)
                 tick(self.place.sessions, loop)
 
     def die(self, others: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 import assembly  # noqa: F401 -- every table must be known before the first flush
+from backend import garbage
 from backend.db import Sessions, Tx, new_sessions
 from sim.clock import ToldClock
 from sim.installation import Installation
@@ -20,6 +21,7 @@ from tests.libvirtd import PrivateLibvirtd
 from tests.pki import Pki
 from tests.samba import SambaDomain
 
+garbage.look_seldom()
 # What holds few tests that take long, mostly waiting, comes first, so that no worker is left alone with it at the end
 # (the Makefile's PYTEST keeps this order).
 LONG = ("lab", "chaos", "standalone", "e2e", "tasks", "test_scenarios.py", "contract", "broker", "cli", "directory", "pools")

@@ -73,7 +73,7 @@ def test_an_idle_holder_is_warned_comes_back_and_at_last_loses_the_desktop(world
         shown = tx.scalars(sa.select(Task.args).where(Task.command == "vm.message")).all()
     assert len(shown) == 1 and "Press a key" in shown[0]["text"], "it is told inside the guest too"
     touch(world, console)
-    world.tick()
+    world.run_for(2)
     assert lease_of(world, alice).why == ""
     world.run_for(290, step_s=2)
     assert lease_of(world, alice).state == "active" and len(happened(world, "lease.quiet_soon")) == 2
