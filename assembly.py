@@ -61,6 +61,7 @@ ROOMS_OF_COMMANDS = (
     "backend.placement.commands.affinity",
     "backend.placement.commands.policies",
     "backend.storage.commands.domains",
+    "backend.storage.commands.importing",
     "backend.vms.commands.power",
     "backend.vms.commands.pause",
     "backend.vms.commands.once",

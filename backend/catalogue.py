@@ -111,6 +111,9 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "host.removed": ("info", "{actor} removed host {name}."),
     "storagedomain.activated": ("info", "Storage domain {name} is active."),
     "storagedomain.activation_failed": ("error", "Storage domain {name} could not be activated: {why}"),
+    "storagedomain.imported": (
+        "info", "{actor} imported storage domain {name}: {vms} VM(s), {templates} template(s), {disks} disk(s)."),
+    "storagedomain.import_told": ("warning", "Import of storage domain {name}: {why}"),
     "storagedomain.vanished": ("error", "Storage domain {name} is not usable: {why}"),
     "storagedomain.came_back": ("info", "Storage domain {name} is usable again."),
     "vm.created": ("info", "VM {name} was created."),

@@ -79,7 +79,7 @@ class _Reading:
                 capacity, snapshots = header.virtual_bytes >> 20, header.snapshots
             except (NoQcow2, OSError) as no:
                 said = (no.strerror or "") if isinstance(no, OSError) else str(no)
-                chain, why, capacity, snapshots = (), f"Volume {id} cannot be used: {said}.", 0, ()
+                chain, why, capacity, snapshots = (), _clean(f"Volume {id} cannot be used: {said}."), 0, ()
                 self._tell("refused", file, f"{said}.")
             found[id] = VolumeFound(id, str(file), capacity, chain, snapshots, why=why)
         for id, file in self._files("volumes", metadata.SUFFIX):
@@ -179,4 +179,9 @@ class _Reading:
         return ()
 
     def _tell(self, kind: str, file: Path, why: str) -> None:
-        self.problems.append(Problem(kind, str(file.relative_to(self.folder)), why))  # type: ignore[arg-type]
+        self.problems.append(Problem(kind, _clean(str(file.relative_to(self.folder))), _clean(why)))  # type: ignore[arg-type]
+
+
+def _clean(said: str) -> str:
+    """Fit to be shown and sent: what is named in foreign files may be anything."""
+    return "".join(one if one.isprintable() else "?" for one in said[:1000])

@@ -26,8 +26,8 @@ SUFFIX = ".meta"
 _HEAD = re.compile(rb"leasehold (domain|volume|vm|template) ([0-9]{1,6}) ([0-9]{1,18}) ([0-9]{1,8}) ([0-9a-f]{64})\n")
 _LONGEST_HEAD = 128
 
-Name = Annotated[str, Meta(min_length=1, max_length=255)]
-Text = Annotated[str, Meta(max_length=65_536)]
+Name = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\A[^\x00]*\Z")]
+Text = Annotated[str, Meta(max_length=65_536, pattern=r"\A[^\x00]*\Z")]
 Mib = Annotated[int, Meta(ge=1, le=1 << 40)]
 Count = Annotated[int, Meta(ge=0, le=1 << 30)]
 
@@ -46,7 +46,7 @@ class VolumeBody(msgspec.Struct, frozen=True):
     """What a volume's file says. One that is not `legal` was being made or deleted (`doing`) when this was written."""
 
     id: UUID
-    disk: Annotated[str, Meta(max_length=255)]
+    disk: Annotated[str, Meta(max_length=255, pattern=r"\A[^\x00]*\Z")]
     owner: Literal["", "vm", "template"]  # what it was made for; nothing: for itself
     owner_id: UUID | None
     capacity_mib: Mib

@@ -26,6 +26,7 @@ SEALED = "_sealed"  # a secret: it comes in clear and goes into the command seal
 BY_HAND = frozenset({"host.create", "host.reinstall", "lease.extend", "directory.add", "directory.edit", "user.create",
                      "user.import", "permission.grant", "device.create", "device.renew"})
 MAKES = frozenset({"create", "add", "import"})
+BESIDE = frozenset({"storagedomain.import"})  # another way to make what is made by `create`
 
 TASK = {"type": "object", "required": ["task"], "properties": {"task": {
     "type": "object", "required": ["id", "href", "state"], "properties": {
@@ -53,7 +54,7 @@ def shape_of(name: str, cls: type) -> Shape | None:
     names = [f for f in fields if f.endswith("_name")]
     renamed = {"name": names[0]} if len(names) == 1 and "name" not in fields else {}
     renamed |= {f.removesuffix(SEALED): f for f in fields if f.endswith(SEALED)}
-    path = f"/{plural}/<id>/{verb}" if id_field else f"/{plural}" if verb in MAKES else f"/{plural}/{verb}"
+    path = f"/{plural}/<id>/{verb}" if id_field else f"/{plural}" if verb in MAKES and name not in BESIDE else f"/{plural}/{verb}"
     return Shape(noun, verb, path, id_field, renamed)
 
 

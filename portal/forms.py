@@ -312,6 +312,9 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
         "When a VM's memory changes faster than it is sent", "It is seen by its memory having been sent twice."),
     ("disk.create", "domain_id"): ("Storage domain", ""),
     ("disk.resize", "capacity_mib"): ("New size", "It can only grow. Its guest enlarges the file system on it afterwards."),
+    ("storagedomain.import", "host_id"): ("Host", "Whose folder it is. Of a shared one: any host that has it mounted."),
+    ("storagedomain.import", "path"): ("Folder", "Where the storage domain lies; the path must be the one that it had before."),
+    ("storagedomain.import", "domain_name"): ("Name", "Left open: the name that it had."),
     ("storagedomain.create", "host_id"): ("Host", "Whose folder it is. Of a shared one: the host that prepares it."),
     ("storagedomain.create", "path"): ("Folder", "An empty folder of that host, for instance /var/lib/leasehold/disks. A "
                                        "shared one must be mounted there on every host."),

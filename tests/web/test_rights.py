@@ -280,6 +280,7 @@ TABLE: dict[str, Case] = {
     "POST api.cluster_edit_fencing": command(path="cluster", body={"fencing_at_once": 2}),
     "POST api.vm_edit_availability": command(path="own_vm", body={"high_availability": True, "priority": 100}),
     "POST api.host_remove": command(path="host", fine=frozenset({409}), body={}),
+    "POST api.storagedomain_import": command(body={"host_id": "@host", "path": "/srv/old", "name": "old"}),
     "POST api.storagedomain_create": command(body={"name": "new", "host_id": "@host", "path": "/srv/new", "type": "posixfs"}),
     "POST api.storagedomain_activate": command(path="storagedomain", fine=frozenset({409}), body={}),  # it is active
     "POST api.cluster_create": command(body={"name": "new", "data_center_id": "@datacenter"}),

@@ -25,8 +25,31 @@ from hostapi.types import Failure, StorageReport
 TYPES = ("local", "posixfs")
 
 
-class _Attach:
-    """The one host step both commands share; `_domain` answers whose it is."""
+def require_path(path: str) -> None:
+    """`Invalid` unless a storage domain could lie there."""
+    pure = PurePosixPath(path)
+    if not pure.is_absolute() or ".." in pure.parts or "\n" in path:
+        raise Invalid("bad_path", "The path of a storage domain begins with / and has no “..” in it.", fields=["path"])
+
+
+def require_up(host: Host) -> None:
+    """`Impossible` unless the host can be asked."""
+    if host.state != "up":
+        raise Impossible("host_not_up", f"Host {host.name} is {host.state.replace('_', ' ')}; it must be up.")
+
+
+def require_free_path(tx: Tx, host: Host, path: str, *, shared: bool) -> None:
+    """`Invalid` when another domain lies there: on this host or, for one that is shared, on any of the data center's."""
+    center_id = get(tx, Cluster, host.cluster_id).data_center_id
+    here = sa.or_(StorageDomain.host_id == host.id, sa.and_(
+        StorageDomain.data_center_id == center_id, sa.true() if shared else StorageDomain.host_id.is_(None),
+    ))  # fmt: skip
+    if other := tx.scalar(sa.select(StorageDomain.name).where(here, StorageDomain.path == str(PurePosixPath(path)))):
+        raise Invalid("path_taken", f"That folder is storage domain {other} already.", fields=["path"])
+
+
+class Attaching:
+    """The one host step these commands share; `_domain` answers whose it is."""
 
     def _domain(self, tx: Tx) -> StorageDomain:
         raise NotImplementedError
@@ -57,7 +80,7 @@ class _Attach:
 
 
 @dataclass(frozen=True)
-class CreateDomain(_Attach, Plain):
+class CreateDomain(Attaching, Plain):
     """Make a folder a storage domain: one of this host alone (`local`), or one that every host of the data center mounts at
     the same path (`posixfs`), which this host prepares."""
 
@@ -79,25 +102,12 @@ class CreateDomain(_Attach, Plain):
     def check(self, tx: Tx) -> None:
         host = get(tx, Host, self.host_id)
         require_free_name(tx, StorageDomain, self.domain_name, "storage domain")
-        path = PurePosixPath(self.path)
-        if not path.is_absolute() or ".." in path.parts or "\n" in self.path:
-            raise Invalid("bad_path", "The path of a storage domain begins with / and has no “..” in it.", fields=["path"])
+        require_path(self.path)
         if self.type not in TYPES:
             sentence = f"“{self.type}” is no kind of storage domain; choose from {', '.join(TYPES)}."
             raise Invalid("bad_type", sentence, fields=["type"])
-        if host.state != "up":
-            raise Impossible("host_not_up", f"Host {host.name} is {host.state.replace('_', ' ')}; it must be up.")
-        self._require_free_path(tx, host, str(path))
-
-    def _require_free_path(self, tx: Tx, host: Host, path: str) -> None:
-        """No other domain lies there: neither on this host, nor, for one that is shared, on any of the data center's."""
-        center_id = get(tx, Cluster, host.cluster_id).data_center_id
-        here = sa.or_(StorageDomain.host_id == host.id, sa.and_(
-            StorageDomain.data_center_id == center_id,
-            sa.true() if self.type == "posixfs" else StorageDomain.host_id.is_(None),
-        ))  # fmt: skip
-        if other := tx.scalar(sa.select(StorageDomain.name).where(here, StorageDomain.path == path)):
-            raise Invalid("path_taken", f"That folder is storage domain {other} already.", fields=["path"])
+        require_up(host)
+        require_free_path(tx, host, self.path, shared=self.type == "posixfs")
 
     def define(self, tx: Tx, job: Job) -> None:
         self.check(tx)
@@ -133,7 +143,7 @@ class CreateDomain(_Attach, Plain):
 
 
 @dataclass(frozen=True)
-class ActivateDomain(_Attach, Plain):
+class ActivateDomain(Attaching, Plain):
     """Try again to use a storage domain that is inactive."""
 
     storagedomain_id: UUID
