@@ -258,7 +258,7 @@ OWN_WORDS: dict[tuple[str, str], tuple[str, str]] = {
         }.items()
     },
     ("host.confirm_key", "fingerprint"): (
-        "Fingerprint", "As the host itself prints it: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
+        "Fingerprint", "What the host itself prints, at its own console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
     ),
     ("vm.edit", "memory_mib"): ("Memory", "While it runs, more is given at once if it may grow so far, in steps of 128 MiB."),
     ("vm.edit", "vcpus"): ("Processors", "While it runs, more are given at once if it may grow so far."),
@@ -375,6 +375,11 @@ SECTIONS["vm.run_once"] = (
     ("Kernel", ("kernel", "initrd", "cmdline")),
     ("Display", ("video", "protocols")),
     ("Start", ("paused",)),
+)
+SECTIONS["host.install"] = (
+    ("The host", ("host_name", "cluster_id", "address")),
+    ("Signing on", ("ssh_port", "username", "password_sealed", "private_key_sealed", "fingerprint")),
+    ("Storage", ("storage_roots",)),
 )
 LONG = frozenset({"message", "cmdline", "sentence", "private_key_sealed"})
 

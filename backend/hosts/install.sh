@@ -120,6 +120,7 @@ remove() {
         systemctl disable -q --now leasehold-agent.service 2> /dev/null || true
         # shellcheck disable=SC2086
         rm -rf $OURS $MADE
+        rmdir "${UPGRADE%/*}" 2> /dev/null || true
         forget_key
         systemctl daemon-reload 2> /dev/null || true
     fi

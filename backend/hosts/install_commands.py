@@ -85,8 +85,8 @@ class InstallHost(Plain):
 
 @dataclass(frozen=True)
 class ConfirmKey(Plain):
-    """Say that the SSH key with this SHA-256 fingerprint is the host's: you have compared it with what the host itself
-    shows (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`). Only then is the host signed on to."""
+    """Say that the host's SSH key is the one with this SHA-256 fingerprint: you have read it at the host itself. Only then
+    is the host signed on to."""
 
     host_id: UUID
     fingerprint: str
