@@ -6,6 +6,7 @@ import errno
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 import msgspec
@@ -93,7 +94,7 @@ def _note(path: str, volume: VolumeSpec, legal: bool) -> None:
     before = _before(path)
     created: datetime = before.body.created if before else utc_now()
     body = VolumeBody(
-        volume.volume_id, volume.about.disk, volume.about.owner, volume.about.owner_id, volume.capacity_mib, "qcow2",
+        volume.volume_id, volume.about.disk, volume.about.owner, volume.about.owner_id, volume.capacity_mib, _format(path),
         volume.backing, _parent(volume.backing), legal, "" if legal else "create", created,
     )  # fmt: skip
     if before is None or before.body != body:
@@ -112,7 +113,11 @@ def _before(path: str) -> Kept | None:
 
 
 def _beside(path: str) -> str:
-    return path.removesuffix(".qcow2") + metadata.SUFFIX
+    return path.removesuffix(f".{_format(path)}") + metadata.SUFFIX
+
+
+def _format(path: str) -> Literal["qcow2", "iso"]:
+    return "iso" if path.endswith(".iso") else "qcow2"
 
 
 def _parent(backing: str | None) -> UUID | None:

@@ -66,8 +66,7 @@ class Uploads:
             if os.path.exists(path):  # asked twice
                 Path(part).unlink(missing_ok=True)
                 capacity_mib = _mib(self.storage.virtual_bytes(path))
-                if upload.format != "iso":
-                    metadata.settle(path, VolumeSpec(upload.volume_id, upload.domain_path, capacity_mib, about=upload.about))
+                metadata.settle(path, VolumeSpec(upload.volume_id, upload.domain_path, capacity_mib, about=upload.about))
                 return TakenReport(path, capacity_mib)
             has = os.stat(part).st_size if os.path.exists(part) else 0
             if has != upload.size_bytes:
@@ -81,10 +80,11 @@ class Uploads:
                     Path(part).unlink(missing_ok=True)
                 raise
             flush(part)
+            volume = VolumeSpec(upload.volume_id, upload.domain_path, _mib(image.virtual_bytes), about=upload.about)
             if image.format == "iso":
                 os.rename(part, path)
+                metadata.settle(path, volume)
             else:
-                volume = VolumeSpec(upload.volume_id, upload.domain_path, _mib(image.virtual_bytes), about=upload.about)
                 self.storage.put(self._convert(part, path, image, steering), path, volume)
                 metadata.settle(path, volume)
                 os.unlink(part)

@@ -16,7 +16,8 @@ from hostapi.types import Definition, DomainFound, Problem, VolumeFound
 MARK = ".leasehold-domain"  # names, inside the folder, the shared domain that it is
 MOST_FILES = 200_000
 DEEPEST = 64  # volumes of a chain
-VOLUME = ".qcow2"
+VOLUME, CD = ".qcow2", ".iso"
+LEFT = {".new": "it was never finished, and can be deleted.", ".part": "a part of an upload that was not taken yet."}
 
 
 class NoDomain(ValueError):
@@ -82,6 +83,11 @@ class _Reading:
                 chain, why, capacity, snapshots = (), _clean(f"Volume {id} cannot be used: {said}."), 0, ()
                 self._tell("refused", file, f"{said}.")
             found[id] = VolumeFound(id, str(file), capacity, chain, snapshots, why=why)
+        for id, file in self._files("volumes", CD):
+            if not file.is_symlink() and file.is_file() and id not in found:
+                found[id] = VolumeFound(id, str(file), (file.stat().st_size + (1 << 20) - 1) >> 20)
+            else:
+                self._tell("refused", file, "it is no plain file, or there is a volume of its name.")
         for id, file in self._files("volumes", metadata.SUFFIX):
             if (kept := self._load("volume", file, id)) is None:
                 continue
@@ -126,9 +132,9 @@ class _Reading:
             for entry in entries:
                 if len(found) >= MOST_FILES:
                     raise NoDomain(f"There are more than {MOST_FILES:,} files in {self.folder / folder}.")
-                if entry.name.endswith(".new"):
-                    if suffix != VOLUME:
-                        self._tell("unfinished", Path(entry.path), "it was never finished, and can be deleted.")
+                if (left := LEFT.get(os.path.splitext(entry.name)[1])) is not None:
+                    if suffix == metadata.SUFFIX:  # once for each folder
+                        self._tell("unfinished", Path(entry.path), left)
                 elif entry.name.endswith(suffix):
                     try:
                         id = UUID(entry.name.removesuffix(suffix))

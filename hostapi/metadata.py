@@ -50,7 +50,7 @@ class VolumeBody(msgspec.Struct, frozen=True):
     owner: Literal["", "vm", "template"]  # what it was made for; nothing: for itself
     owner_id: UUID | None
     capacity_mib: Mib
-    format: Literal["qcow2"]
+    format: Literal["qcow2", "iso"]
     backing: Text | None  # as the volume has it
     parent: UUID | None  # the volume at that path, if it is one
     legal: bool

@@ -209,7 +209,8 @@ class Adoption:
         for body in bodies:
             volume = self.volumes[body.id]
             row = Disk(id=body.id, name=body.name, domain_id=self.domain.id, state="ok", path=volume.path,
-                       capacity_mib=max(1, volume.capacity_mib), **owner)  # fmt: skip
+                       capacity_mib=max(1, volume.capacity_mib), format="iso" if volume.path.endswith(".iso") else "qcow2",
+                       **owner)  # fmt: skip
             self.tx.add(row)
             self.rows[body.id] = row
 

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 import assembly
+from agent import metadata as notes
 from agent.config import AgentConfig
 from agent.service import AgentService
 from backend.db import Base, Sessions
@@ -38,6 +39,7 @@ from backend.vms.models import Template, Vm, VmSnapshot, Vnic
 from hostapi import metadata
 from hostapi.desk import Desk
 from hostapi.journal import Journal
+from hostapi.types import VolumeAbout, VolumeSpec
 from sim import make
 from tests.conftest import ToldClock
 
@@ -194,6 +196,20 @@ def test_conflicts_are_told_one_by_one_and_the_rest_is_there(place: Place) -> No
     assert (place.folder / "vms" / f"{w2}.meta").exists(), "what was not imported stays in the storage"
     tick(place.sessions, place.keep)
     assert (place.folder / "vms" / f"{w2}.meta").exists()
+
+
+def test_a_cd_comes_back_as_one(place: Place) -> None:
+    furnish(place)
+    id = uuid4()
+    file = place.folder / "volumes" / f"{id}.iso"
+    file.write_bytes(b"a CD" * 1000)
+    notes.settle(str(file), VolumeSpec(id, str(place.folder), 1, about=VolumeAbout("debian.iso")))
+    place.throw_the_database_away()
+    place.done(ImportDomain(place.host_id, str(place.folder)))
+    with place.sessions() as tx:
+        disk = tx.get(Disk, id)
+        assert disk is not None and (disk.name, disk.format, disk.path, disk.capacity_mib) == ("debian.iso", "iso", str(file), 1)
+    assert place.told() == []
 
 
 def test_hostile_and_torn_files_keep_nothing_else_away(place: Place, tmp_path: Path) -> None:
