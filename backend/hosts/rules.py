@@ -24,7 +24,7 @@ STALLS = {
     "ioerror": "Its storage fails it (an input/output error).",
     "enospc": "Its storage is full.",
 }
-CRASHED = "Its guest crashed: the kernel panicked."
+ENDED = {"crashed": "Its guest crashed: the kernel panicked.", "shut_itself_down": "It was shut down from inside."}
 _MAY_RUN = ("powering_up", "up", "paused", "powering_down", "reboot_in_progress", "unknown")
 
 
@@ -223,7 +223,7 @@ def _gone(vm: KnownVm, by: str | None) -> Change:
     # on the way down it was expected; the task that asked for it may record it first, which is as good
     by_itself = {"guest": "shut_itself_down", "crashed": "crashed"}.get(by or "", "died")
     event = "stopped" if vm.state == "powering_down" else by_itself
-    why = {"why": CRASHED} if event == "crashed" else {}
+    why = {"why": ENDED[event]} if event in ENDED else {}
     # a host that saw it end says how: who does not was not there, so the host or its agent was started again
     return Change("vm", vm.vm_id, vm.state, event, {"host_id": None, "guest": None, "ended_by": by or "lost", **why})
 

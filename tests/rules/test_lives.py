@@ -64,11 +64,15 @@ def test_a_reboot_is_news_once_and_only_when_nobody_asked_for_it() -> None:
     assert heard(KnownVm(VM, "reboot_in_progress", None, boots=1), running) == (None, {"boots": 2})
 
 
-@pytest.mark.parametrize(("by", "event"), [("guest", "shut_itself_down"), ("crashed", "crashed"), ("failed", "died"),
-                                           ("host", "died"), (None, "died")])
-def test_how_a_vm_ended_is_heard(by: str | None, event: str) -> None:
+@pytest.mark.parametrize(("by", "event", "why"), [
+    ("guest", "shut_itself_down", "It was shut down from inside."),
+    ("crashed", "crashed", "Its guest crashed: the kernel panicked."),
+    ("failed", "died", None), ("host", "died", None), (None, "died", None),
+])
+def test_how_a_vm_ended_is_heard(by: str | None, event: str, why: str | None) -> None:
     ended = (VmEnd(VM, by),) if by else ()  # type: ignore[arg-type]
-    assert (heard(KnownVm(VM, "up", None), ended=ended) or ("",))[0] == event
+    heard_of = heard(KnownVm(VM, "up", None), ended=ended)
+    assert heard_of is not None and (heard_of[0], heard_of[1].get("why")) == (event, why)
     assert (heard(KnownVm(VM, "powering_down", None), ended=ended) or ("",))[0] == "stopped"
 
 
