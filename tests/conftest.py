@@ -24,8 +24,12 @@ from tests.samba import SambaDomain
 garbage.look_seldom()
 # What holds few tests that take long, mostly waiting, comes first, so that no worker is left alone with it at the end
 # (the Makefile's PYTEST keeps this order).
-LONG = ("lab", "chaos", "standalone", "e2e", "tasks", "test_scenarios.py", "contract", "broker", "cli", "directory", "pools")
+LONG = (
+    "lab", "chaos", "standalone", "e2e", "tasks", "test_scenarios.py", "contract", "broker", "cli", "directory", "install",
+    "pools",
+)  # fmt: skip
 STORIES, SHARES = "tests/test_scenarios.py", 4
+TOGETHER = "tests/install/"  # the SSH server's accounts are the machine's
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,10 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class ByFile(LoadFileScheduling):
-    """A file's tests go to one worker; the stories, which are many and alike, to several."""
+    """A file's tests go to one worker, and so do those of `TOGETHER`; the stories, which are many and alike, to several."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
+        if file.startswith(TOGETHER):
+            return TOGETHER
         return f"{file} {zlib.crc32(nodeid.encode()) % SHARES}" if file == STORIES else file
 
 
