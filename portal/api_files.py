@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -27,7 +28,8 @@ from portal.transaction import commit, tx
 
 routes = Routes("disks")
 T = TypeVar("T")
-PIECE = 4 << 20  # bytes asked of a host at once
+PIECE = 8 << 20  # bytes asked of a host at once
+NOTE_EVERY = timedelta(seconds=1)  # how often it is noted how much has arrived, and looked whether it is still wanted
 OFFSET = "Upload-Offset"  # where to go on, in every answer about a transfer
 
 TRANSFER = {"type": "object", "properties": {
@@ -78,15 +80,17 @@ def transfer_put(id: str) -> Response:
     place = _place(disk)
     commit()
     request.max_content_length = size + PIECE  # more than the file is refused below, in words
-    here = None
+    here, noted = None, now()
     while chunk := _piece():
         if offset + len(chunk) > size:
             raise Invalid("too_long", f"The file was announced with {size} bytes; this would be more.", fields=["Content-Range"])
         at, data = offset, chunk
         here = _asked(lambda at=at, data=data: place.door.write_part(place.domain_path, place.volume_id, at, data))  # type: ignore[misc]
         offset += len(chunk)
-        _note(_transfer(id)[0], here)
-        commit()
+        if now() - noted >= NOTE_EVERY:
+            _note(_transfer(id)[0], here)
+            commit()
+            noted = now()
     if here is None:
         here = _asked(lambda: place.door.part_size(place.domain_path, place.volume_id))
     transfer, disk = _transfer(id)

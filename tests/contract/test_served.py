@@ -66,6 +66,23 @@ def test_only_managers_may_ask(server: HostServer, pki: Pki, world: World, role:
     assert world.host("h1").runs == {}
 
 
+def test_a_portal_may_move_files_and_nothing_else(server: HostServer, pki: Pki, world: World) -> None:
+    portal, id = client(server, pki.issue("portal")), uuid4()
+    assert portal.write_part("/srv/a", id, 0, b"abc") == portal.part_size("/srv/a", id) == 3
+    for ask in (
+        lambda: portal.ask(uuid4(), "start_vm", {"spec": VmSpec(uuid4(), "w", 64, 1)}, wait_s=5),
+        lambda: portal.ask(uuid4(), "part_size", {"domain_path": "/srv/a", "volume_id": id}, wait_s=5),
+        lambda: portal.watch([uuid4()], wait_s=0),
+        lambda: portal.cancel(uuid4()),
+        portal.report,
+        portal.host_cpu,
+    ):
+        with pytest.raises(HostUnreachable) as refused:
+            ask()
+        assert refused.value.code == "not_a_manager"
+    assert world.host("h1").runs == {}
+
+
 def test_a_certificate_of_another_ca_ends_in_the_handshake(server: HostServer, pki: Pki, tmp_path: Path) -> None:
     alien = Pki(tmp_path / "alien").issue("manager")
     with pytest.raises(HostUnreachable):
