@@ -112,6 +112,8 @@ class Uploads:
         needed = int(json.loads(run([*LIMITED, QEMU_IMG, *needs, "--image-opts", named]))["required"])
         if needed > free:
             raise HostRefused("storage_full", f"The volume would take {needed >> 20} MiB; the storage has {free >> 20} free.")
+        for left in Path(path).parent.glob(f"{Path(path).name}.*.new"):  # of an agent that was killed meanwhile
+            left.unlink(missing_ok=True)
         fresh = f"{path}.{uuid4().hex}.new"
 
         def look() -> None:

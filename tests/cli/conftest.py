@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import urllib3
 from backend.clock import WallClock
 from backend.db import new_sessions
 from sim.postgres import Cluster
-from tests.pki import Pki
+from tests.pki import Certificate, Pki
 from tests.web.place import KEY, Place
 
 ROOT = Path(__file__).parents[2]
@@ -42,22 +43,19 @@ class Served:
     log: Path
 
 
-@pytest.fixture(scope="module")
-def served(cluster: Cluster, pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("served")
-    name = cluster.new_database()
-    port = free_port()
-    url = f"https://localhost:{port}"
-    key, files = folder / "key", pki.issue("gateway", "localhost")
+@contextmanager
+def serving(
+    folder: Path, database: str, port: int, files: Certificate, **more: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """`wsgi.py` on this database: its process and its log."""
+    url, key = f"https://localhost:{port}", folder / "key"
     key.write_bytes(KEY)
     key.chmod(0o600)
-    sessions = new_sessions(cluster.url(name))
-    place = Place(sessions, WallClock(), public_url=url, ca_file=str(files.ca_file), tls_cert_file=str(files.cert_file))
     environ = {
-        **os.environ, "LEASEHOLD_DATABASE_URL": cluster.url(name), "LEASEHOLD_SECRET_KEY_FILE": str(key),
+        **os.environ, "LEASEHOLD_DATABASE_URL": database, "LEASEHOLD_SECRET_KEY_FILE": str(key),
         "LEASEHOLD_PUBLIC_URL": url, "LEASEHOLD_WEB_LISTEN": f"127.0.0.1:{port}", "LEASEHOLD_GATEWAY_PUBLIC": "localhost:1",
         "LEASEHOLD_TLS_CERT_FILE": str(files.cert_file), "LEASEHOLD_TLS_KEY_FILE": str(files.key_file),
-        "LEASEHOLD_CA_FILE": str(files.ca_file),
+        "LEASEHOLD_CA_FILE": str(files.ca_file), **more,
     }
     environ.pop("LEASEHOLD_CONFIG", None)
     log = folder / "log"
@@ -65,10 +63,22 @@ def served(cluster: Cluster, pki: Pki, tmp_path_factory: pytest.TempPathFactory)
         process = subprocess.Popen([sys.executable, "wsgi.py"], cwd=ROOT, env=environ, stdout=out, stderr=out)
     try:
         _wait_until_healthy(url, files.ca_file, process, log)
-        yield Served(url, files.ca_file, place, process, log)
+        yield process, log
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def served(cluster: Cluster, pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder, port, name = tmp_path_factory.mktemp("served"), free_port(), cluster.new_database()
+    url, files = f"https://localhost:{port}", pki.issue("gateway", "localhost")
+    sessions = new_sessions(cluster.url(name))
+    place = Place(sessions, WallClock(), public_url=url, ca_file=str(files.ca_file), tls_cert_file=str(files.cert_file))
+    try:
+        with serving(folder, cluster.url(name), port, files) as (process, log):
+            yield Served(url, files.ca_file, place, process, log)
+    finally:
         sessions.kw["bind"].dispose()
         cluster.drop(name)
 
