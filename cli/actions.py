@@ -22,7 +22,7 @@ def command(action: Action, description: Description) -> click.Command:
     params: list[click.Parameter] = []
     if action.on_one:
         params.append(click.Argument(["things"], nargs=-1, required=True, metavar=f"{action.noun.upper()}..."))
-    named = not action.on_one and any(f.name == "name" for f in action.fields)
+    named = not action.on_one and any(f.name == "name" and f.required for f in action.fields)
     if named:
         params.append(click.Argument(["name"], metavar="NAME"))
     params += [_option(field) for field in action.fields if not (named and field.name == "name")]

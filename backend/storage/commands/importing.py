@@ -30,9 +30,8 @@ MOST_TOLD = 200  # sentences that are kept as events
 
 @dataclass(frozen=True)
 class ImportDomain(Attaching, Plain):
-    """Take a storage domain over that another installation made, or this one before it lost its database: every disk,
-    template, VM and snapshot that lies in it is there again. A pool's desktops come back as plain VMs. Nothing in the folder
-    is deleted, and no other installation may use it any more."""
+    """Take over a storage domain of another installation, or of a lost database, with all VMs, templates and disks in it.
+    A pool's desktops come back as plain VMs. Nothing in the folder is deleted; nobody else may use it any more."""
 
     host_id: UUID
     path: str
