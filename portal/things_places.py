@@ -141,6 +141,7 @@ STORAGEDOMAINS = Thing(
     (
         Part("Hosts that share it", "reaches", "domain_id = {id}", ("host", "ok", "free_mib", "why"), link=False),
         Part("Disks", "disks", "domain_id = {id}", ("name", "state", "capacity_mib", "vm", "template"), link=False),
+        Part("Events", "events", "object_id = {id}", link=False),
     ),
     (("storagedomain.create", "Add storage domain"), ("storagedomain.import", "Import storage domain")),
     live=("host",),
