@@ -129,6 +129,8 @@ def _ask_qemu(path: str) -> int:
         said = run([*LIMITED, "qemu-img", "info", "-U", "--output=json", "-f", "qcow2", os.path.abspath(path)], timeout_s=LOOK_S)
         info: dict[str, Any] = json.loads(said)
     except ProgramFailed as no:
+        if no.said.startswith("it "):  # did not end in time, is not installed: that says nothing of the image
+            raise HostRefused("storage_failed", f"The image cannot be looked at: qemu-img: {no.said}.") from no
         why = no.said.splitlines()[-1].rpartition(": ")[2] if no.said else "no reason"
         raise HostRefused("image_unreadable", f"The qcow2 image cannot be read: {why.rstrip('.')}.") from no
     named = {"backing-filename", "full-backing-filename"} & info.keys()

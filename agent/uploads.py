@@ -76,7 +76,7 @@ class Uploads:
                 self._require_sum(part, upload, steering)
                 image = check(part, upload.format, upload.most_mib << 20)
             except HostRefused as no:
-                if no.failure.code != "cancelled":
+                if no.failure.code == "checksum_differs" or no.failure.code.startswith("image_"):
                     Path(part).unlink(missing_ok=True)
                 raise
             flush(part)
