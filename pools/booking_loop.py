@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import aliased
 
 from backend.clock import Clock
 from backend.db import Tx, get
@@ -19,6 +21,7 @@ from pools.capacity import BOOKED
 from pools.models import Booking, Lease, Pool, PoolMember
 from pools.rounds import alone as apart
 from pools.rounds import my_turn
+from pools.rules import WANTING
 
 
 class BookingLoop(FromRows):
@@ -45,9 +48,10 @@ class BookingLoop(FromRows):
             if now >= booking.starts_at - lead:  # who begins first is given first
                 theirs = min(up, max(0, booking.kept - taken))
                 up -= theirs
-            seen = BookingFacts(
-                booking.state, booking.starts_at, booking.ends_at, booking.kept, taken, theirs, booking.late, booking.released
-            )
+            goes_on = booking.state == "running" and taken < booking.kept
+            others = len(tx.scalars(_others(booking).limit(1)).all()) if goes_on else 0
+            seen = BookingFacts(booking.state, booking.starts_at, booking.ends_at, booking.kept, taken, theirs, others,
+                                booking.late, booking.released)
             step = booking_step(seen, lead, pool.book_hold_s, now)
             if step is not None:
                 with apart(tx, booking=str(booking.id)):
@@ -64,8 +68,10 @@ def _do(tx: Tx, booking: Booking, pool: Pool, step: BookingStep, seen: BookingFa
         case "put_off":
             move(tx, booking, "put_off")
         case "begin":
-            _adopt(tx, booking, pool, now)
+            _adopt(tx, booking, booking.kept)
             move(tx, booking, "begin", words=words | {"ready": seen.up + seen.taken})
+        case "adopt":
+            _adopt(tx, booking, booking.kept - seen.taken)
         case "late":
             why = _why_late(tx, pool, seen)
             record(tx, "booking.late", booking, **words, why=why)
@@ -88,17 +94,23 @@ def _do(tx: Tx, booking: Booking, pool: Pool, step: BookingStep, seen: BookingFa
             bookings.let_go(tx, booking)
 
 
-def _adopt(tx: Tx, booking: Booking, pool: Pool, now: datetime) -> None:
-    """Who has a desktop of the pool already when their booking begins keeps it as one of the booking's, and who waits for one
-    waits no longer than for what is booked."""
+def _others(booking: Booking) -> Any:
+    """Leases of the booking's people that belong to no booking; of a group's, only those of people who have none of its."""
     theirs = sa.select(Membership.user_id).where(Membership.group_id == booking.group_id)
-    people = sa.or_(Lease.user_id == booking.user_id, Lease.user_id.in_(theirs))
-    rows = sa.select(Lease).where(
-        Lease.pool_id == pool.id, people, Lease.state.in_(("queued", "starting", "active", "expiring")),
+    mine = aliased(Lease)
+    has_one = sa.exists().where(mine.booking_id == booking.id, mine.user_id == Lease.user_id, mine.state.in_(WANTING))
+    people = sa.or_(Lease.user_id == booking.user_id, sa.and_(Lease.user_id.in_(theirs), ~has_one))
+    return sa.select(Lease).where(
+        Lease.pool_id == booking.pool_id, people, Lease.state.in_(("queued", "starting", "active", "expiring")),
         Lease.booking_id.is_(None),
     )  # fmt: skip
+
+
+def _adopt(tx: Tx, booking: Booking, most: int) -> None:
+    """Who has a desktop of the pool already when their booking begins keeps it as one of the booking's, and who waits for one
+    waits no longer than for what is booked. A lease that somebody is at just now is adopted in a later round."""
     order = (Lease.state == "queued", Lease.queue_place)
-    for lease in tx.scalars(rows.order_by(*order).limit(booking.kept).with_for_update(skip_locked=True)):
+    for lease in tx.scalars(_others(booking).order_by(*order).limit(most).with_for_update(of=Lease, skip_locked=True)):
         lease.booking_id = booking.id
         if lease.state == "queued":
             lease.priority, lease.why = BOOKED, ""

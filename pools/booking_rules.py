@@ -85,7 +85,7 @@ def length(seconds: int) -> str:
 
 
 # -- what is due -----------------------------------------------------------------------------------------
-BookingStep = Literal["prepare", "begin", "put_off", "late", "ready", "unused", "release", "end"]
+BookingStep = Literal["prepare", "begin", "adopt", "put_off", "late", "ready", "unused", "release", "end"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class BookingFacts:
     kept: int
     taken: int
     up: int = 0
+    others: int = 0  # people of it have or want so many as if they had booked none: somebody was at them when it began
     late: bool = False  # it has been told that they were not ready in time
     released: bool = False  # what nobody used was given back already
 
@@ -114,6 +115,8 @@ def booking_step(b: BookingFacts, lead: timedelta, hold_s: int, now: datetime) -
         return None
     if b.state != "running":
         return "begin"
+    if b.others and b.taken < b.kept:
+        return "adopt"
     if hold_s and not b.released and now >= b.starts_at + timedelta(seconds=hold_s):
         return "release" if b.taken else "unused"
     missing = b.taken + b.up < b.kept

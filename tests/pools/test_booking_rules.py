@@ -70,6 +70,8 @@ LEAD = timedelta(minutes=4)
     (replace(BOOKED, state="running", up=3), 1, None),
     (replace(BOOKED, state="running", up=2, taken=1), 1, None),
     (replace(BOOKED, state="running", late=True), 1, None),
+    (replace(BOOKED, state="running", others=1), 1, "adopt"),
+    (replace(BOOKED, state="running", taken=3, others=1), 1, None),
     (replace(BOOKED, state="running", late=True, up=3), 1, "ready"),
     (replace(BOOKED, state="running", up=3), 15, "unused"),
     (replace(BOOKED, state="running", up=2, taken=1), 15, "release"),

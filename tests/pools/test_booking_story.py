@@ -18,9 +18,11 @@ from broker import bookings as people
 from broker import connect as broker
 from pools import booked, facts
 from pools.booking_commands import CancelBooking, CreateBooking, EditBooking
+from pools.booking_loop import BookingLoop
 from pools.booking_rules import Wish
 from pools.commands import EditPool, ExtendLease, RemovePool
 from pools.models import Booking, Lease, Pool
+from sim.clock import ToldClock
 from sim.installation import Installation
 from sim.make import a_calendar, a_group, a_permission, a_session, a_user
 
@@ -157,6 +159,26 @@ def test_their_own_desktop_goes_on_into_their_booking(world: Installation) -> No
     after = connect(world, alice, pool_id)
     assert after.lease.id == before.lease.id and after.lease.booking_id == booking.id
     assert after.lease.ends_at == booking.ends_at
+
+
+def test_a_lease_that_somebody_is_at_when_its_booking_begins_is_adopted_later(world: Installation) -> None:
+    pool_id = world.add_pool(size=2, spares=1, lease_s=900, book_desktops=1)
+    alice = world.a_user("alice", on=[pool_id])
+    booking = book(world, alice, pool_id, 600, HOUR)
+    world.run_until(lambda tx: connect(world, alice, pool_id).state == "ready", "a desktop before", limit_s=60)
+    lease_id = connect(world, alice, pool_id).lease.id
+    world.run_for(570, step_s=10)
+    with world.tx() as somebody:
+        somebody.get_one(Lease, lease_id, with_for_update=True)
+        with world.tx() as tx:
+            BookingLoop(ToldClock(booking.starts_at)).apply(tx, None)
+        with world.tx() as tx:
+            assert tx.get_one(Booking, booking.id).state == "running"
+            assert tx.get_one(Lease, lease_id).booking_id is None
+    world.run_for(60, step_s=5)
+    with world.tx() as tx:
+        lease = tx.get_one(Lease, lease_id)
+        assert (lease.booking_id, lease.ends_at) == (booking.id, booking.ends_at)
 
 
 def test_an_edit_moves_the_ends_of_leases_and_the_time(world: Installation) -> None:
