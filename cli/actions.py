@@ -22,10 +22,9 @@ def command(action: Action, description: Description) -> click.Command:
     params: list[click.Parameter] = []
     if action.on_one:
         params.append(click.Argument(["things"], nargs=-1, required=True, metavar=f"{action.noun.upper()}..."))
-    named = not action.on_one and any(f.name == "name" and f.required for f in action.fields)
-    if named:
-        params.append(click.Argument(["name"], metavar="NAME"))
-    params += [_option(field) for field in action.fields if not (named and field.name == "name")]
+    named = [] if action.on_one else [field for field in action.fields if field.name == "name"]
+    params += [click.Argument(["name"], required=field.required, metavar="NAME") for field in named]
+    params += [_option(field) for field in action.fields if field not in named]
     params += [click.Option(["--wait"], is_flag=True, help="Wait until it is done, with a progress bar."),
                click.Option(["--json", "json_"], is_flag=True, help="Print the answer as JSON.")]
 

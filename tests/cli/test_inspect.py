@@ -18,7 +18,7 @@ def test_it_tells_what_is_there_and_what_is_wrong(tmp_path: Path, capsys: pytest
     root = tmp_path / "root"
     root.mkdir()
     assert run(["storage", "inspect", str(root)]) == 1
-    assert "is no storage domain" in capsys.readouterr().err.replace("\n", " ")
+    assert "is no storage domain" in " ".join(capsys.readouterr().err.split())
     storage = Storage([str(root)], tmp_path / "domains.json", lambda _: [])
     storage.attach(str(root))
     base = VolumeSpec(uuid4(), str(root), 16, about=VolumeAbout("gold-1"))
