@@ -255,7 +255,7 @@ document.getElementById("paste-form")?.addEventListener("submit", async (event) 
   const box = document.getElementById("paste-text");
   document.getElementById("paste").close();
   if (!session) return;
-  const lost = await type(session, box.value);
+  const lost = await type(session, box.value, (percent) => say(`Typing: ${percent} % done.`));
   box.value = "";
   say(lost ? `Typed, but for ${lost} characters that no key of a US keyboard has.` : "Typed.");
   session?.focus();

@@ -23,10 +23,15 @@ PLAIN.set("\t", { code: "Tab", shift: false, keysym: 0xff09 });
 
 export const SPECIAL = { Backspace: [0xff08, "Backspace"], Enter: [0xff0d, "Enter"], Tab: [0xff09, "Tab"], Escape: [0xff1b, "Escape"], ArrowLeft: [0xff51, "ArrowLeft"], ArrowUp: [0xff52, "ArrowUp"], ArrowRight: [0xff53, "ArrowRight"], ArrowDown: [0xff54, "ArrowDown"] };
 
-// Press the keys for this text on a console; answers how many characters no key could be found for.
-export async function type(session, text, pause = 8) {
+const PAUSE_MS = 30; // a fast typist's: a guest's keyboard holds few keys, and one that is busy fetches them late
+
+// Press the keys for this text on a console, telling now and then how many per cent are done; answers how many characters
+// no key could be found for.
+export async function type(session, text, told = () => {}) {
   let lost = 0;
-  for (const character of text.replace(/\r\n?/g, "\n")) {
+  const characters = [...text.replace(/\r\n?/g, "\n")];
+  for (const [at, character] of characters.entries()) {
+    if (at && at % 30 === 0) told(Math.floor(100 * at / characters.length));
     const key = PLAIN.get(character);
     if (!key) { lost += 1; continue; }
     const keysym = key.keysym ?? character.codePointAt(0);
@@ -34,8 +39,7 @@ export async function type(session, text, pause = 8) {
     session.sendKey(keysym, key.code, true);
     session.sendKey(keysym, key.code, false);
     if (key.shift) session.sendKey(...SHIFT, false);
-    // the guest's keyboard queue holds few keys; a long text sent at once would lose some
-    await new Promise((done) => setTimeout(done, pause));
+    await new Promise((done) => setTimeout(done, PAUSE_MS));
   }
   return lost;
 }
