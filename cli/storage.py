@@ -9,11 +9,9 @@ from typing import Any
 import click
 
 from cli import show
-from cli.client import Trouble
+from cli.client import REFUSED, Trouble
 from hostapi import domains, metadata
 from hostapi.types import DomainFound, VolumeFound
-
-REFUSED = 1
 
 
 @click.group()

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.dialects import postgresql as pg
 
 from backend.db import Tx
 from backend.hosts.models import Host
 from backend.storage.definitions import Behind, claim
-from backend.storage.models import DomainReach, KeptDefinition, StorageDomain
+from backend.storage.loop import AskDoor
+from backend.storage.models import KeptDefinition, StorageDomain
+from backend.storage.reach import reached
 from hostapi.client import HostUnreachable
-from hostapi.types import Definition, Outcome
+from hostapi.types import Definition
 
 log = structlog.get_logger("definitions")
 AT_ONCE = 500  # definitions in one round
 WAIT_S = 30.0
 ASK_AT_ONCE = 16
-
-
-class AskDoor(Protocol):
-    """How a host is asked."""
-
-    def ask(self, uid: UUID, verb: str, args: Mapping[str, Any], *, wait_s: float) -> Outcome: ...
 
 
 @dataclass(frozen=True)
@@ -96,17 +90,11 @@ class KeepDefinitions:
 
 def _writers(tx: Tx) -> dict[UUID, tuple[UUID, str, int, str]]:
     """For each active domain a host that is up and reaches it, and the domain's path there."""
-    columns = (Host.id, Host.address, Host.port, StorageDomain.path)
-    reached = sa.and_(DomainReach.domain_id == StorageDomain.id, DomainReach.host_id == Host.id, DomainReach.ok)
-    hosts = (
-        sa.select(StorageDomain.id, *columns)
-        .join(Host, sa.or_(Host.id == StorageDomain.host_id, StorageDomain.host_id.is_(None)))
-        .outerjoin(DomainReach, reached)
-        .where(
-            StorageDomain.state == "active", Host.state == "up",
-            sa.or_(StorageDomain.host_id.is_not(None), DomainReach.id.is_not(None)),
-        )
-        .ext(pg.distinct_on(StorageDomain.id))
-        .order_by(StorageDomain.id, Host.name)
-    )  # fmt: skip
-    return {row[0]: (row[1], row[2], row[3], row[4]) for row in tx.execute(hosts)}
+    by_host = reached(tx)
+    paths = {id: path for id, path in tx.execute(sa.select(StorageDomain.id, StorageDomain.path))}
+    found: dict[UUID, tuple[UUID, str, int, str]] = {}
+    up = sa.select(Host.id, Host.address, Host.port).where(Host.state == "up").order_by(Host.name)
+    for id, address, port in tx.execute(up):
+        for domain_id in by_host.get(id, ()):
+            found.setdefault(domain_id, (id, address, port, paths[domain_id]))
+    return found
